@@ -1,0 +1,142 @@
+// A device that this program drives: registers, memory windows, interrupts, configuration space.
+//
+// Every call here is control path and may block, bounded by the timeout the device was opened with. Loads, stores, DMA
+// and interrupts never enter the library where memory is mapped. Objects are like standard containers: different
+// objects may be used by different threads, one object by one thread at a time. A failed call leaves everything as it
+// was (reset excepted).
+#pragma once
+
+#include <smartio/error.hpp>
+#include <smartio/memory.hpp>
+#include <smartio/types.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace smartio {
+
+namespace detail {
+struct DeviceCore;
+struct Bar;
+struct Window;
+struct Vector;
+} // namespace detail
+
+/// A device register block (PCI base address register). Copies share it.
+/// After the device was taken back, loads from a mapped area give all ones (until a store of this program changes its
+/// private copy) and stores reach no device; `read` gives all ones and `write` Errc::revoked.
+class BarMapping {
+public:
+  /// A range of the register block that is mapped in this process: loads and stores there never enter the library.
+  struct Area {
+    std::size_t offset; ///< from the start of the register block, in bytes
+    std::span<volatile std::byte> bytes;
+  };
+  std::span<const Area> areas() const noexcept; ///< what is mapped; may be empty
+  std::size_t size() const noexcept;            ///< of the register block, in bytes
+
+  /// The mapped address of `bytes` at `offset`, or nullptr where not all of it is mapped.
+  volatile std::byte* mapped(std::size_t offset, std::size_t bytes) const noexcept;
+
+  /// One access of `width` 1, 2, 4 or 8 bytes at any naturally aligned offset: a load or store where mapped, otherwise
+  /// a message to the device's server. Errc::bad_request for another width or a range outside the block.
+  Result<std::uint64_t> read(std::size_t offset, unsigned width) const;
+  Result<void> write(std::size_t offset, unsigned width, std::uint64_t value) const;
+
+private:
+  friend class Device;
+  explicit BarMapping(std::shared_ptr<detail::Bar> impl) noexcept : impl_(std::move(impl)) {}
+  std::shared_ptr<detail::Bar> impl_;
+};
+
+/// Memory, or registers of another device, that the device can reach. When the destructor returns it no longer can, and
+/// the memory may be reused; if that cannot be had (the device's server does not answer), the memory is leaked on
+/// purpose and never reused.
+class DmaWindow {
+public:
+  DmaWindow(DmaWindow&&) noexcept;
+  DmaWindow& operator=(DmaWindow&&) noexcept;
+  ~DmaWindow();
+  Iova iova() const noexcept; ///< write this into the device; contiguous for size() bytes
+  std::size_t size() const noexcept;
+
+private:
+  friend class Device;
+  explicit DmaWindow(std::unique_ptr<detail::Window> impl) noexcept;
+  std::unique_ptr<detail::Window> impl_;
+};
+
+/// One interrupt vector, enabled while this object lives.
+class Interrupt {
+public:
+  Interrupt(Interrupt&&) noexcept;
+  Interrupt& operator=(Interrupt&&) noexcept;
+  ~Interrupt();
+  int fd() const noexcept; ///< borrowed eventfd, readable after the vector fired; wait with any loop
+
+  /// For devices with nothing but INTx, which fires once until this is called: after the device was made to stop
+  /// asserting its interrupt. Does nothing for MSI and MSI-X.
+  Result<void> rearm() const;
+
+private:
+  friend class Device;
+  explicit Interrupt(std::unique_ptr<detail::Vector> impl) noexcept;
+  std::unique_ptr<detail::Vector> impl_;
+};
+
+/// A device this program drives. It is given back when this and everything made from it are gone, in any order.
+class Device {
+public:
+  unsigned vectors() const noexcept;                 ///< MSI-X vectors; without MSI-X those of MSI, or 1 for INTx
+  std::size_t bar_size(unsigned bar) const noexcept; ///< in bytes; 0 where there is none, or bar > 5
+
+  /// Maps what of the register block the device's server lets this process map. Errc::bad_request if there is no such
+  /// BAR.
+  Result<BarMapping> map_bar(unsigned bar) const;
+
+  /// Lets the device reach `memory` at an address this library chooses. Errc::no_window when no address range is free.
+  Result<DmaWindow> map_dma(const Memory& memory, Access by_device) const;
+  /// The same at an address the caller chooses, a multiple of 4 KiB. Errc::bad_request if it overlaps another window.
+  Result<DmaWindow> map_dma_at(Iova iova, const Memory& memory, Access by_device) const;
+
+  /// Peer to peer: lets this device reach the registers of `target`, another device of the same lender, without this
+  /// program or any host's memory in between. iova() stands for the start of the register block, and of the block only
+  /// what `target` lets this process map is reachable: BarMapping::areas of target.map_bar(bar), never a page with the
+  /// MSI-X table. `target` is not given back before the window is gone; when its lender takes it back, this device
+  /// reaches nothing there any more. Whether the platform carries accesses from device to device is for the caller to
+  /// find out: with some chipsets loads give ones. Not verified on kernel VFIO yet, and where the lender uses iommufd a
+  /// reset of `target` ends the window's reach: make it anew after that.
+  /// Errc::not_permitted where nothing of the BAR is mapped (this process is not trusted, or the BAR has no such page);
+  /// Errc::bad_request for devices of different lenders, and for a BAR the target lacks.
+  Result<DmaWindow> map_bar_of(const Device& target, unsigned bar, Access by_device) const;
+
+  /// Enables interrupt vector `vector` (0 to vectors()-1) and gives its eventfd. Errc::busy while another Interrupt has
+  /// it.
+  Result<Interrupt> interrupt(unsigned vector) const;
+
+  /// PCI configuration space; `width` 1, 2 or 4, naturally aligned. Writes are filtered by the lender.
+  Result<std::uint32_t> read_config(std::uint16_t offset, unsigned width) const;
+  Result<void> write_config(std::uint16_t offset, unsigned width, std::uint32_t value) const;
+
+  /// Function level reset. Registers are at their reset values afterwards; windows stay.
+  Result<void> reset() const;
+
+  /// Borrowed; readable once the lender, the link or the device's server took the device away.
+  int revoked_fd() const noexcept;
+
+private:
+  friend struct detail::DeviceCore;
+  friend class Node;
+  friend Result<Device> open_device(const std::string& address, std::chrono::milliseconds timeout);
+  explicit Device(std::shared_ptr<detail::DeviceCore> core) noexcept : core_(std::move(core)) {}
+  std::shared_ptr<detail::DeviceCore> core_;
+};
+
+/// Opens "vfio-user:PATH" straight, without lending. `timeout` bounds every blocking call on the device.
+/// Errc::bad_request for another kind of address, Errc::peer_down if nothing answers on the socket.
+Result<Device> open_device(const std::string& address,
+                           std::chrono::milliseconds timeout = std::chrono::milliseconds{4000});
+
+} // namespace smartio
