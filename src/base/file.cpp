@@ -1,0 +1,70 @@
+#include "file.hpp"
+
+#include "result.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace smartio {
+namespace {
+
+constexpr std::size_t largest_file = 64U << 20;
+
+Result<void> write_all(int fd, std::string_view text, const std::string& path) {
+  while (!text.empty()) {
+    const auto written = ::write(fd, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return fail_errno(errno, "write " + path);
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  if (::fsync(fd) != 0) return fail_errno(errno, "fsync " + path);
+  return {};
+}
+
+} // namespace
+
+Result<std::optional<std::string>> read_file(const std::string& path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd && errno == ENOENT) return std::nullopt;
+  if (!fd) return fail_errno(errno, "open " + path);
+  std::string text;
+  char piece[65536];
+  for (;;) {
+    const auto got = ::read(fd.get(), piece, sizeof piece);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail_errno(errno, "read " + path);
+    if (got == 0) return text;
+    text.append(piece, static_cast<std::size_t>(got));
+    if (text.size() > largest_file) return fail_errno(EFBIG, "read " + path);
+  }
+}
+
+Result<void> replace_file(const std::string& path, const std::string& text) {
+  const std::string fresh = path + ".new";
+  {
+    const Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (!fd) return fail_errno(errno, "create " + fresh);
+    TRY(write_all(fd.get(), text, fresh));
+  }
+  if (::rename(fresh.c_str(), path.c_str()) != 0) return fail_errno(errno, "replace " + path);
+  const auto folder = path.substr(0, path.rfind('/') + 1);
+  const Fd directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory || ::fsync(directory.get()) != 0) return fail_errno(errno, "fsync " + folder);
+  return {};
+}
+
+Result<Fd> own_directory(const std::string& directory) {
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + directory);
+  const auto path = directory + "/lock";
+  Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock) return fail_errno(errno, "open " + path);
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return fail(Errc::busy, "{} is in use by another smartiod", directory);
+    return fail_errno(errno, "lock " + path);
+  }
+  return lock;
+}
+
+} // namespace smartio

@@ -1,0 +1,22 @@
+// Files that must survive a crash at any moment, and directories owned by one process.
+#pragma once
+
+#include "fd.hpp"
+
+#include <optional>
+#include <string>
+
+namespace smartio {
+
+/// The whole file; nullopt if there is none. At most 64 MiB.
+Result<std::optional<std::string>> read_file(const std::string& path);
+
+/// Replaces the file so that after a crash at any moment it holds the old text or the new one, whole. Blocks for the
+/// disk.
+Result<void> replace_file(const std::string& path, const std::string& text);
+
+/// Makes the directory (mode 0700) if its parent exists, and locks DIRECTORY/lock for as long as the descriptor lives.
+/// Errc::busy if another process has it.
+Result<Fd> own_directory(const std::string& directory);
+
+} // namespace smartio

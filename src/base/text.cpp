@@ -1,0 +1,54 @@
+#include "text.hpp"
+
+#include "result.hpp"
+
+#include <charconv>
+
+namespace smartio {
+
+std::optional<std::uint64_t> parse_number(std::string_view text, int base, std::uint64_t limit) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (text.empty() || error != std::errc{} || end != text.data() + text.size() || value > limit) return std::nullopt;
+  return value;
+}
+
+Result<std::uint64_t> parse_size(std::string_view text) {
+  std::string_view digits = text;
+  unsigned shift = 0;
+  if (!digits.empty()) {
+    switch (digits.back()) {
+    case 'K':
+    case 'k': shift = 10; break;
+    case 'M':
+    case 'm': shift = 20; break;
+    case 'G':
+    case 'g': shift = 30; break;
+    default: break;
+    }
+    if (shift != 0) digits.remove_suffix(1);
+  }
+  const auto value = parse_number(digits, 10, UINT64_MAX >> shift);
+  if (!value) return fail(Errc::bad_request, "'{}' is not a size: give bytes, or a number with K, M or G", text);
+  return *value << shift;
+}
+
+Result<NodeId> parse_node(std::string_view text) {
+  const auto value = parse_number(text, 10, 65535);
+  if (!value || *value == 0)
+    return fail(Errc::bad_request, "'{}' is not a node id: give a number from 1 to 65535", text);
+  return static_cast<NodeId>(*value);
+}
+
+Result<DeviceId> parse_device_id(std::string_view text) {
+  const std::string_view digits = text.starts_with("0x") ? text.substr(2) : text;
+  const auto value = parse_number(digits, 16, UINT32_MAX);
+  if (!value || (*value >> 16) == 0)
+    return fail(Errc::bad_request, "'{}' is not a device: give an id as 'list' prints it, a BDF, or vfio-user:PATH",
+                text);
+  return static_cast<DeviceId>(*value);
+}
+
+std::string to_string(DeviceId id) { return fmt::format("{:x}", static_cast<std::uint32_t>(id)); }
+
+} // namespace smartio

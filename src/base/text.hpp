@@ -1,0 +1,29 @@
+// Text to numbers and back.
+#pragma once
+
+#include <smartio/error.hpp>
+#include <smartio/types.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace smartio {
+
+/// The whole of `text` as an unsigned number in `base`, at most `limit`; nullopt otherwise. No sign, blank or prefix.
+std::optional<std::uint64_t> parse_number(std::string_view text, int base = 10, std::uint64_t limit = UINT64_MAX);
+
+/// "4096", "64K", "2M", "1G": bytes. Errc::bad_request otherwise.
+Result<std::uint64_t> parse_size(std::string_view text);
+
+Result<NodeId> parse_node(std::string_view text);        ///< 1 to 65535, decimal; Errc::bad_request
+Result<DeviceId> parse_device_id(std::string_view text); ///< hex, with or without 0x; Errc::bad_request
+std::string to_string(DeviceId id);                      ///< hex without 0x
+
+constexpr NodeId lender_of(DeviceId id) { return static_cast<NodeId>(static_cast<std::uint32_t>(id) >> 16); }
+constexpr DeviceId make_device_id(NodeId node, std::uint16_t index) {
+  return static_cast<DeviceId>((static_cast<std::uint32_t>(node) << 16) | index);
+}
+
+} // namespace smartio
