@@ -1,0 +1,32 @@
+// The lists of capabilities in a function's configuration space (PCI Local Bus 3.0, 6.7; PCI Express 5.0, 7.6.3). Pure.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace smartio::vfio {
+
+namespace capability { // capability IDs: PCI Code and ID Assignment 1.11, section 2
+inline constexpr std::uint16_t pci_express = 0x10, msi_x = 0x11;
+} // namespace capability
+
+struct Capability {
+  std::uint16_t id;
+  std::uint16_t offset; ///< in bytes; at least 16 bytes of the configuration space follow
+  bool extended;        ///< of the second list, which starts at 256
+  bool operator==(const Capability&) const = default;
+};
+
+/// Both lists in their order. Configuration space comes from a device, so whatever it holds, the walk ends: links out
+/// of range, and links back to what was seen, end a list.
+std::vector<Capability> capabilities(std::span<const std::byte> config);
+
+std::optional<Capability> find_capability(std::span<const std::byte> config, std::uint16_t id); ///< of the first list
+
+/// The little-endian number of 2 or 4 bytes at `offset`, which must be in range.
+std::uint32_t config_number(std::span<const std::byte> config, std::size_t offset, std::size_t bytes);
+
+} // namespace smartio::vfio

@@ -1,0 +1,125 @@
+#include "binding.hpp"
+
+#include "result.hpp"
+
+#include <array>
+#include <optional>
+#include <ranges>
+
+namespace smartio::vfio::host {
+
+Result<Binder> Binder::open(Root root, const std::string& state_dir, System system) {
+  if (state_dir.empty()) return fail(Errc::bad_request, "Without a state directory no driver is changed.");
+  auto boot = read_text(root.proc + "/sys/kernel/random/boot_id").value_or("");
+  auto journal = TRY(Journal::open(state_dir + "/journal.json", std::move(boot)));
+  return Binder(Drivers(std::move(root), std::move(system)), std::move(journal));
+}
+
+bool Binder::has_taken(const Bdf& bdf) const {
+  const auto entry = journal_.entries().find(bdf);
+  return entry != journal_.entries().end() && entry->second.step == step::take_done;
+}
+
+Result<void> Binder::take(const std::vector<Bdf>& functions, const Recheck& recheck) {
+  TRY(drivers_.load_vfio());
+  std::vector<Bdf> taken;
+  for (const auto& bdf : functions) {
+    const bool known = journal_.entries().contains(bdf);
+    auto result = take_one(bdf, recheck);
+    if (!known && journal_.entries().contains(bdf)) taken.push_back(bdf);
+    if (!result) return std::unexpected(undo(taken, std::move(result).error()));
+  }
+  return {};
+}
+
+Result<void> Binder::take_one(const Bdf& bdf, const Recheck& recheck) {
+  if (!drivers_.present(bdf)) return fail(Errc::no_such_device, "There is no PCI function {}.", to_string(bdf));
+  auto driver = drivers_.driver_of(bdf);
+  if (has_taken(bdf) && driver == vfio_driver) return {};
+  if (journal_.entries().contains(bdf))
+    return fail(Errc::wrong_state, "An earlier change of the driver of {} is not complete: give it back first.",
+                to_string(bdf));
+  if (driver == vfio_driver) return {};
+  auto driver_override = TRY(drivers_.override_of(bdf));
+  return change({.bdf = bdf, .driver = std::move(driver), .driver_override = std::move(driver_override)}, recheck);
+}
+
+Result<void> Binder::change(const Entry& entry, const Recheck& recheck) {
+  TRY(journal_.record(entry, step::take_override));
+  TRY(drivers_.set_override(entry.bdf, std::string(vfio_driver)));
+  TRY(journal_.record(entry, step::take_unbind));
+  if (recheck) TRY(recheck(entry.bdf));
+  TRY(drivers_.unbind(entry.bdf));
+  TRY(journal_.record(entry, step::take_probe));
+  TRY(drivers_.bind(entry.bdf, std::string(vfio_driver)));
+  return journal_.record(entry, step::take_done);
+}
+
+Error Binder::undo(const std::vector<Bdf>& taken, Error error) {
+  for (const auto& bdf : std::views::reverse(taken))
+    if (const auto given = give_one(bdf); !given) error.context += " And back: " + to_string(given.error());
+  return error;
+}
+
+/// What it did, if anything was left to do.
+Result<std::string> Binder::restore(const Bdf& bdf) {
+  const Entry entry = journal_.entries().at(bdf);
+  const auto name = to_string(bdf);
+  if (!drivers_.present(bdf)) return name + " is gone.";
+  // While a driver is being unbound the kernel holds the device's lock, and this write waits for it (on some kernels
+  // the read too); so after it the driver that is seen is the driver that stays.
+  const auto driver_override = TRY(drivers_.override_of(bdf));
+  if (driver_override == vfio_driver) {
+    TRY(journal_.record(entry, step::give_override));
+    TRY(drivers_.set_override(bdf, entry.driver_override));
+  }
+  if (drivers_.driver_of(bdf) == vfio_driver) {
+    TRY(journal_.record(entry, step::give_unbind));
+    TRY(drivers_.unbind(bdf));
+  }
+  if (!drivers_.driver_of(bdf) && entry.driver) {
+    TRY(journal_.record(entry, step::give_probe));
+    if (auto bound = drivers_.bind(bdf, *entry.driver); !bound) {
+      if (!drivers_.driver_of(bdf)) bound.error().context.insert(0, "No driver is left: ");
+      return std::unexpected(std::move(bound).error());
+    }
+  }
+  TRY(journal_.record(entry, step::give_done));
+  const auto driver = drivers_.driver_of(bdf).value_or("no driver"), before = entry.driver.value_or("no driver");
+  if (driver == before) return fmt::format("{} has {} again.", name, before);
+  return fmt::format("{} has {}; before it was lent it had {}.", name, driver, before);
+}
+
+Result<void> Binder::give_one(const Bdf& bdf) {
+  TRY(restore(bdf));
+  return journal_.forget(bdf);
+}
+
+Result<void> Binder::give_back(const std::vector<Bdf>& functions) {
+  std::optional<Error> first;
+  for (const auto& bdf : functions) {
+    if (!journal_.entries().contains(bdf)) continue;
+    if (auto given = give_one(bdf); !given && !first) first = std::move(given).error();
+  }
+  if (first) return std::unexpected(std::move(*first));
+  return {};
+}
+
+Result<std::vector<std::string>> Binder::recover() {
+  std::vector<std::string> report;
+  const auto entries = journal_.entries();
+  for (const auto& [bdf, entry] : entries) {
+    const auto restored = restore(bdf);
+    if (restored) TRY(journal_.forget(bdf));
+    report.push_back(restored ? *restored : to_string(restored.error()) + " It stays in the journal.");
+  }
+  return report;
+}
+
+std::span<const std::string_view> binding_steps() {
+  static constexpr std::array steps{step::take_override, step::take_unbind, step::take_probe, step::take_done,
+                                    step::give_override, step::give_unbind, step::give_probe, step::give_done};
+  return steps;
+}
+
+} // namespace smartio::vfio::host

@@ -1,0 +1,87 @@
+// Network interfaces: used when they have a master, carry another interface, or are up with an address or a route. An
+// interface that is merely up is not: many are, with nothing behind them.
+#include "in_use_parts.hpp"
+
+#include "result.hpp"
+#include "text.hpp"
+
+#include <algorithm>
+
+namespace smartio::vfio::host {
+namespace {
+
+constexpr unsigned flag_up = 1; ///< IFF_UP of linux/if.h
+
+enum class Routes { none, some, to_everywhere };
+
+/// Routes of the main table: "Iface Destination Gateway Flags RefCnt Use Metric Mask ...", numbers in hex.
+Routes ipv4_routes(const Root& root, const std::string& interface) {
+  auto found = Routes::none;
+  const auto text = read_text(root.proc + "/net/route").value_or("");
+  for (const auto line : lines_of(text)) {
+    const auto words = words_of(line);
+    if (words.size() < 8 || words[0] != interface) continue;
+    if (parse_number(words[1], 16) == 0 && parse_number(words[7], 16) == 0) return Routes::to_everywhere;
+    found = Routes::some;
+  }
+  return found;
+}
+
+/// What every interface has that is up: fe80::/10 and ff00::/8.
+bool is_automatic(std::string_view address) {
+  const auto start = parse_number(address.substr(0, 4), 16).value_or(0);
+  return (start & 0xffc0) == 0xfe80 || start >= 0xff00;
+}
+
+/// "DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFCNT USE FLAGS Iface", numbers in hex.
+Routes ipv6_routes(const Root& root, const std::string& interface) {
+  auto found = Routes::none;
+  const auto text = read_text(root.proc + "/net/ipv6_route").value_or("");
+  for (const auto line : lines_of(text)) {
+    const auto words = words_of(line);
+    if (words.size() < 10 || words[9] != interface || is_automatic(words[0])) continue;
+    if (parse_number(words[1], 16) == 0) return Routes::to_everywhere;
+    found = Routes::some;
+  }
+  return found;
+}
+
+/// "ADDRESS INDEX LENGTH SCOPE FLAGS Iface".
+bool has_ipv6_address(const Root& root, const std::string& interface) {
+  const auto text = read_text(root.proc + "/net/if_inet6").value_or("");
+  return std::ranges::any_of(lines_of(text), [&interface](std::string_view line) {
+    const auto words = words_of(line);
+    return words.size() >= 6 && words[5] == interface && !is_automatic(words[0]);
+  });
+}
+
+std::string use_when_up(const Root& root, const std::string& interface, const System& system) {
+  const auto routes = std::max(ipv4_routes(root, interface), ipv6_routes(root, interface));
+  if (routes == Routes::to_everywhere) return interface + " is up and has the default route";
+  if (routes == Routes::some) return interface + " is up and has routes";
+  if (system.has_ipv4_address(interface) || has_ipv6_address(root, interface))
+    return interface + " is up and has an address";
+  return {};
+}
+
+void find_others(const Child& child, std::vector<std::string>& uses) {
+  if (const auto master = link_name(child.folder + "/master"))
+    uses.push_back(fmt::format("{} is a member of {}", child.name, *master));
+  for (const auto& name : list(child.folder))
+    if (name.starts_with("upper_") && link_name(child.folder + "/master") != name.substr(6))
+      uses.push_back(fmt::format("{} carries {}", child.name, name.substr(6)));
+}
+
+} // namespace
+
+void find_network_uses(const Root& root, const std::vector<Child>& children, const System& system,
+                       std::vector<std::string>& uses) {
+  for (const auto& child : children) {
+    if (child.subsystem != "net") continue;
+    find_others(child, uses);
+    if ((read_number(child.folder + "/flags", 16).value_or(0) & flag_up) == 0) continue;
+    if (auto use = use_when_up(root, child.name, system); !use.empty()) uses.push_back(std::move(use));
+  }
+}
+
+} // namespace smartio::vfio::host

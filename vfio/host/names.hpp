@@ -1,0 +1,12 @@
+// PCI ids to lspci's words, by libpci and its database.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace smartio::vfio {
+
+/// "Non-Volatile memory controller: Intel Corporation Device f1a5"; numbers stand where the database has no name.
+std::string pci_name(std::uint16_t vendor, std::uint16_t device, std::uint32_t class_code);
+
+} // namespace smartio::vfio

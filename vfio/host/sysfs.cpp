@@ -1,0 +1,74 @@
+#include "sysfs.hpp"
+
+#include "file.hpp"
+#include "text.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <sys/sysmacros.h>
+
+namespace smartio::vfio::host {
+namespace {
+
+std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
+  std::vector<std::string_view> parts;
+  for (;;) {
+    const auto start = text.find_first_not_of(separators);
+    if (start == text.npos) return parts;
+    text.remove_prefix(start);
+    parts.push_back(text.substr(0, text.find_first_of(separators)));
+    text.remove_prefix(parts.back().size());
+  }
+}
+
+} // namespace
+
+std::optional<std::string> read_text(const std::string& path) {
+  auto text = read_file(path);
+  if (!text || !*text) return std::nullopt;
+  (*text)->erase((*text)->find_last_not_of(" \n\t") + 1);
+  return std::move(*text);
+}
+
+std::optional<std::uint64_t> read_number(const std::string& path, int base) {
+  const auto text = read_text(path);
+  if (!text) return std::nullopt;
+  std::string_view digits = *text;
+  if (digits.starts_with("0x")) digits.remove_prefix(2), base = 16;
+  return parse_number(digits, base);
+}
+
+std::optional<::dev_t> parse_device_number(std::string_view text) {
+  const auto colon = text.find(':');
+  if (colon == text.npos) return std::nullopt;
+  const auto major = parse_number(text.substr(0, colon), 10, UINT32_MAX);
+  const auto minor = parse_number(text.substr(colon + 1), 10, UINT32_MAX);
+  if (!major || !minor) return std::nullopt;
+  return makedev(static_cast<unsigned>(*major), static_cast<unsigned>(*minor));
+}
+
+std::optional<std::string> link_name(const std::string& path) {
+  std::error_code error;
+  const auto target = std::filesystem::read_symlink(path, error);
+  if (error) return std::nullopt;
+  return target.filename().string();
+}
+
+std::vector<std::string> list(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+    names.push_back(at->path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+bool exists(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
+}
+
+std::vector<std::string_view> lines_of(std::string_view text) { return split(text, "\n"); }
+std::vector<std::string_view> words_of(std::string_view text) { return split(text, " \t"); }
+
+} // namespace smartio::vfio::host

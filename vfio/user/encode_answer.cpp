@@ -1,0 +1,85 @@
+// Replies as the server writes them.
+#include "codec.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace smartio::vfio::user {
+namespace {
+
+using Bytes = std::span<const std::byte>;
+
+struct Encoder {
+  Command command;
+  Bytes sent;
+
+  /// The command's own fixed part, repeated.
+  template <class T> T echo() const { return load<T>(sent).value_or(T{}); }
+
+  std::expected<Payload, int> operator()(const Done&) const {
+    switch (command) {
+    case Command::region_write: return Payload{Body(echo<AccessBody>()), {}, {}};
+    case Command::set_irqs:
+    case Command::dma_map:
+    case Command::reset: return Payload{};
+    default: return std::unexpected(EIO);
+    }
+  }
+
+  std::expected<Payload, int> operator()(const Info& info) const {
+    if (command != Command::get_info) return std::unexpected(EIO);
+    return Payload{Body(InfoBody{sizeof(InfoBody), info.flags, info.regions, info.irqs}), {}, {}};
+  }
+
+  std::expected<Payload, int> operator()(const RegionInfo& info) const {
+    if (command != Command::get_region_info) return std::unexpected(EIO);
+    return encode_region_info(sent, info);
+  }
+
+  std::expected<Payload, int> operator()(const IrqInfo& info) const {
+    if (command != Command::get_irq_info) return std::unexpected(EIO);
+    const auto index = echo<IrqInfoBody>().index;
+    return Payload{Body(IrqInfoBody{sizeof(IrqInfoBody), info.flags, index, info.count}), {}, {}};
+  }
+
+  std::expected<Payload, int> operator()(const Data& data) const {
+    const auto body = echo<AccessBody>();
+    if (command != Command::region_read || data.bytes.size() != body.count) return std::unexpected(EIO);
+    return Payload{Body(body), data.bytes, {}};
+  }
+
+  std::expected<Payload, int> operator()(const Unmapped& unmapped) const {
+    if (command != Command::dma_unmap) return std::unexpected(EIO);
+    auto body = echo<DmaUnmapBody>();
+    body.size = unmapped.size;
+    return Payload{Body(body), {}, {}};
+  }
+};
+
+} // namespace
+
+Payload encode_region_info(Bytes sent, const RegionInfo& info) {
+  const auto asked = load<RegionInfoBody>(sent).value_or(RegionInfoBody{});
+  const bool mappable = info.fd && !info.areas.empty() && info.size != 0;
+  auto flags = info.flags & (region_flag_read | region_flag_write);
+  if (mappable) flags |= region_flag_mmap;
+  RegionInfoBody body{sizeof body, flags, asked.index, 0, info.size, mappable ? info.fd_offset : 0};
+  if (!mappable) return {Body(body), {}, {}};
+  // Of equally long areas max_element gives the first.
+  const auto area = *std::ranges::max_element(info.areas, {}, &RegionArea::size);
+  if (area == RegionArea{0, info.size}) return {Body(body), {}, {info.fd.get()}};
+  body.flags |= region_flag_caps;
+  body.argsz = sizeof body + sizeof(SparseCap) + sizeof(SparseArea);
+  body.cap_offset = sizeof body; // QEMU checks it also where the capability itself does not fit yet
+  if (asked.argsz < body.argsz) return {Body(body), {}, {}};
+  Payload payload{Body(body), {}, {info.fd.get()}};
+  payload.body.append(SparseCap{sparse_cap_id, sparse_cap_version, 0, 1, 0});
+  payload.body.append(SparseArea{area.offset, area.size});
+  return payload;
+}
+
+std::expected<Payload, int> encode_answer(Command command, Bytes sent, const Answer& answer) {
+  return std::visit(Encoder{command, sent}, answer);
+}
+
+} // namespace smartio::vfio::user
