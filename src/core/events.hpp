@@ -1,0 +1,237 @@
+// What a node is told (Event) and what it wants done (Effect). The node decides; the runtime performs effects and turns
+// their outcome into the next events. No descriptor, clock or thread appears here.
+#pragma once
+
+#include "intent.hpp"
+#include "json.hpp"
+#include "message.hpp"
+
+#include <array>
+#include <chrono>
+#include <compare>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace smartio::core {
+
+using LinkId = std::uint64_t;    ///< one peer connection, named by the runtime
+using RequestId = std::uint64_t; ///< one control command under way
+using ControlId = std::uint64_t; ///< one control connection; 0: the program that embeds the node
+using Time = std::chrono::system_clock::time_point;
+
+/// What a device says of itself.
+struct Identity {
+  std::uint16_t vendor = 0, device = 0;
+  std::uint32_t class_code = 0; ///< 24 bits
+  std::string name;             ///< lspci's text
+  std::array<std::uint64_t, 6> bar_size{};
+  std::array<std::uint64_t, 6> bar_mapped{}; ///< bytes of each BAR that a borrower can map
+  unsigned vectors = 0;                      ///< MSI-X
+  std::optional<unsigned> iommu_group{};     ///< none behind a vfio-user socket
+  std::string interface = "vfio-user";       ///< how it is driven: vfio-user, type1, iommufd; "" while it is not
+  std::string driver{};                      ///< that is bound to it on this host; "" where there is none
+};
+
+/// A loan, named: a device and which of its loans.
+struct LoanId {
+  DeviceId device{};
+  std::uint64_t epoch = 0;
+  auto operator<=>(const LoanId&) const = default;
+};
+
+/// Who uses a loan right now, and how much; for `status`. Told by the runtime of the borrower.
+struct Usage {
+  std::string client; ///< "libsmartio" or "vfio-user"; empty: nobody
+  int pid = 0;
+  bool trapped = false; ///< may map no registers, so each access is a message
+  std::uint64_t windows = 0, window_bytes = 0, vectors = 0;
+  bool operator==(const Usage&) const = default;
+};
+
+struct Timer {
+  enum class Kind : std::uint8_t { redial, hello, heartbeat, silence, answer } kind;
+  std::uint64_t key; ///< a node, link or request number, by kind
+  auto operator<=>(const Timer&) const = default;
+};
+
+// Events
+struct Started {}; ///< once, first
+struct Command {
+  RequestId request;
+  ControlId from;
+  std::string name;
+  Json arguments;
+};
+struct ControlClosed {
+  ControlId control;
+};
+struct Accepted {
+  LinkId link;
+  std::string nonce;
+}; ///< a lender dialled us
+struct Dialled {
+  NodeId node;
+  LinkId link;
+  std::string nonce;
+}; ///< we reached a borrower
+struct DialFailed {
+  NodeId node;
+  std::string why;
+};
+struct Received {
+  LinkId link;
+  Message message;
+};
+struct LinkDown {
+  LinkId link;
+  std::string why;
+}; ///< closed by the other end, or malformed
+struct TimerFired {
+  Timer timer;
+};
+struct DeviceProbed {
+  DeviceId device;
+  Result<Identity> identity;
+};
+struct DeviceOpened {
+  DeviceId device;
+  Result<Identity> identity;
+};
+struct DeviceClosed {
+  DeviceId device;
+  std::optional<Error> error; ///< it did not go back to its driver: why
+  std::string driver;         ///< that has it now
+};
+struct DeviceVanished {
+  std::string address;
+  std::string why;
+}; ///< of this host, pulled out or unbound
+struct DeviceAppeared {
+  std::string address;
+}; ///< of this host
+struct HostScanned {
+  RequestId request; ///< of the ScanHost
+  /// For each of its rules, the addresses that match; a rule that is none is an error.
+  Result<std::vector<std::vector<std::string>>> matches;
+};
+struct ConfigRead {
+  RequestId request;
+  Result<std::string> hex; ///< the configuration space, two digits a byte
+};
+struct DeviceLost {
+  DeviceId device;
+  std::string why;
+}; ///< open, and its server went away
+struct TellClients {
+  LoanId loan;
+}; ///< of EndLoan: the borrower must let go now
+struct LoanEnded {
+  LoanId loan;
+  std::optional<Error> error;
+}; ///< device open again, or why it is not
+struct UseEnded {
+  LoanId loan;
+  std::optional<Error> error;
+}; ///< a client left; the same for a kept loan
+struct LoanOpened {
+  LoanId loan;
+  Result<std::string> socket;
+}; ///< at the borrower
+struct LoanClosed {
+  LoanId loan;
+}; ///< at the borrower: no client any more
+struct FabricLost {
+  LoanId loan;
+  std::string why;
+}; ///< at the borrower
+struct UsageChanged {
+  LoanId loan;
+  Usage usage;
+}; ///< at the borrower
+
+using Event =
+    std::variant<Started, Command, ControlClosed, Accepted, Dialled, DialFailed, Received, LinkDown, TimerFired,
+                 DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished, DeviceAppeared, DeviceLost, HostScanned,
+                 ConfigRead, TellClients, LoanEnded, UseEnded, LoanOpened, LoanClosed, FabricLost, UsageChanged>;
+
+// Effects
+struct Reply {
+  RequestId request;
+  Result<Json> result;
+  std::string note;
+};
+struct Emit {
+  Json event;
+}; ///< to everyone who monitors
+struct Save {
+  std::string state;
+}; ///< the state file's new content
+struct Dial {
+  NodeId node;
+  std::string address;
+};
+struct Send {
+  LinkId link;
+  Message message;
+};
+struct Drop {
+  LinkId link;
+}; ///< after what was sent; no LinkDown follows
+struct Arm {
+  Timer timer;
+  std::chrono::milliseconds after;
+}; ///< replaces an armed one
+struct Disarm {
+  Timer timer;
+};
+struct ProbeDevice {
+  DeviceId device;
+  std::string address;
+};
+struct OpenDevice {
+  DeviceId device;
+  std::string address;
+  std::string iommu = "auto";            ///< the option of that name
+  bool force = false;                    ///< whether or not something uses it
+  std::vector<std::string> companions{}; ///< addresses of all added devices: these of its group may be bound with it
+};
+struct CloseDevice {
+  DeviceId device;
+}; ///< and back to its driver; answered by DeviceClosed
+struct ScanHost {
+  RequestId request;
+  std::vector<FilterRule> rules;
+};
+struct ReadConfig {
+  RequestId request;
+  DeviceId device;
+  std::string address;
+  ConfigForm form;
+};
+struct EndLoan {
+  LoanId loan;
+  bool last;
+}; ///< lender: end_of_loan.hpp's steps
+struct ClientsReleased {
+  LoanId loan;
+}; ///< lender: the borrower let go
+struct OpenLoan {
+  LoanId loan;
+  std::string fabric_socket, nonce, owner;
+  bool shared;
+}; ///< borrower
+struct CloseLoan {
+  LoanId loan;
+  bool orderly;
+}; ///< borrower: tell the client, close
+struct Log {
+  int level;
+  std::string text;
+};
+
+using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, OpenDevice, CloseDevice,
+                            ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, Log>;
+
+} // namespace smartio::core

@@ -1,0 +1,235 @@
+#include "message.hpp"
+
+#include "json.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace smartio::core {
+namespace {
+
+constexpr std::array<std::string_view, 4> state_names{"unavailable", "available", "borrowed", "quarantined"};
+constexpr std::array<std::string_view, 10> errc_names{"no_such_device", "no_such_node", "wrong_state", "busy",
+                                                      "revoked",        "peer_down",    "timed_out",   "no_window",
+                                                      "bad_request",    "not_permitted"};
+constexpr std::array<std::string_view, 3> form_names{"vfio", "raw", "emulated"};
+constexpr std::size_t longest_config = 2 * 4096; // PCI Express Base 5.0, 7.2.2: 4096 bytes a function
+
+template <class Enum, std::size_t n>
+std::optional<Enum> parse_name(const std::array<std::string_view, n>& names, std::string_view text) {
+  const auto found = std::ranges::find(names, text);
+  if (found == names.end()) return std::nullopt;
+  return static_cast<Enum>(found - names.begin());
+}
+
+Result<std::string> get_text(const Json& object, const char* key) {
+  auto text = TRY(get_string(object, key));
+  if (text.size() > text_limit) return fail(Errc::bad_request, "'{}' is longer than {} bytes", key, text_limit);
+  return text;
+}
+
+Json to_json(const DeviceEntry& entry) {
+  return {{"id", to_string(entry.id)},
+          {"address", entry.address},
+          {"name", entry.name},
+          {"vendor", entry.vendor},
+          {"device", entry.device},
+          {"class", entry.class_code},
+          {"state", to_string(entry.state)},
+          {"borrower", static_cast<unsigned>(entry.borrower)}};
+}
+
+Result<DeviceEntry> parse_entry(const Json& object) {
+  DeviceEntry entry;
+  entry.id = TRY(get_device(object, "id"));
+  entry.address = TRY(get_text(object, "address"));
+  entry.name = TRY(get_text(object, "name"));
+  entry.vendor = static_cast<std::uint16_t>(TRY(get_number(object, "vendor", 0xffff)));
+  entry.device = static_cast<std::uint16_t>(TRY(get_number(object, "device", 0xffff)));
+  entry.class_code = static_cast<std::uint32_t>(TRY(get_number(object, "class", 0xffffff)));
+  const auto state_text = TRY(get_string(object, "state"));
+  const auto state = parse_state(state_text);
+  if (!state) return fail(Errc::bad_request, "'{}' is not a state of a device", state_text);
+  entry.state = *state;
+  entry.borrower = static_cast<NodeId>(TRY(get_number(object, "borrower", 0xffff)));
+  return entry;
+}
+
+Json error_json(Errc code, const std::string& message) { return {{"code", name_of(code)}, {"message", message}}; }
+
+Json body(const Hello& m) {
+  return {{"type", "hello"},
+          {"version", m.version},
+          {"node", static_cast<unsigned>(m.node)},
+          {"to", static_cast<unsigned>(m.to)},
+          {"boot_id", m.boot_id},
+          {"nonce", m.nonce},
+          {"fabrics",
+           m.fabric_socket.empty() ? Json::array() : Json::array({{{"kind", "local"}, {"socket", m.fabric_socket}}})}};
+}
+Json body(const Refused& m) { return {{"type", "refused"}, {"reason", m.reason}}; }
+Json body(const Devices& m) {
+  Json object{{"type", "devices"}, {"changed", Json::array()}, {"removed", Json::array()}};
+  for (const auto& entry : m.changed) object["changed"].push_back(to_json(entry));
+  for (const auto id : m.removed) object["removed"].push_back(to_string(id));
+  return object;
+}
+Json body(const BorrowRequest& m) {
+  return {{"type", "borrow"}, {"number", m.number}, {"device", to_string(m.device)}, {"shared", m.shared}};
+}
+Json body(const ReturnRequest& m) {
+  return {{"type", "return"}, {"number", m.number}, {"device", to_string(m.device)}, {"epoch", m.epoch}};
+}
+Json body(const Answer& m) {
+  Json object{{"type", "answer"}, {"number", m.number}, {"epoch", m.epoch}};
+  if (m.code != Errc{}) object["error"] = error_json(m.code, m.message);
+  return object;
+}
+Json body(const TakenBack& m) {
+  return {{"type", "taken_back"}, {"device", to_string(m.device)}, {"epoch", m.epoch}, {"reason", m.reason}};
+}
+Json body(const Released& m) { return {{"type", "released"}, {"device", to_string(m.device)}, {"epoch", m.epoch}}; }
+Json body(const Heartbeat&) { return {{"type", "heartbeat"}}; }
+Json body(const ConfigRequest& m) {
+  return {{"type", "config"},
+          {"number", m.number},
+          {"device", to_string(m.device)},
+          {"form", form_names[static_cast<std::size_t>(m.form)]}};
+}
+Json body(const ConfigAnswer& m) {
+  Json object{{"type", "config_answer"}, {"number", m.number}, {"hex", m.hex}};
+  if (m.code != Errc{}) object["error"] = error_json(m.code, m.message);
+  return object;
+}
+
+/// The socket of the local fabric; kinds this version does not know are passed over.
+Result<std::string> local_socket(const Json& object) {
+  const auto fabrics = object.find("fabrics");
+  if (fabrics == object.end() || !fabrics->is_array() || fabrics->size() > 16)
+    return fail(Errc::bad_request, "'fabrics' is missing or not a short list");
+  for (const auto& fabric : *fabrics) {
+    const auto kind = TRY(get_text(fabric, "kind"));
+    if (kind == "local") return get_text(fabric, "socket");
+  }
+  return std::string{};
+}
+
+Result<Message> parse_hello(const Json& object) {
+  Hello m;
+  m.version = TRY(get_number(object, "version"));
+  m.node = TRY(get_node(object, "node"));
+  m.to = static_cast<NodeId>(TRY(get_number(object, "to", 0xffff)));
+  m.boot_id = TRY(get_text(object, "boot_id"));
+  m.nonce = TRY(get_text(object, "nonce"));
+  if (m.nonce.size() != 64) return fail(Errc::bad_request, "'nonce' is not 64 hex digits");
+  m.fabric_socket = TRY(local_socket(object));
+  return m;
+}
+
+Result<Message> parse_devices(const Json& object) {
+  Devices m;
+  const auto changed = object.find("changed"), removed = object.find("removed");
+  if (changed == object.end() || removed == object.end() || !changed->is_array() || !removed->is_array())
+    return fail(Errc::bad_request, "'changed' or 'removed' is missing or not a list");
+  for (const auto& entry : *changed) m.changed.push_back(TRY(parse_entry(entry)));
+  for (const auto& id : *removed) {
+    const auto* text = id.get_ptr<const std::string*>();
+    if (text == nullptr) return fail(Errc::bad_request, "'removed' holds something that is no device id");
+    m.removed.push_back(TRY(parse_device_id(*text)));
+  }
+  return m;
+}
+
+Result<void> parse_error(const Json& object, Errc& code, std::string& message) {
+  const auto error = object.find("error");
+  if (error == object.end()) return {};
+  const auto name = TRY(get_string(*error, "code"));
+  code = parse_errc(name).value_or(Errc::bad_request);
+  message = TRY(get_text(*error, "message"));
+  return {};
+}
+
+Result<Message> parse_answer(const Json& object) {
+  Answer m{TRY(get_number(object, "number")), 0, {}, {}};
+  m.epoch = TRY(get_number(object, "epoch"));
+  TRY(parse_error(object, m.code, m.message));
+  return m;
+}
+
+Result<Message> parse_config_request(const Json& object) {
+  ConfigRequest m{TRY(get_number(object, "number")), {}, {}};
+  m.device = TRY(get_device(object, "device"));
+  const auto text = TRY(get_string(object, "form"));
+  const auto form = parse_form(text);
+  if (!form) return fail(Errc::bad_request, "there is no form '{}' of a configuration space", text);
+  m.form = *form;
+  return m;
+}
+
+Result<Message> parse_config_answer(const Json& object) {
+  ConfigAnswer m{TRY(get_number(object, "number")), {}, {}, {}};
+  m.hex = TRY(get_string(object, "hex"));
+  if (m.hex.size() > longest_config || m.hex.find_first_not_of("0123456789abcdef") != std::string::npos)
+    return fail(Errc::bad_request, "'hex' is not a configuration space");
+  TRY(parse_error(object, m.code, m.message));
+  return m;
+}
+
+Result<Message> parse_borrow(const Json& object) {
+  BorrowRequest m{TRY(get_number(object, "number")), {}, false};
+  m.device = TRY(get_device(object, "device"));
+  m.shared = TRY(get_bool(object, "shared"));
+  return m;
+}
+
+/// Number or reason, device and epoch: what return, taken_back and released share.
+struct LoanName {
+  DeviceId device;
+  std::uint64_t epoch;
+};
+Result<LoanName> parse_loan(const Json& object) {
+  const auto device = TRY(get_device(object, "device"));
+  const auto epoch = TRY(get_number(object, "epoch"));
+  return LoanName{device, epoch};
+}
+
+} // namespace
+
+std::string encode(const Message& message) {
+  const Json object = std::visit([](const auto& m) { return body(m); }, message);
+  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Result<Message> decode(std::string_view text) {
+  const auto object = TRY(parse_object(text));
+  const auto type = TRY(get_string(object, "type"));
+  if (type == "hello") return parse_hello(object);
+  if (type == "refused") return Refused{TRY(get_text(object, "reason"))};
+  if (type == "devices") return parse_devices(object);
+  if (type == "borrow") return parse_borrow(object);
+  if (type == "answer") return parse_answer(object);
+  if (type == "heartbeat") return Heartbeat{};
+  if (type == "config") return parse_config_request(object);
+  if (type == "config_answer") return parse_config_answer(object);
+  if (type != "return" && type != "taken_back" && type != "released")
+    return fail(Errc::bad_request, "a message of an unknown type was received");
+  const auto loan = TRY(parse_loan(object));
+  if (type == "released") return Released{loan.device, loan.epoch};
+  if (type == "taken_back") return TakenBack{loan.device, loan.epoch, TRY(get_text(object, "reason"))};
+  return ReturnRequest{TRY(get_number(object, "number")), loan.device, loan.epoch};
+}
+
+std::string_view to_string(DeviceState state) { return state_names[static_cast<std::size_t>(state)]; }
+
+std::optional<DeviceState> parse_state(std::string_view text) { return parse_name<DeviceState>(state_names, text); }
+std::optional<ConfigForm> parse_form(std::string_view text) { return parse_name<ConfigForm>(form_names, text); }
+
+std::string_view name_of(Errc code) { return errc_names[static_cast<std::size_t>(code) - 1]; }
+
+std::optional<Errc> parse_errc(std::string_view name) {
+  const auto found = std::ranges::find(errc_names, name);
+  if (found == errc_names.end()) return std::nullopt;
+  return static_cast<Errc>(found - errc_names.begin() + 1);
+}
+
+} // namespace smartio::core

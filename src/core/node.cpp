@@ -1,0 +1,141 @@
+// Dispatch: events in, effects out; timers; what the other node_*.cpp files share.
+#include "node.hpp"
+
+#include "utc.hpp"
+
+#include <array>
+#include <utility>
+
+namespace smartio::core {
+
+std::vector<Effect> Node::handle(Event event, Time now) {
+  now_ = now;
+  std::visit([this](auto& e) { on(e); }, event);
+  deliver_to_self();
+  update_heartbeats();
+  return std::exchange(effects_, {});
+}
+
+void Node::on(const Started&) {
+  save(); // a state directory that cannot be written to shows now
+  borrowers_[settings_.node] = Borrower{.address = {}, .link = self_as_lender};
+  links_[self_as_lender] = Link{.dialled = true};
+  links_[self_as_borrower] = Link{.dialled = false};
+  const Hello hello{.node = settings_.node,
+                    .to = settings_.node,
+                    .boot_id = settings_.boot_id,
+                    .fabric_socket = settings_.fabric_socket,
+                    .nonce = settings_.nonce};
+  links_[self_as_lender].nonce = links_[self_as_borrower].nonce = settings_.nonce;
+  send(self_as_lender, hello);
+  send(self_as_borrower, hello);
+  for (const auto& [index, wanted] : intent_.devices) {
+    auto& device = devices_[index] = OwnDevice{.address = wanted.address};
+    const auto id = make_device_id(settings_.node, index);
+    device.probing = true;
+    effects_.push_back(ProbeDevice{id, device.address});
+  }
+  scan({.purpose = ScanFor::appeared, .rules = {}});
+  for (const auto& [node, address] : intent_.connections) {
+    borrowers_[node] = Borrower{.address = address};
+    effects_.push_back(Dial{node, address});
+  }
+}
+
+void Node::on(Command& command) {
+  using Handler = void (Node::*)(Command&);
+  static const std::map<std::string_view, Handler> handlers{{"node", &Node::command_node},
+                                                            {"connect", &Node::command_connect},
+                                                            {"disconnect", &Node::command_disconnect},
+                                                            {"add", &Node::command_add},
+                                                            {"remove", &Node::command_remove},
+                                                            {"available", &Node::command_available},
+                                                            {"unavailable", &Node::command_unavailable},
+                                                            {"list", &Node::command_list},
+                                                            {"show", &Node::command_show},
+                                                            {"borrow", &Node::command_borrow},
+                                                            {"open", &Node::command_open},
+                                                            {"return", &Node::command_return},
+                                                            {"status", &Node::command_status},
+                                                            {"config", &Node::command_config},
+                                                            {"scan", &Node::command_scan},
+                                                            {"add-filter", &Node::command_filter},
+                                                            {"available-filter", &Node::command_filter},
+                                                            {"unavailable-filter", &Node::command_filter},
+                                                            {"remove-filter", &Node::command_filter},
+                                                            {"config-space", &Node::command_config_space},
+                                                            {"monitor", &Node::command_monitor}};
+  const auto handler = handlers.find(command.name);
+  if (handler == handlers.end())
+    return reply(command.request, fail(Errc::bad_request, "this node knows no command '{}'", command.name));
+  (this->*handler->second)(command);
+}
+
+void Node::on(const ControlClosed& closed) {
+  for (auto& [id, loan] : loans_)
+    if (loan.owner == closed.control) return_loan(id, loan);
+}
+
+void Node::on(const TimerFired& fired) {
+  const auto key = fired.timer.key;
+  switch (fired.timer.kind) {
+  case Timer::Kind::redial:
+    if (const auto found = borrowers_.find(static_cast<NodeId>(key)); found != borrowers_.end())
+      effects_.push_back(Dial{found->first, found->second.address});
+    break;
+  case Timer::Kind::hello: close_link(key, "it sent no hello"); break;
+  case Timer::Kind::silence: close_link(key, "it fell silent"); break;
+  case Timer::Kind::heartbeat:
+    send(key, Heartbeat{});
+    effects_.push_back(Arm{fired.timer, std::chrono::milliseconds{500}});
+    break;
+  case Timer::Kind::answer:
+    if (const auto found = pending_.find(key); found != pending_.end())
+      close_link(found->second.link, "it did not answer a request");
+    break;
+  }
+}
+
+void Node::deliver_to_self() {
+  while (!to_self_.empty()) {
+    auto [link, message] = std::move(to_self_.front());
+    to_self_.erase(to_self_.begin());
+    Received received{link == self_as_lender ? self_as_borrower : self_as_lender, std::move(message)};
+    on(received);
+  }
+}
+
+void Node::send(LinkId link, Message message) {
+  if (link < first_link)
+    to_self_.emplace_back(link, std::move(message));
+  else
+    effects_.push_back(Send{link, std::move(message)});
+}
+
+void Node::reply(RequestId request, Result<Json> result, std::string note) {
+  if (request >= first_own_request && finish_part(request, result)) return;
+  effects_.push_back(Reply{request, std::move(result), std::move(note)});
+}
+
+void Node::reply(std::vector<RequestId>& requests, const Result<Json>& result) {
+  for (const auto request : std::exchange(requests, {})) reply(request, result);
+}
+
+void Node::emit(const char* kind, Json fields) {
+  fields["event"] = kind;
+  fields["seq"] = next_event_++;
+  fields["time"] = utc(now_);
+  effects_.push_back(Emit{std::move(fields)});
+}
+
+void Node::save() { effects_.push_back(Save{encode(intent_, settings_.node)}); }
+
+void Node::log(int level, std::string text) { effects_.push_back(Log{level, std::move(text)}); }
+
+std::chrono::milliseconds Node::peer_timeout() const {
+  const auto option = intent_.options.find("peer-timeout");
+  if (option == intent_.options.end()) return settings_.peer_timeout;
+  return std::chrono::milliseconds{parse_number(option->second).value_or(3000)};
+}
+
+} // namespace smartio::core

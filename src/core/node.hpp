@@ -1,0 +1,277 @@
+// A node's decisions: handle(event) gives the effects to perform, in order. Pure: no descriptor, clock, thread or Asio,
+// so that reconnects, races and take-backs are tables in a unit test, and a fuzzer can drive them.
+#pragma once
+
+#include "bdf.hpp"
+#include "events.hpp"
+#include "intent.hpp"
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace smartio::core {
+
+struct Settings {
+  NodeId node{};
+  std::string boot_id;                   ///< of this host
+  std::string fabric_socket;             ///< of the local fabric; empty: none
+  std::string nonce;                     ///< of the connection to itself, 64 hex digits
+  bool can_borrow = true;                ///< there is a run directory for loan sockets
+  std::map<NodeId, std::string> nodes{}; ///< addresses for `connect`
+  std::chrono::milliseconds peer_timeout{3000};
+};
+
+/// Requests that the node makes of itself; below are the runtime's.
+inline constexpr RequestId first_own_request = RequestId{1} << 63;
+
+class Node {
+public:
+  Node(Settings settings, Intent intent) : settings_(std::move(settings)), intent_(std::move(intent)) {}
+
+  /// `now` is the time of the event; it only ever shows in documents.
+  std::vector<Effect> handle(Event event, Time now);
+
+  /// Whether the local fabric may give a connection to `loan` to whoever proves `nonce`.
+  bool admits(const LoanId& loan, const std::string& nonce) const;
+
+  bool is_shared(const LoanId& loan) const; ///< a loan this node granted
+
+  NodeId id() const noexcept { return settings_.node; }
+  Json list_document() const;
+  Json status_document() const;
+
+private:
+  /// A loan at the lender. One per device, or several shared ones.
+  struct Share {
+    NodeId borrower;
+    bool shared;
+    bool ending = false;
+    std::string reason{};
+    std::optional<std::uint64_t> returned_by{}; ///< number of the ReturnRequest to answer
+  };
+  struct OwnDevice {
+    std::string address;
+    Identity identity;
+    DeviceState state = DeviceState::unavailable;
+    std::string reason{};                                   ///< of quarantine, or why it could not be made available
+    bool probing = false, opening = false, closing = false; ///< an answer of the runtime is outstanding
+    bool leaving = false;                                   ///< becomes unavailable once its last loan ended
+    bool reopens = false;                                   ///< with closing: only to be opened again
+    bool vanished = false;                                  ///< of this host, and not there now
+    bool wanted = false;                                    ///< a filter makes it available once it was added
+    std::map<std::uint64_t, Share> shares{};                ///< by epoch
+    std::vector<RequestId> waiting{};                       ///< add, available or unavailable under way
+  };
+  /// A node we lend to: we dial it.
+  struct Borrower {
+    std::string address;
+    LinkId link = 0; ///< 0: none
+    bool up = false;
+    unsigned attempts = 0; ///< dials that failed in a row
+    Time since{};
+    std::vector<RequestId> waiting{};
+  };
+  /// A node that lends to us: it dialled. Remembered while its connection is down, until it says it disconnects.
+  struct Lender {
+    LinkId link = 0; ///< 0: down
+    Hello hello{};
+    Time since{};
+    std::map<DeviceId, DeviceEntry> devices{};
+  };
+  struct Link {
+    bool dialled;  ///< by us: we are the lender
+    NodeId peer{}; ///< 0 until its hello
+    std::string nonce{};
+    bool beating = false;
+  };
+  /// A loan at the borrower.
+  struct Loan {
+    enum class Phase : std::uint8_t { requested, opening, open, closing, returning } phase = Phase::requested;
+    std::uint64_t epoch = 0;
+    bool shared = false;
+    ControlId owner = 0; ///< the control connection it ends with; 0: the node's own
+    std::string user{};  ///< who may use the socket: USER[:GROUP], empty: smartiod's user
+    std::string socket{};
+    Usage usage{};
+    bool give_back = true; ///< the lender still counts it
+    bool released = false; ///< the lender waits for Released
+    std::vector<RequestId> waiting{}, returners{};
+  };
+  struct Pending {
+    LinkId link;
+    DeviceId device;
+    std::optional<RequestId> reader{}; ///< waits for a configuration space, not for a loan
+  };
+  /// Commands that a filter makes of one: answered together.
+  struct Batch {
+    RequestId request;
+    std::size_t open = 1; ///< answers outstanding, and 1 while more are being added
+    Json devices = Json::array();
+    std::vector<Error> failures{};
+    std::string note{};
+  };
+  enum class ScanFor : std::uint8_t { add, available, unavailable, remove, appeared };
+  struct Scan {
+    ScanFor purpose;
+    std::vector<FilterRule> rules;
+    std::optional<RequestId> request{};
+  };
+  struct PeerRead {
+    LinkId link;
+    std::uint64_t number;
+  };
+
+  // node.cpp
+  void on(const Started&);
+  void on(Command&);
+  void on(const ControlClosed&);
+  void on(const TimerFired&);
+  void deliver_to_self();
+  void send(LinkId link, Message message);
+  void reply(RequestId request, Result<Json> result, std::string note = {});
+  void reply(std::vector<RequestId>& requests, const Result<Json>& result);
+  void emit(const char* kind, Json fields);
+  void save();
+  void log(int level, std::string text);
+  std::chrono::milliseconds peer_timeout() const;
+
+  // node_peers.cpp
+  void on(const Accepted&);
+  void on(const Dialled&);
+  void on(const DialFailed&);
+  void on(Received&);
+  void on(const LinkDown&);
+  void receive(LinkId link, const Hello&);
+  void receive(LinkId link, const Refused&);
+  void receive(LinkId link, Devices&);
+  void receive(LinkId link, const Heartbeat&) { (void)link; }
+  void borrower_up(NodeId node, Borrower& borrower);
+  void close_link(LinkId link, const std::string& why);
+  void refuse(LinkId link, const std::string& reason);
+  void dial_again(NodeId node, Borrower& borrower);
+  void forget_lender(NodeId node);
+  void update_heartbeats();
+  bool has_loans(LinkId link, const Link& state) const;
+
+  // node_devices.cpp
+  void on(const DeviceProbed&);
+  void on(const DeviceOpened&);
+  void on(const DeviceClosed&);
+  void on(const DeviceVanished&);
+  void on(const DeviceAppeared&);
+  void on(const DeviceLost&);
+  void announce(DeviceId id);
+  void announce_all(LinkId link) const;
+  void set_state(DeviceId id, OwnDevice& device, DeviceState state, std::string reason = {});
+  void open(DeviceId id, OwnDevice& device, bool force = false);
+  void close(DeviceId id, OwnDevice& device);
+  DeviceEntry entry(DeviceId id, const OwnDevice& device) const;
+  OwnDevice* own(DeviceId id);
+  std::optional<DeviceId> own_by_address(std::string_view address) const;
+
+  // node_filters.cpp
+  void command_filter(Command&);
+  void command_scan(Command&);
+  void on(const HostScanned&);
+  void scan(Scan scan);
+  void apply_filter(const Scan& scan, const std::vector<std::string>& addresses);
+  Json add_matches(const Scan& scan, const std::vector<std::vector<std::string>>& matches);
+  void start_part(RequestId batch, const char* name, const std::string& address);
+  bool finish_part(RequestId part, const Result<Json>& result);
+  void finish_batch(RequestId batch);
+
+  // node_config_space.cpp
+  void command_config_space(Command&);
+  void on(ConfigRead&);
+  void receive(LinkId link, const ConfigRequest&);
+  void receive(LinkId link, ConfigAnswer&);
+  void reply_config(RequestId request, DeviceId id, Result<std::string> hex);
+
+  // node_lending.cpp
+  void on(const TellClients&);
+  void on(const LoanEnded&);
+  void on(const UseEnded&);
+  void receive(LinkId link, const BorrowRequest&);
+  void receive(LinkId link, const ReturnRequest&);
+  void receive(LinkId link, const Released&);
+  const OwnDevice* companion_of_other(const OwnDevice& device, NodeId borrower) const;
+  void end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason);
+  void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
+  void end_shares_of(NodeId borrower, const std::string& reason);
+  void quarantine(DeviceId id, OwnDevice& device, const std::string& reason);
+
+  // node_borrowing.cpp
+  void on(LoanOpened&);
+  void on(const LoanClosed&);
+  void on(const FabricLost&);
+  void on(const UsageChanged&);
+  void receive(LinkId link, const Answer&);
+  void receive(LinkId link, const TakenBack&);
+  void borrow(DeviceId id, Loan loan, RequestId request);
+  Result<LinkId> path_to_lender(DeviceId id) const;
+  void borrow_answered(DeviceId id, const Answer&);
+  void finish_loan(DeviceId id, const Error& why);
+  void close_loan(DeviceId id, Loan& loan, bool orderly);
+  void return_loan(DeviceId id, Loan& loan);
+  void request_return(DeviceId id, Loan& loan);
+  void loans_lost(NodeId lender, const std::string& why);
+  std::uint64_t expect_answer(LinkId link, DeviceId device, std::optional<RequestId> reader = std::nullopt);
+
+  // node_commands.cpp
+  Result<DeviceId> find_device(const Json& arguments) const;
+  void command_node(Command&);
+  void command_connect(Command&);
+  void command_disconnect(Command&);
+  void command_add(Command&);
+  void command_remove(Command&);
+  void remove(DeviceId id);
+  void command_available(Command&);
+  void command_unavailable(Command&);
+  void command_list(Command&);
+  void command_show(Command&);
+  void command_borrow(Command&);
+  void command_open(Command&);
+  void take(Command&, ControlId owner);
+  void command_return(Command&);
+  void command_status(Command&);
+  void command_config(Command&);
+  void command_monitor(Command&);
+
+  // documents.cpp
+  Json device_json(const DeviceEntry& entry, bool reachable) const;
+  Json devices_json() const;
+  Json loans_json() const;
+  Json share_json(DeviceId id, std::uint64_t epoch, const Share& share) const;
+  Json loan_json(DeviceId id, const Loan& loan) const;
+  Json peers_json() const;
+  Json fabrics_json() const;
+  Json filters_json() const;
+  Result<Json> show_document(DeviceId id) const;
+
+  Settings settings_;
+  Intent intent_;
+  Time now_{};
+  std::vector<Effect> effects_;
+  std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
+  std::map<std::uint16_t, OwnDevice> devices_;
+  std::map<NodeId, Borrower> borrowers_;
+  std::map<NodeId, Lender> lenders_;
+  std::map<LinkId, Link> links_;
+  std::map<DeviceId, Loan> loans_;
+  std::map<std::uint64_t, Pending> pending_; ///< requests to lenders, by number
+  std::map<RequestId, Scan> scans_;
+  std::map<RequestId, Batch> batches_;
+  std::map<RequestId, RequestId> parts_; ///< to their batch
+  std::map<RequestId, PeerRead> peer_reads_;
+  std::map<RequestId, DeviceId> own_reads_;
+  RequestId next_request_ = first_own_request;
+  std::uint64_t next_number_ = 1, next_epoch_ = 1, next_event_ = 1;
+  std::map<std::string, std::uint64_t> counters_;
+};
+
+/// The two ends of the connection to itself: what is sent on one is received on the other.
+inline constexpr LinkId self_as_lender = 1, self_as_borrower = 2, first_link = 16;
+
+} // namespace smartio::core

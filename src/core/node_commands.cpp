@@ -1,0 +1,292 @@
+// The management commands, one function each: check, change or start, answer.
+#include "node.hpp"
+
+#include <algorithm>
+
+namespace smartio::core {
+
+namespace {
+
+constexpr std::size_t longest_socket_path = 107; // sun_path of sockaddr_un, without its NUL
+constexpr std::uint64_t shortest_peer_timeout = 1000, longest_peer_timeout = 60000;
+
+unsigned number(NodeId node) { return static_cast<unsigned>(node); }
+
+/// An optional text: nullopt when it is missing or null.
+Result<std::optional<std::string>> optional_text(const Json& arguments, const char* key) {
+  if (const auto found = arguments.find(key); found == arguments.end() || found->is_null()) return std::nullopt;
+  return TRY(get_string(arguments, key));
+}
+
+bool flag(const Json& arguments, const char* key) { return get_bool(arguments, key).value_or(false); }
+
+/// A BDF in full, or vfio-user:PATH with an absolute path that fits a socket address.
+Result<std::string> parse_address(const std::string& text) {
+  constexpr std::string_view prefix = "vfio-user:";
+  if (parse_bdf(text)) return text;
+  if (!text.starts_with(prefix))
+    return fail(Errc::bad_request, "'{}' is not a device: give a BDF, or vfio-user:PATH", text);
+  const auto path = std::string_view(text).substr(prefix.size());
+  if (!path.starts_with('/')) return fail(Errc::bad_request, "'{}' is not a device: the path must be absolute", text);
+  if (path.size() > longest_socket_path || path.find('\0') != std::string_view::npos)
+    return fail(Errc::bad_request, "'{}' is not a device: a socket's path has at most {} bytes", text,
+                longest_socket_path);
+  return text;
+}
+
+Result<void> check_peer_timeout(const std::string& value) {
+  const auto milliseconds = parse_number(value, 10, longest_peer_timeout);
+  if (!milliseconds || *milliseconds < shortest_peer_timeout)
+    return fail(Errc::bad_request, "'{}' is not a peer-timeout: give milliseconds, {} to {}", value,
+                shortest_peer_timeout, longest_peer_timeout);
+  return {};
+}
+
+Result<void> check_iommu(const std::string& value) {
+  if (value == "auto" || value == "type1" || value == "iommufd") return {};
+  return fail(Errc::bad_request, "'{}' is not an iommu interface: give auto, type1 or iommufd", value);
+}
+
+} // namespace
+
+/// An own device by its address, or any device by its id. Errc::no_such_device.
+Result<DeviceId> Node::find_device(const Json& arguments) const {
+  const auto text = TRY(get_string(arguments, "device"));
+  if (const auto id = own_by_address(text)) return *id;
+  if (text.find_first_of(":.") != std::string::npos) {
+    const auto address = parse_address(text);
+    if (!address && address.error().code == Errc::bad_request) return std::unexpected(address.error());
+    return fail(Errc::no_such_device, "{} has not been added", text);
+  }
+  const auto id = TRY(parse_device_id(text));
+  if (lender_of(id) == settings_.node) {
+    if (devices_.contains(static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff))) return id;
+  } else if (const auto lender = lenders_.find(lender_of(id)); lender != lenders_.end()) {
+    if (lender->second.devices.contains(id)) return id;
+  }
+  return fail(Errc::no_such_device, "no device {} is known to node {}", to_string(id), number(settings_.node));
+}
+
+void Node::command_node(Command& c) {
+  reply(c.request, Json{{"node", number(settings_.node)}, {"version", SMARTIO_VERSION}});
+}
+
+void Node::command_monitor(Command& c) { reply(c.request, Json::object()); }
+
+void Node::command_connect(Command& c) {
+  const auto node = get_node(c.arguments, "node");
+  if (!node) return reply(c.request, std::unexpected(node.error()));
+  auto address = get_string(c.arguments, "address").value_or("");
+  const auto known = borrowers_.find(*node);
+  if (known != borrowers_.end() && known->second.up) {
+    const auto note = *node == settings_.node ? fmt::format("node {} is connected to itself", number(*node))
+                                              : fmt::format("node {} is connected already", number(*node));
+    return reply(c.request, Json{{"node", number(*node)}, {"address", known->second.address}, {"state", "up"}}, note);
+  }
+  if (address.empty() && known != borrowers_.end()) address = known->second.address;
+  if (const auto entry = settings_.nodes.find(*node); address.empty() && entry != settings_.nodes.end())
+    address = entry->second;
+  if (address.empty())
+    return reply(c.request,
+                 fail(Errc::no_such_node, "no address of node {} is known: give --address HOST:PORT", number(*node)));
+  const auto colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0 || address.size() > text_limit ||
+      parse_number(address.substr(colon + 1), 10, 65535).value_or(0) == 0)
+    return reply(c.request, fail(Errc::bad_request, "'{}' is not an address: give HOST:PORT", address));
+  const bool dialling = known != borrowers_.end();
+  auto& borrower = borrowers_[*node];
+  borrower.address = address;
+  const bool wait = flag(c.arguments, "wait");
+  if (wait && intent_.connections[*node] != address) {
+    intent_.connections[*node] = address;
+    save();
+  }
+  if (wait)
+    reply(c.request, Json{{"node", number(*node)}, {"address", address}, {"state", "connecting"}},
+          fmt::format("node {} is connected as soon as it can be reached", number(*node)));
+  else
+    borrower.waiting.push_back(c.request);
+  if (dialling && borrower.link != 0) return; // the hello is on its way
+  effects_.push_back(Disarm{{Timer::Kind::redial, number(*node)}});
+  effects_.push_back(Dial{*node, address});
+}
+
+void Node::command_disconnect(Command& c) {
+  const auto node = get_node(c.arguments, "node");
+  if (!node) return reply(c.request, std::unexpected(node.error()));
+  if (*node == settings_.node)
+    return reply(c.request, fail(Errc::not_permitted, "node {} cannot be disconnected from itself", number(*node)));
+  const auto found = borrowers_.find(*node);
+  if (found == borrowers_.end())
+    return reply(c.request, Json{{"node", number(*node)}}, fmt::format("node {} is not connected", number(*node)));
+  if (intent_.connections.erase(*node) != 0) save();
+  reply(found->second.waiting, fail(Errc::revoked, "node {} was disconnected", number(*node)));
+  effects_.push_back(Disarm{{Timer::Kind::redial, number(*node)}});
+  const auto link = found->second.link;
+  if (link != 0) refuse(link, fmt::format("node {} disconnected", number(settings_.node)));
+  borrowers_.erase(*node);
+  reply(c.request, Json{{"node", number(*node)}});
+}
+
+void Node::command_add(Command& c) {
+  const auto text = get_string(c.arguments, "device");
+  if (!text) return reply(c.request, std::unexpected(text.error()));
+  const auto address = parse_address(*text);
+  if (!address) return reply(c.request, std::unexpected(address.error()));
+  if (const auto id = own_by_address(*address)) {
+    auto* device = own(*id);
+    if (device->probing) return device->waiting.push_back(c.request);
+    return reply(c.request, Json{{"device", to_string(*id)}},
+                 fmt::format("{} is device {} already", *address, to_string(*id)));
+  }
+  std::uint16_t index = 0;
+  for (const auto& [used, device] : devices_) // sorted: the first gap
+    if (used == index && index != 0xffff) ++index;
+  if (devices_.contains(index)) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
+  if (intent_.removed.erase(*address) != 0) save();
+  auto& device = devices_[index] = OwnDevice{.address = *address, .probing = true};
+  device.waiting.push_back(c.request);
+  effects_.push_back(ProbeDevice{make_device_id(settings_.node, index), *address});
+}
+
+void Node::command_remove(Command& c) {
+  const auto id = find_device(c.arguments);
+  if (!id) return reply(c.request, std::unexpected(id.error()));
+  auto* device = own(*id);
+  if (device == nullptr)
+    return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: remove it there", to_string(*id),
+                                 number(lender_of(*id))));
+  if (device->state != DeviceState::unavailable || device->probing || device->opening || device->closing)
+    return reply(c.request, fail(Errc::wrong_state, "device {} is {}: make it unavailable first", to_string(*id),
+                                 device->opening ? "being made available" : to_string(device->state)));
+  if (c.request < first_own_request && !intent_.filters.empty()) intent_.removed.insert(device->address);
+  remove(*id);
+  reply(c.request, Json{{"device", to_string(*id)}});
+}
+
+void Node::remove(DeviceId id) {
+  const auto index = static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff);
+  devices_.erase(index);
+  intent_.devices.erase(index);
+  save();
+  announce(id);
+  emit("device-removed", {{"device", to_string(id)}});
+}
+
+void Node::command_available(Command& c) {
+  const auto id = find_device(c.arguments);
+  if (!id) return reply(c.request, std::unexpected(id.error()));
+  auto* device = own(*id);
+  if (device == nullptr)
+    return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: make it available there", to_string(*id),
+                                 number(lender_of(*id))));
+  if (device->opening) return device->waiting.push_back(c.request);
+  if (device->probing || device->leaving || device->closing)
+    return reply(c.request, fail(Errc::busy, "device {} is being {}: try again", to_string(*id),
+                                 device->probing ? "added" : "made unavailable"));
+  if (device->state == DeviceState::available || device->state == DeviceState::borrowed)
+    return reply(c.request, Json{{"device", to_string(*id)}},
+                 fmt::format("device {} is {} already", to_string(*id), to_string(device->state)));
+  if (device->state == DeviceState::quarantined) {
+    if (!flag(c.arguments, "force"))
+      return reply(c.request, fail(Errc::wrong_state, "device {} is quarantined ({}): --force tries it again",
+                                   to_string(*id), device->reason));
+    if (!device->shares.empty())
+      return reply(c.request, fail(Errc::busy, "device {}: its last loan has not ended yet", to_string(*id)));
+    device->waiting.push_back(c.request);
+    device->reopens = true;
+    return close(*id, *device);
+  }
+  device->waiting.push_back(c.request);
+  open(*id, *device, flag(c.arguments, "force"));
+}
+
+void Node::command_unavailable(Command& c) {
+  const auto id = find_device(c.arguments);
+  if (!id) return reply(c.request, std::unexpected(id.error()));
+  auto* device = own(*id);
+  if (device == nullptr)
+    return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: make it unavailable there",
+                                 to_string(*id), number(lender_of(*id))));
+  auto& wanted = intent_.devices[static_cast<std::uint16_t>(static_cast<std::uint32_t>(*id) & 0xffff)];
+  if (wanted.address.empty()) wanted.address = device->address;
+  if (std::exchange(wanted.available, false)) save();
+  if (device->opening || device->probing)
+    return reply(c.request, fail(Errc::busy, "device {} is being made available: try again", to_string(*id)));
+  if (device->state == DeviceState::unavailable)
+    return reply(c.request, Json{{"device", to_string(*id)}},
+                 fmt::format("device {} is unavailable already", to_string(*id)));
+  device->waiting.push_back(c.request);
+  if (device->closing) return;
+  if (device->shares.empty()) return close(*id, *device);
+  device->leaving = true;
+  end_shares(*id, *device, fmt::format("node {} made it unavailable", number(settings_.node)));
+}
+
+void Node::command_list(Command& c) { reply(c.request, list_document()); }
+void Node::command_status(Command& c) { reply(c.request, status_document()); }
+
+void Node::command_show(Command& c) {
+  const auto id = find_device(c.arguments);
+  if (!id) return reply(c.request, std::unexpected(id.error()));
+  reply(c.request, show_document(*id));
+}
+
+void Node::command_borrow(Command& c) { take(c, 0); }
+void Node::command_open(Command& c) { take(c, c.from); }
+
+/// Takes the loan for `owner`, or gives the one this node has.
+void Node::take(Command& c, ControlId owner) {
+  const auto id = find_device(c.arguments);
+  if (!id) return reply(c.request, std::unexpected(id.error()));
+  if (!settings_.can_borrow)
+    return reply(c.request, fail(Errc::not_permitted, "this node has no run directory, so it cannot borrow"));
+  const auto found = loans_.find(*id);
+  if (found == loans_.end())
+    return borrow(*id,
+                  Loan{.shared = flag(c.arguments, "shared"),
+                       .owner = owner,
+                       .user = get_string(c.arguments, "owner").value_or("")},
+                  c.request);
+  auto& loan = found->second;
+  if (loan.phase == Loan::Phase::closing || loan.phase == Loan::Phase::returning || loan.released)
+    return reply(c.request, fail(Errc::busy, "the loan of device {} is just ending: try again", to_string(*id)));
+  if (owner == 0) loan.owner = 0;
+  if (loan.phase != Loan::Phase::open) return loan.waiting.push_back(c.request);
+  if (owner != 0 && !loan.usage.client.empty() && !loan.shared)
+    return reply(c.request, fail(Errc::busy, "device {} is in use by process {}", to_string(*id), loan.usage.pid));
+  reply(c.request, Json{{"device", to_string(*id)}, {"socket", loan.socket}},
+        owner == 0 ? fmt::format("device {} is borrowed already", to_string(*id)) : "");
+}
+
+void Node::command_return(Command& c) {
+  const auto id = find_device(c.arguments);
+  const auto found = id ? loans_.find(*id) : loans_.end();
+  if (!id) return reply(c.request, std::unexpected(id.error()));
+  if (found == loans_.end())
+    return reply(c.request, Json{{"device", to_string(*id)}},
+                 fmt::format("device {} is not borrowed by this node", to_string(*id)));
+  found->second.returners.push_back(c.request);
+  return_loan(*id, found->second);
+}
+
+void Node::command_config(Command& c) {
+  const auto option = optional_text(c.arguments, "option");
+  const auto value = optional_text(c.arguments, "value");
+  if (!option || !value) return reply(c.request, std::unexpected(option ? value.error() : option.error()));
+  if (*option && **option != "peer-timeout" && **option != "iommu")
+    return reply(c.request,
+                 fail(Errc::bad_request, "there is no option '{}': the options are iommu and peer-timeout", **option));
+  if (*option && *value) {
+    const auto checked = **option == "iommu" ? check_iommu(**value) : check_peer_timeout(**value);
+    if (!checked) return reply(c.request, std::unexpected(checked.error()));
+    intent_.options[**option] = **value;
+    save();
+  }
+  const auto iommu = intent_.options.find("iommu");
+  reply(c.request, Json{{"options",
+                         {{"iommu", iommu == intent_.options.end() ? "auto" : iommu->second},
+                          {"peer-timeout", fmt::format("{}", peer_timeout().count())}}}});
+}
+
+} // namespace smartio::core

@@ -1,0 +1,170 @@
+// Own devices: their states, what connected borrowers are told of them, opening and closing.
+#include "node.hpp"
+
+#include <algorithm>
+
+namespace smartio::core {
+
+Node::OwnDevice* Node::own(DeviceId id) {
+  if (lender_of(id) != settings_.node) return nullptr;
+  const auto found = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff));
+  return found == devices_.end() ? nullptr : &found->second;
+}
+
+std::optional<DeviceId> Node::own_by_address(std::string_view address) const {
+  const auto found = std::ranges::find_if(devices_, [address](const auto& d) { return d.second.address == address; });
+  if (found == devices_.end()) return std::nullopt;
+  return make_device_id(settings_.node, found->first);
+}
+
+DeviceEntry Node::entry(DeviceId id, const OwnDevice& device) const {
+  const auto borrower = device.shares.empty() ? NodeId{} : device.shares.begin()->second.borrower;
+  return {id,
+          device.address,
+          device.identity.name,
+          device.identity.vendor,
+          device.identity.device,
+          device.identity.class_code,
+          device.state,
+          borrower};
+}
+
+void Node::announce(DeviceId id) {
+  Devices change;
+  if (const auto* device = own(id))
+    change.changed.push_back(entry(id, *device));
+  else
+    change.removed.push_back(id);
+  for (const auto& [node, borrower] : borrowers_)
+    if (borrower.up) send(borrower.link, change);
+}
+
+void Node::set_state(DeviceId id, OwnDevice& device, DeviceState state, std::string reason) {
+  const auto before = device.state;
+  device.state = state;
+  device.reason = std::move(reason);
+  announce(id);
+  if (state == before) return;
+  Json fields{{"device", to_string(id)}};
+  if (!device.reason.empty()) fields["reason"] = device.reason;
+  if (state == DeviceState::borrowed)
+    fields["borrower"] = static_cast<unsigned>(device.shares.begin()->second.borrower);
+  emit(fmt::format("device-{}", to_string(state)).c_str(), std::move(fields));
+}
+
+void Node::open(DeviceId id, OwnDevice& device, bool force) {
+  device.opening = true;
+  std::vector<std::string> companions;
+  for (const auto& [index, other] : devices_) companions.push_back(other.address);
+  const auto iommu = intent_.options.find("iommu");
+  effects_.push_back(OpenDevice{id, device.address, iommu == intent_.options.end() ? "auto" : iommu->second, force,
+                                std::move(companions)});
+}
+
+/// Ends at `unavailable` (or opens it again), when no loan is left.
+void Node::close(DeviceId id, OwnDevice& device) {
+  device.closing = true;
+  device.leaving = false;
+  effects_.push_back(CloseDevice{id});
+}
+
+void Node::on(const DeviceClosed& closed) {
+  auto* device = own(closed.device);
+  if (device == nullptr || !device->closing) return;
+  device->closing = false;
+  device->identity.driver = closed.driver;
+  if (device->identity.iommu_group) device->identity.interface.clear();
+  const bool reopens = std::exchange(device->reopens, false);
+  if (closed.error) {
+    log(3,
+        fmt::format("device {} did not go back to its driver: {}", to_string(closed.device), to_string(*closed.error)));
+    set_state(closed.device, *device, DeviceState::quarantined, to_string(*closed.error));
+    return reply(device->waiting, std::unexpected(*closed.error));
+  }
+  if (reopens) return open(closed.device, *device, true);
+  set_state(closed.device, *device, DeviceState::unavailable, device->vanished ? "it is not there any more" : "");
+  reply(device->waiting, Json{{"device", to_string(closed.device)}});
+}
+
+/// Of this host: it was pulled out, or somebody unbinds it and the kernel waits until it is closed. That it should be
+/// available stays on record, for when it appears again.
+void Node::on(const DeviceVanished& vanished) {
+  const auto id = own_by_address(vanished.address);
+  if (!id) return;
+  auto& device = *own(*id);
+  if (std::exchange(device.vanished, true)) return;
+  log(4, fmt::format("device {}: {}", to_string(*id), vanished.why));
+  if (device.opening || device.closing) return; // its answer shows it
+  if (device.state == DeviceState::unavailable) return set_state(*id, device, device.state, vanished.why);
+  if (device.shares.empty()) return close(*id, device);
+  device.leaving = true;
+  end_shares(*id, device, vanished.why);
+}
+
+void Node::on(const DeviceAppeared& appeared) {
+  if (const auto id = own_by_address(appeared.address)) {
+    auto& device = *own(*id);
+    device.vanished = false;
+    if (device.state == DeviceState::unavailable && !device.probing && !device.opening && !device.closing) {
+      device.probing = true;
+      device.reason.clear();
+      effects_.push_back(ProbeDevice{*id, device.address});
+    }
+  }
+  scan({.purpose = ScanFor::appeared, .rules = {}});
+}
+
+void Node::on(const DeviceProbed& probed) {
+  auto* device = own(probed.device);
+  if (device == nullptr || !device->probing) return;
+  device->probing = false;
+  const auto index = static_cast<std::uint16_t>(static_cast<std::uint32_t>(probed.device) & 0xffff);
+  const bool known = intent_.devices.contains(index); // added before this start
+  const bool in_use = !probed.identity && probed.identity.error().code == Errc::busy;
+  if (!probed.identity && !in_use && !known) {
+    reply(device->waiting, std::unexpected(probed.identity.error()));
+    devices_.erase(index);
+    return;
+  }
+  if (probed.identity)
+    device->identity = *probed.identity;
+  else {
+    if (device->identity.name.empty()) device->identity.name = "Unassigned class [ffff]: unknown device";
+    device->reason = to_string(probed.identity.error());
+    log(4, fmt::format("device {}: {}", to_string(probed.device), device->reason));
+  }
+  if (!known) {
+    intent_.devices[index] = Intent::Device{.address = device->address};
+    save();
+    emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
+  }
+  announce(probed.device);
+  const bool wanted = std::exchange(device->wanted, false) || intent_.devices[index].available;
+  if (wanted && probed.identity) return open(probed.device, *device);
+  reply(device->waiting, Json{{"device", to_string(probed.device)}});
+}
+
+void Node::on(const DeviceOpened& opened) {
+  auto* device = own(opened.device);
+  if (device == nullptr || !device->opening) return;
+  device->opening = false;
+  if (!opened.identity) {
+    const auto& error = opened.identity.error();
+    log(3, fmt::format("device {} cannot be made available: {}", to_string(opened.device), to_string(error)));
+    set_state(opened.device, *device, device->state, to_string(error));
+    return reply(device->waiting, std::unexpected(error));
+  }
+  device->identity = *opened.identity;
+  auto& wanted = intent_.devices[static_cast<std::uint16_t>(static_cast<std::uint32_t>(opened.device) & 0xffff)];
+  if (!std::exchange(wanted.available, true)) save();
+  set_state(opened.device, *device, DeviceState::available);
+  reply(device->waiting, Json{{"device", to_string(opened.device)}});
+}
+
+void Node::on(const DeviceLost& lost) {
+  auto* device = own(lost.device);
+  if (device == nullptr) return;
+  quarantine(lost.device, *device, lost.why);
+}
+
+} // namespace smartio::core

@@ -1,0 +1,165 @@
+// Filters: rules in lspci's syntax that add devices and make them available, now and when they appear. The runtime
+// tells which addresses match; what follows is what the commands for single devices do.
+#include "node.hpp"
+
+#include <algorithm>
+
+namespace smartio::core {
+
+void Node::scan(Scan scan) {
+  if (scan.purpose == ScanFor::appeared) scan.rules.assign(intent_.filters.begin(), intent_.filters.end());
+  if (scan.rules.empty()) return;
+  const auto request = next_request_++;
+  effects_.push_back(ScanHost{request, scan.rules});
+  scans_[request] = std::move(scan);
+}
+
+void Node::command_filter(Command& c) {
+  static const std::map<std::string_view, ScanFor> purposes{{"add-filter", ScanFor::add},
+                                                            {"available-filter", ScanFor::available},
+                                                            {"unavailable-filter", ScanFor::unavailable},
+                                                            {"remove-filter", ScanFor::remove}};
+  const auto purpose = purposes.at(c.name);
+  FilterRule rule{.ids = get_string(c.arguments, "ids").value_or(""),
+                  .slot = get_string(c.arguments, "slot").value_or(""),
+                  .available = purpose == ScanFor::available || purpose == ScanFor::unavailable};
+  if (rule.ids.empty() && rule.slot.empty())
+    return reply(c.request, fail(Errc::bad_request, "a filter needs -d [vendor]:[device][:class] or "
+                                                    "-s [[[domain]:]bus:][slot][.func]"));
+  scan({.purpose = purpose, .rules = {std::move(rule)}, .request = c.request});
+}
+
+/// Tries again what was added but could not be reached, and looks for devices that a filter wants.
+void Node::command_scan(Command& c) {
+  Json found = Json::array();
+  for (auto& [index, device] : devices_) {
+    if (device.state != DeviceState::unavailable || device.probing || device.opening || device.closing ||
+        device.reason.empty())
+      continue;
+    const auto id = make_device_id(settings_.node, index);
+    device.probing = true;
+    device.reason.clear();
+    effects_.push_back(ProbeDevice{id, device.address});
+    found.push_back(to_string(id));
+  }
+  if (intent_.filters.empty()) return reply(c.request, Json{{"found", std::move(found)}});
+  const auto batch = c.request; // what was found so far is answered together with what the filters add
+  batches_[batch] = Batch{.request = c.request, .devices = std::move(found)};
+  scan({.purpose = ScanFor::appeared, .rules = {}, .request = c.request});
+}
+
+void Node::on(const HostScanned& scanned) {
+  auto node = scans_.extract(scanned.request);
+  if (node.empty()) return;
+  const Scan scan = std::move(node.mapped());
+  if (scan.purpose == ScanFor::appeared) {
+    if (!scanned.matches) log(4, fmt::format("the filters cannot be applied: {}", to_string(scanned.matches.error())));
+    Json added = scanned.matches ? add_matches(scan, *scanned.matches) : Json::array();
+    if (!scan.request) return;
+    auto found = std::move(batches_.at(*scan.request).devices);
+    batches_.erase(*scan.request);
+    for (auto& id : added) found.push_back(std::move(id));
+    return reply(*scan.request, Json{{"found", std::move(found)}});
+  }
+  if (!scanned.matches) return reply(*scan.request, std::unexpected(scanned.matches.error()));
+  apply_filter(scan, scanned.matches->empty() ? std::vector<std::string>{} : scanned.matches->front());
+}
+
+/// Stores or deletes the rule, then does to each match what the command of that name does.
+void Node::apply_filter(const Scan& scan, const std::vector<std::string>& addresses) {
+  const auto& rule = scan.rules.front();
+  const bool stores = scan.purpose == ScanFor::add || scan.purpose == ScanFor::available;
+  bool changed = stores ? intent_.filters.insert(rule).second : intent_.filters.erase(rule) != 0;
+  if (scan.purpose == ScanFor::remove) {
+    FilterRule other = rule;
+    other.available = true;
+    changed = intent_.filters.erase(other) != 0 || changed;
+  }
+  if (changed) save();
+  const auto batch = next_request_++;
+  batches_[batch] = Batch{.request = *scan.request};
+  if (addresses.empty())
+    batches_[batch].note = stores ? "no device matches now; the filter is kept" : "no device matches";
+  for (const auto& address : addresses) {
+    const auto id = own_by_address(address);
+    const auto* device = id ? own(*id) : nullptr;
+    switch (scan.purpose) {
+    case ScanFor::add:
+      if (!intent_.removed.contains(address)) start_part(batch, "add", address);
+      break;
+    case ScanFor::available:
+      if (device != nullptr) start_part(batch, "available", address);
+      break;
+    case ScanFor::unavailable:
+      if (device != nullptr) start_part(batch, "unavailable", address);
+      break;
+    case ScanFor::remove: // its unused devices
+      if (device != nullptr && device->state == DeviceState::unavailable) start_part(batch, "remove", address);
+      break;
+    case ScanFor::appeared: break;
+    }
+  }
+  finish_batch(batch);
+}
+
+/// Adds what the stored rules match and nobody has removed by hand; gives the new ids.
+Json Node::add_matches(const Scan& scan, const std::vector<std::vector<std::string>>& matches) {
+  Json added = Json::array();
+  const auto count = std::min(scan.rules.size(), matches.size());
+  const auto wanted = [&scan, &matches, count](const std::string& address) {
+    for (std::size_t i = 0; i < count; ++i)
+      if (scan.rules[i].available && std::ranges::find(matches[i], address) != matches[i].end()) return true;
+    return false;
+  };
+  for (std::size_t i = 0; i < count; ++i)
+    for (const auto& address : matches[i]) {
+      if (scan.rules[i].available || intent_.removed.contains(address) || own_by_address(address)) continue;
+      start_part(0, "add", address);
+      const auto id = own_by_address(address);
+      if (!id) continue;
+      own(*id)->wanted = wanted(address);
+      added.push_back(to_string(*id));
+    }
+  return added;
+}
+
+/// Carries out a command on one device. Without a batch its outcome shows in the list and the log only.
+void Node::start_part(RequestId batch, const char* name, const std::string& address) {
+  const auto part = next_request_++;
+  parts_[part] = batch;
+  if (const auto found = batches_.find(batch); found != batches_.end()) ++found->second.open;
+  Command command{part, 0, name, Json{{"device", address}}};
+  on(command);
+}
+
+bool Node::finish_part(RequestId part, const Result<Json>& result) {
+  const auto found = parts_.extract(part);
+  if (found.empty()) return false;
+  const auto batch = batches_.find(found.mapped());
+  if (batch == batches_.end()) {
+    if (!result) log(4, to_string(result.error()));
+    return true;
+  }
+  if (result)
+    batch->second.devices.push_back((*result)["device"]);
+  else
+    batch->second.failures.push_back(result.error());
+  finish_batch(batch->first);
+  return true;
+}
+
+void Node::finish_batch(RequestId id) {
+  auto& open = batches_.at(id);
+  if (--open.open != 0) return;
+  Batch batch = std::move(batches_.extract(id).mapped());
+  if (batch.failures.empty()) {
+    std::sort(batch.devices.begin(), batch.devices.end());
+    return reply(batch.request, Json{{"devices", std::move(batch.devices)}}, std::move(batch.note));
+  }
+  std::string text =
+      fmt::format("{} of {} devices failed", batch.failures.size(), batch.failures.size() + batch.devices.size());
+  for (const auto& failure : batch.failures) text += "; " + to_string(failure);
+  reply(batch.request, std::unexpected(Error{batch.failures.front().code, std::move(text)}));
+}
+
+} // namespace smartio::core

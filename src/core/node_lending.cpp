@@ -1,0 +1,151 @@
+// The lender's side of loans: granting, ending, quarantine.
+#include "node.hpp"
+
+#include <algorithm>
+
+namespace smartio::core {
+
+namespace {
+unsigned number(NodeId node) { return static_cast<unsigned>(node); }
+} // namespace
+
+bool Node::admits(const LoanId& loan, const std::string& nonce) const {
+  const auto link = std::ranges::find_if(links_, [&nonce](const auto& l) { return l.second.nonce == nonce; });
+  if (link == links_.end() || !link->second.dialled || lender_of(loan.device) != settings_.node) return false;
+  const auto device = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(loan.device) & 0xffff));
+  if (device == devices_.end()) return false;
+  const auto share = device->second.shares.find(loan.epoch);
+  return share != device->second.shares.end() && !share->second.ending && share->second.borrower == link->second.peer;
+}
+
+bool Node::is_shared(const LoanId& loan) const {
+  const auto device = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(loan.device) & 0xffff));
+  if (device == devices_.end()) return false;
+  const auto share = device->second.shares.find(loan.epoch);
+  return share != device->second.shares.end() && share->second.shared;
+}
+
+void Node::receive(LinkId link, const BorrowRequest& request) {
+  const auto borrower = links_[link].peer;
+  const auto refuse = [this, link, &request](Errc code, std::string why) {
+    send(link, Answer{request.number, 0, code, std::move(why)});
+  };
+  auto* device = own(request.device);
+  const auto name = to_string(request.device);
+  if (!links_[link].dialled) return close_link(link, "it asked for a device but is no borrower");
+  if (device == nullptr)
+    return refuse(Errc::no_such_device, fmt::format("node {} has no device {}", number(settings_.node), name));
+  const bool joins =
+      device->state == DeviceState::borrowed && request.shared && !device->leaving &&
+      std::ranges::all_of(device->shares, [](const auto& s) { return s.second.shared && !s.second.ending; });
+  if (device->state == DeviceState::borrowed && !joins)
+    return refuse(Errc::busy, fmt::format("device {} is borrowed by node {}", name,
+                                          number(device->shares.begin()->second.borrower)));
+  if ((device->state != DeviceState::available && !joins) || device->closing)
+    return refuse(
+        Errc::wrong_state,
+        fmt::format("device {} is {}", name, device->closing ? "being made unavailable" : to_string(device->state)));
+  if (const auto* other = companion_of_other(*device, borrower))
+    return refuse(Errc::busy, fmt::format("device {} shares IOMMU group {} with {}, which node {} has borrowed", name,
+                                          *device->identity.iommu_group, other->address,
+                                          number(other->shares.begin()->second.borrower)));
+  const auto epoch = next_epoch_++;
+  device->shares.emplace(epoch, Share{.borrower = borrower, .shared = request.shared});
+  ++counters_["loans_granted"];
+  set_state(request.device, *device, DeviceState::borrowed);
+  send(link, Answer{request.number, epoch, {}, {}});
+}
+
+/// A device of the same IOMMU group that somebody else has: what one of the two maps, the other could reach.
+const Node::OwnDevice* Node::companion_of_other(const OwnDevice& device, NodeId borrower) const {
+  if (!device.identity.iommu_group) return nullptr;
+  const auto found = std::ranges::find_if(devices_, [&device, borrower](const auto& d) {
+    return &d.second != &device && d.second.identity.iommu_group == device.identity.iommu_group &&
+           !d.second.shares.empty() && d.second.shares.begin()->second.borrower != borrower;
+  });
+  return found == devices_.end() ? nullptr : &found->second;
+}
+
+void Node::receive(LinkId link, const ReturnRequest& request) {
+  auto* device = own(request.device);
+  const auto share =
+      device == nullptr ? std::map<std::uint64_t, Share>::iterator{} : device->shares.find(request.epoch);
+  if (device == nullptr || share == device->shares.end() || share->second.borrower != links_[link].peer ||
+      share->second.returned_by) {
+    send(link, Answer{request.number, request.epoch, {}, {}}); // it has ended already
+    return;
+  }
+  share->second.returned_by = request.number;
+  end_share(request.device, *device, request.epoch, "returned");
+}
+
+void Node::end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason) {
+  auto& share = device.shares.at(epoch);
+  if (share.ending) return;
+  share.ending = true;
+  share.reason = std::move(reason);
+  const bool last = std::ranges::all_of(device.shares, [](const auto& s) { return s.second.ending; });
+  effects_.push_back(EndLoan{{id, epoch}, last});
+}
+
+void Node::end_shares(DeviceId id, OwnDevice& device, const std::string& reason) {
+  for (auto& [epoch, share] : device.shares) end_share(id, device, epoch, reason);
+}
+
+void Node::end_shares_of(NodeId borrower, const std::string& reason) {
+  for (auto& [index, device] : devices_)
+    for (auto& [epoch, share] : device.shares)
+      if (share.borrower == borrower) end_share(make_device_id(settings_.node, index), device, epoch, reason);
+}
+
+void Node::on(const TellClients& tell) {
+  auto* device = own(tell.loan.device);
+  const auto share =
+      device == nullptr ? std::map<std::uint64_t, Share>::iterator{} : device->shares.find(tell.loan.epoch);
+  if (device == nullptr || share == device->shares.end()) return;
+  const auto borrower = borrowers_.find(share->second.borrower);
+  const bool connected = borrower != borrowers_.end() && borrower->second.up;
+  if (share->second.returned_by || !connected) return effects_.push_back(ClientsReleased{tell.loan});
+  send(borrower->second.link, TakenBack{tell.loan.device, tell.loan.epoch, share->second.reason});
+}
+
+void Node::receive(LinkId link, const Released& released) {
+  const auto* device = own(released.device);
+  if (device == nullptr) return;
+  const auto share = device->shares.find(released.epoch);
+  if (share == device->shares.end() || share->second.borrower != links_[link].peer) return;
+  effects_.push_back(ClientsReleased{{released.device, released.epoch}});
+}
+
+void Node::on(const LoanEnded& ended) {
+  auto* device = own(ended.loan.device);
+  if (device == nullptr) return;
+  const auto id = ended.loan.device;
+  if (const auto share = device->shares.find(ended.loan.epoch); share != device->shares.end()) {
+    const auto borrower = borrowers_.find(share->second.borrower);
+    if (share->second.returned_by && borrower != borrowers_.end() && borrower->second.up)
+      send(borrower->second.link, Answer{*share->second.returned_by, ended.loan.epoch, {}, {}});
+    device->shares.erase(share);
+  }
+  if (ended.error) return quarantine(id, *device, to_string(*ended.error));
+  if (!device->shares.empty()) return announce(id);
+  if (device->leaving) return close(id, *device);
+  if (device->state == DeviceState::borrowed) set_state(id, *device, DeviceState::available);
+}
+
+void Node::on(const UseEnded& ended) {
+  auto* device = own(ended.loan.device);
+  if (device != nullptr && ended.error) quarantine(ended.loan.device, *device, to_string(*ended.error));
+}
+
+void Node::quarantine(DeviceId id, OwnDevice& device, const std::string& reason) {
+  if (device.closing) return; // its answer decides
+  if (device.shares.empty() && device.leaving) return close(id, device);
+  if (device.state != DeviceState::quarantined) {
+    log(3, fmt::format("device {} is quarantined: {}", to_string(id), reason));
+    set_state(id, device, DeviceState::quarantined, reason);
+  }
+  end_shares(id, device, reason);
+}
+
+} // namespace smartio::core

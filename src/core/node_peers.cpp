@@ -1,0 +1,216 @@
+// Connections to other nodes: hello, silence, dialling again, and the list of a lender's devices.
+#include "node.hpp"
+
+#include <algorithm>
+
+namespace smartio::core {
+
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr milliseconds hello_timeout{4000};
+constexpr milliseconds heartbeat_interval{500};
+constexpr milliseconds longest_pause{5000};
+
+unsigned number(NodeId node) { return static_cast<unsigned>(node); }
+
+} // namespace
+
+void Node::on(const Accepted& accepted) {
+  links_[accepted.link] = Link{.dialled = false, .nonce = accepted.nonce};
+  effects_.push_back(Arm{{Timer::Kind::hello, accepted.link}, hello_timeout});
+}
+
+void Node::on(const Dialled& dialled) {
+  const auto found = borrowers_.find(dialled.node);
+  if (found == borrowers_.end() || found->second.link != 0) {
+    effects_.push_back(Drop{dialled.link});
+    return;
+  }
+  found->second.link = dialled.link;
+  links_[dialled.link] = Link{.dialled = true, .nonce = dialled.nonce};
+  effects_.push_back(Arm{{Timer::Kind::hello, dialled.link}, hello_timeout});
+  send(dialled.link, Hello{.node = settings_.node,
+                           .to = dialled.node,
+                           .boot_id = settings_.boot_id,
+                           .fabric_socket = settings_.fabric_socket,
+                           .nonce = dialled.nonce});
+}
+
+void Node::on(const DialFailed& failed) {
+  const auto found = borrowers_.find(failed.node);
+  if (found == borrowers_.end()) return;
+  auto& borrower = found->second;
+  const bool kept = intent_.connections.contains(failed.node);
+  reply(borrower.waiting, fail(Errc::peer_down, "node {} cannot be reached at {}: {}", number(failed.node),
+                               borrower.address, failed.why));
+  if (kept)
+    dial_again(failed.node, borrower);
+  else
+    borrowers_.erase(found);
+}
+
+void Node::dial_again(NodeId node, Borrower& borrower) {
+  const auto pause = milliseconds{100} * (1U << std::min(borrower.attempts++, 6U));
+  effects_.push_back(Arm{{Timer::Kind::redial, number(node)}, std::min<milliseconds>(pause, longest_pause)});
+}
+
+void Node::on(Received& received) {
+  const auto found = links_.find(received.link);
+  if (found == links_.end()) return;
+  const bool is_hello = std::holds_alternative<Hello>(received.message);
+  const bool is_refusal = std::holds_alternative<Refused>(received.message);
+  const bool early = found->second.peer == NodeId{};
+  if (early ? !is_hello && !is_refusal : is_hello) return close_link(received.link, "it spoke out of turn");
+  if (found->second.beating) effects_.push_back(Arm{{Timer::Kind::silence, received.link}, peer_timeout()});
+  std::visit([this, &received](auto& message) { receive(received.link, message); }, received.message);
+}
+
+void Node::receive(LinkId link, const Hello& hello) {
+  auto& state = links_[link];
+  if (hello.version != protocol_version)
+    return refuse(link, fmt::format("node {} speaks version {} of the protocol, node {} version {}", number(hello.node),
+                                    hello.version, number(settings_.node), protocol_version));
+  if (hello.to != NodeId{} && hello.to != settings_.node)
+    return refuse(link, fmt::format("this is node {}, not node {}", number(settings_.node), number(hello.to)));
+  if (hello.node == settings_.node && link >= first_link)
+    return refuse(link, fmt::format("node id {} is taken: two nodes have it", number(hello.node)));
+  effects_.push_back(Disarm{{Timer::Kind::hello, link}});
+  if (state.dialled) {
+    const auto found = std::ranges::find_if(borrowers_, [link](const auto& b) { return b.second.link == link; });
+    if (found == borrowers_.end()) return close_link(link, "it is not wanted any more");
+    if (found->first != hello.node)
+      return refuse(
+          link, fmt::format("node {} answered where node {} was expected", number(hello.node), number(found->first)));
+    state.peer = hello.node;
+    return borrower_up(found->first, found->second);
+  }
+  if (const auto old = lenders_.find(hello.node); old != lenders_.end() && old->second.link != 0)
+    close_link(old->second.link, "it connected anew");
+  state.peer = hello.node;
+  auto& lender = lenders_[hello.node];
+  lender = Lender{.link = link, .hello = hello, .since = now_};
+  if (link >= first_link) {
+    send(link, Hello{.node = settings_.node, .to = hello.node, .boot_id = settings_.boot_id, .nonce = state.nonce});
+    emit("peer-up", {{"node", number(hello.node)}, {"role", "lender"}});
+    log(6, fmt::format("node {} lends to this node", number(hello.node)));
+  }
+}
+
+void Node::borrower_up(NodeId node, Borrower& borrower) {
+  borrower.up = true;
+  borrower.attempts = 0;
+  borrower.since = now_;
+  if (node != settings_.node) {
+    if (intent_.connections[node] != borrower.address) {
+      intent_.connections[node] = borrower.address;
+      save();
+    }
+    emit("peer-up", {{"node", number(node)}, {"role", "borrower"}});
+    log(6, fmt::format("connected to node {} at {}", number(node), borrower.address));
+  }
+  Devices all;
+  for (const auto& [index, device] : devices_) {
+    if (device.probing && device.identity.name.empty()) continue;
+    all.changed.push_back(entry(make_device_id(settings_.node, index), device));
+    if (all.changed.size() == devices_per_message) send(borrower.link, std::exchange(all, {}));
+  }
+  if (!all.changed.empty()) send(borrower.link, std::move(all));
+  reply(borrower.waiting, Json{{"node", number(node)}, {"address", borrower.address}, {"state", "up"}});
+}
+
+void Node::refuse(LinkId link, const std::string& reason) {
+  send(link, Refused{reason});
+  close_link(link, reason);
+}
+
+void Node::receive(LinkId link, const Refused& refused) {
+  const auto peer = links_[link].peer;
+  const bool lends = !links_[link].dialled;
+  close_link(link, refused.reason);
+  if (lends && peer != NodeId{}) forget_lender(peer);
+}
+
+void Node::forget_lender(NodeId node) {
+  const auto found = lenders_.find(node);
+  if (found != lenders_.end() && found->second.link == 0) lenders_.erase(found);
+}
+
+void Node::receive(LinkId link, Devices& devices) {
+  const auto found = lenders_.find(links_[link].peer);
+  if (found == lenders_.end() || found->second.link != link)
+    return close_link(link, "it sent devices but does not lend");
+  for (auto& device : devices.changed) {
+    if (lender_of(device.id) != found->first) return close_link(link, "it offered a device of another node");
+    if (found->second.devices.size() >= 65536) return close_link(link, "it offered too many devices");
+    found->second.devices[device.id] = std::move(device);
+  }
+  for (const auto id : devices.removed) found->second.devices.erase(id);
+}
+
+void Node::on(const LinkDown& down) { close_link(down.link, down.why); }
+
+void Node::close_link(LinkId link, const std::string& why) {
+  const auto found = links_.find(link);
+  if (found == links_.end() || link < first_link) return;
+  const Link state = found->second;
+  links_.erase(found);
+  effects_.push_back(Drop{link});
+  for (const auto kind : {Timer::Kind::hello, Timer::Kind::heartbeat, Timer::Kind::silence})
+    effects_.push_back(Disarm{{kind, link}});
+  if (state.dialled) {
+    const auto peer = std::ranges::find_if(borrowers_, [link](const auto& b) { return b.second.link == link; });
+    if (peer == borrowers_.end()) return;
+    const bool was_up = peer->second.up;
+    peer->second.link = 0;
+    peer->second.up = false;
+    if (was_up) {
+      emit("peer-down", {{"node", number(peer->first)}, {"role", "borrower"}, {"reason", why}});
+      log(4, fmt::format("connection to node {} lost: {}", number(peer->first), why));
+      end_shares_of(peer->first, fmt::format("the connection to node {} was lost", number(peer->first)));
+    }
+    return on(DialFailed{peer->first, why});
+  }
+  const auto lender = lenders_.find(state.peer);
+  if (lender == lenders_.end() || lender->second.link != link) return;
+  lender->second.link = 0;
+  lender->second.since = now_;
+  emit("peer-down", {{"node", number(state.peer)}, {"role", "lender"}, {"reason", why}});
+  log(4, fmt::format("connection from node {} lost: {}", number(state.peer), why));
+  loans_lost(state.peer, fmt::format("the connection to node {} was lost: {}", number(state.peer), why));
+}
+
+// Loans that are ending do not count: the side that is done with one sends no heartbeats for it any more.
+bool Node::has_loans(LinkId link, const Link& state) const {
+  if (state.dialled)
+    return std::ranges::any_of(devices_, [&state](const auto& device) {
+      return std::ranges::any_of(device.second.shares, [&state](const auto& share) {
+        return share.second.borrower == state.peer && !share.second.ending;
+      });
+    });
+  const auto lender = lenders_.find(state.peer);
+  return lender != lenders_.end() && lender->second.link == link &&
+         std::ranges::any_of(loans_, [&state](const auto& loan) {
+           const auto phase = loan.second.phase;
+           return lender_of(loan.first) == state.peer && (phase == Loan::Phase::opening || phase == Loan::Phase::open);
+         });
+}
+
+void Node::update_heartbeats() {
+  for (auto& [link, state] : links_) {
+    const bool wanted = link >= first_link && state.peer != NodeId{} && has_loans(link, state);
+    if (wanted == state.beating) continue;
+    state.beating = wanted;
+    if (wanted) {
+      send(link, Heartbeat{});
+      effects_.push_back(Arm{{Timer::Kind::heartbeat, link}, heartbeat_interval});
+      effects_.push_back(Arm{{Timer::Kind::silence, link}, peer_timeout()});
+    } else {
+      effects_.push_back(Disarm{{Timer::Kind::heartbeat, link}});
+      effects_.push_back(Disarm{{Timer::Kind::silence, link}});
+    }
+  }
+}
+
+} // namespace smartio::core

@@ -1,0 +1,48 @@
+// Picks address ranges: which IOVA a DMA window gets, which part of an aperture. Pure bookkeeping; what the ranges mean
+// is the caller's business.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace smartio::core {
+
+/// Ranges are of `size` bytes, more than 0, and may end at 2^64 but not beyond; others are treated as not to be had.
+class RangeAllocator {
+public:
+  struct Range {
+    std::uint64_t start, size;
+  };
+
+  /// Allocates from `allowed`, never from what overlaps `reserved`.
+  RangeAllocator(const std::vector<Range>& allowed, const std::vector<Range>& reserved);
+
+  /// A range of `size` bytes at a multiple of `alignment` (a power of two), from the smallest gap that holds it, as low
+  /// as possible within the gap; nullopt if there is none.
+  std::optional<std::uint64_t> allocate(std::uint64_t size, std::uint64_t alignment);
+
+  /// Takes exactly this range, within the allowed ones or not. False if it overlaps one in use or reserved.
+  bool reserve(std::uint64_t start, std::uint64_t size);
+
+  /// Frees a range that was allocated or reserved at `start`; false, and nothing changed, if there is none.
+  bool release(std::uint64_t start);
+
+private:
+  struct Taken {
+    std::uint64_t last; // inclusive: 2^64 does not fit
+    bool permanent;
+  };
+  std::vector<Range> allowed_;
+  std::map<std::uint64_t, Taken> taken_; // by first address; disjoint
+};
+
+/// For IOVAs: 4 KiB to 2^39 (the smallest address width of an IOMMU), without the interrupt addresses of x86,
+/// 0xfee00000-0xfeefffff (Intel SDM volume 3, 11.11.1), which no IOMMU translates.
+RangeAllocator iova_allocator();
+
+/// What an IOVA of `size` bytes is aligned to: 2 MiB for those that can use large IOMMU pages, else 4 KiB.
+constexpr std::uint64_t iova_alignment(std::uint64_t size) { return size >= (2U << 20) ? 2U << 20 : 4096; }
+
+} // namespace smartio::core
