@@ -1,0 +1,125 @@
+#include "borrowed_device.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <string>
+#include <string_view>
+#include <unistd.h>
+
+namespace smartio {
+
+using vfio::Completion;
+using vfio::Request;
+
+namespace {
+
+/// Whether a descriptor is a VFIO device's own: whoever has it can do everything to the function, and not only to the
+/// registers of one BAR. A dma-buf of a BAR, or whatever a vfio-user server chose to share, is not.
+bool is_whole_function(int fd) {
+  std::array<char, 64> target{};
+  const auto link = "/proc/self/fd/" + std::to_string(fd);
+  const auto size = ::readlink(link.c_str(), target.data(), target.size());
+  const std::string_view name(target.data(), size < 0 ? 0 : static_cast<std::size_t>(size));
+  // Documentation/driver-api/vfio.rst: a group's device descriptor is an anonymous inode, a cdev a node in this folder.
+  return size < 0 || name.starts_with("anon_inode:[vfio-device") || name.starts_with("/dev/vfio/");
+}
+
+} // namespace
+
+void BorrowedDevice::connected(std::shared_ptr<vfio::user::Client> lender) {
+  lender_ = std::move(lender);
+  for (auto& [request, done] : std::exchange(waiting_, {})) submit(std::move(request), std::move(done));
+}
+
+void BorrowedDevice::submit(Request request, Completion done) {
+  // ERR is this node's to signal: it must work when the lender is silent.
+  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index == vfio::err)
+    return set_error_interrupt(*irqs, done);
+  if (const auto* info = std::get_if<vfio::GetIrqInfo>(&request); info != nullptr && info->index >= vfio::err)
+    return done(vfio::IrqInfo{vfio::irq_flag_eventfd | vfio::irq_flag_noresize, info->index == vfio::err ? 1U : 0U});
+  if (revoked_) return answer_revoked(request, done);
+  if (!lender_) return waiting_.push_back({std::move(request), std::move(done)}), void();
+  if (std::holds_alternative<vfio::GetRegionInfo>(request)) done = with_trust(std::move(done));
+  auto completion = counted(request, std::move(done));
+  lender_->submit(std::move(request), std::move(completion));
+}
+
+void BorrowedDevice::set_error_interrupt(vfio::SetIrqs& irqs, Completion& done) {
+  if ((irqs.flags & vfio::irq_action_trigger) == 0) return done(std::unexpected(EINVAL));
+  error_event_ = irqs.eventfds.empty() ? Fd() : std::move(irqs.eventfds.front());
+  if (revoked_ && error_event_) signal_eventfd(error_event_.get());
+  done(vfio::Done{});
+}
+
+/// Takes the mappable areas away where their descriptor is the whole function and the client is not trusted; accesses
+/// are messages then.
+Completion BorrowedDevice::with_trust(Completion done) {
+  return [self = shared_from_this(), done = std::move(done)](vfio::Reply reply) mutable {
+    auto* region = reply ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr;
+    const bool whole = region != nullptr && region->fd && is_whole_function(region->fd.get());
+    if (whole && self->trusted_) self->holds_function_ = true;
+    if (whole && !self->trusted_) {
+      region->fd.reset();
+      region->areas.clear();
+      region->flags &= ~vfio::region_flag_mmap;
+      if (!std::exchange(self->trapped_, true)) self->changed_();
+    }
+    done(std::move(reply));
+  };
+}
+
+Completion BorrowedDevice::counted(const Request& request, Completion done) {
+  if (const auto* irqs = std::get_if<vfio::SetIrqs>(&request)) {
+    if (irqs->count == 0) vectors_.clear();
+    for (std::uint32_t i = 0; i < irqs->eventfds.size(); ++i) vectors_.insert(irqs->start + i);
+    changed_();
+    return done;
+  }
+  const auto* map = std::get_if<vfio::DmaMap>(&request);
+  const auto* unmap = std::get_if<vfio::DmaUnmap>(&request);
+  if (map == nullptr && unmap == nullptr) return done;
+  const auto first = static_cast<std::uint64_t>(map != nullptr ? map->iova : unmap->iova);
+  return [self = shared_from_this(), adds = map != nullptr, all = unmap != nullptr && unmap->all, first,
+          size = map != nullptr ? map->size : unmap->size, done = std::move(done)](vfio::Reply reply) mutable {
+    if (reply && adds) self->windows_[first] = size;
+    if (reply && !adds)
+      std::erase_if(self->windows_, [=](const auto& w) { return all || (w.first >= first && w.first - first < size); });
+    self->changed_();
+    done(std::move(reply));
+  };
+}
+
+void BorrowedDevice::answer_revoked(Request& request, Completion& done) const {
+  if (const auto* read = std::get_if<vfio::RegionRead>(&request))
+    return done(vfio::Data{std::vector<std::byte>(read->count, std::byte{0xff})});
+  if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request); unmap != nullptr && orderly_)
+    return done(vfio::Unmapped{unmap->size});
+  if (std::holds_alternative<vfio::RegionWrite>(request) || std::holds_alternative<vfio::SetIrqs>(request))
+    return done(vfio::Done{});
+  done(std::unexpected(ENODEV));
+}
+
+void BorrowedDevice::revoke(bool orderly) {
+  if (revoked_) return;
+  revoked_ = true;
+  orderly_ = orderly;
+  if (error_event_) signal_eventfd(error_event_.get());
+  for (auto& [request, done] : std::exchange(waiting_, {})) answer_revoked(request, done);
+}
+
+void BorrowedDevice::close() {
+  if (lender_) std::exchange(lender_, nullptr)->close();
+  for (auto& [request, done] : std::exchange(waiting_, {})) done(std::unexpected(ENODEV));
+}
+
+core::Usage BorrowedDevice::usage() const {
+  core::Usage usage;
+  usage.windows = windows_.size();
+  for (const auto& [iova, size] : windows_) usage.window_bytes += size;
+  usage.vectors = vectors_.size();
+  usage.trapped = trapped_;
+  return usage;
+}
+
+} // namespace smartio

@@ -1,0 +1,158 @@
+#include "device_core.hpp"
+
+#include "bar.hpp"
+#include "mapping.hpp"
+
+#include <csignal>
+#include <pthread.h>
+
+namespace smartio::detail {
+namespace {
+
+// A lender waits 500 ms for its borrowers to let go; the answer to the last unmap gets part of that.
+constexpr std::chrono::milliseconds unmap_grace{200};
+
+// PCI Express Base 5.0, 7.7.2.2: the table size field of MSI-X has 11 bits.
+constexpr std::uint32_t max_vectors = 2048;
+
+// A thread that takes none of the program's signals.
+std::thread quiet_thread(std::move_only_function<void()> body) {
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(std::move(body));
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+} // namespace
+
+DeviceCore::DeviceCore(std::shared_ptr<void> keep) : keep_alive(std::move(keep)) {
+  thread = quiet_thread([this] { io.run(); });
+}
+
+DeviceCore::~DeviceCore() {
+  boost::asio::post(io, [this] {
+    boost::system::error_code ignored;
+    err_event.close(ignored);
+    grace.cancel();
+    if (client) client->close();
+    client.reset();
+    stay.reset();
+  });
+  thread.join();
+}
+
+Result<std::shared_ptr<DeviceCore>> DeviceCore::open(const std::string& path, std::chrono::milliseconds timeout,
+                                                     std::shared_ptr<void> keep_alive) {
+  auto core = std::make_shared<DeviceCore>(std::move(keep_alive));
+  core->revoked_fd = TRY(make_eventfd());
+  if (auto connected = core->connect(path, timeout); !connected) return std::unexpected(connected.error());
+  if (auto described = core->describe(); !described) return std::unexpected(described.error());
+  if (auto watched = core->watch_errors(); !watched) return std::unexpected(watched.error());
+  return core;
+}
+
+Result<void> DeviceCore::connect(const std::string& path, std::chrono::milliseconds timeout) {
+  return await<Result<void>>([this, &path, timeout](auto done) {
+    vfio::user::Client::connect(io, path, timeout, [this, done](Result<std::shared_ptr<vfio::user::Client>> opened) {
+      if (!opened) return done(std::unexpected(std::move(opened).error()));
+      client = std::move(*opened);
+      client->on_lost([this] { take_back(false); });
+      done({});
+    });
+  });
+}
+
+Result<void> DeviceCore::describe() {
+  const auto info = TRY(request<vfio::Info>(vfio::GetInfo{}, "ask what the device is"));
+  if (info.regions <= vfio::config_region || (info.flags & vfio::device_flag_pci) == 0)
+    return fail(Errc::bad_request, "The device's server offers no PCI device");
+  description.can_reset = (info.flags & vfio::device_flag_reset) != 0;
+  for (unsigned bar = 0; bar < description.bar_size.size(); ++bar) {
+    const auto region = TRY(request<vfio::RegionInfo>(vfio::GetRegionInfo{bar}, fmt::format("ask for BAR {}", bar)));
+    description.bar_size[bar] = region.size;
+  }
+  const auto config =
+      TRY(request<vfio::RegionInfo>(vfio::GetRegionInfo{vfio::config_region}, "ask for the configuration space"));
+  description.config_size = config.size;
+  TRY(describe_interrupts(info.irqs));
+  if (info.irqs > vfio::err) {
+    const auto irq = TRY(request<vfio::IrqInfo>(vfio::GetIrqInfo{vfio::err}, "ask for the error interrupt"));
+    description.reports_errors = irq.count >= 1;
+  }
+  return {};
+}
+
+Result<void> DeviceCore::describe_interrupts(std::uint32_t kinds) {
+  for (const std::uint32_t index : {vfio::msix, vfio::msi, vfio::intx}) {
+    if (kinds <= index) continue;
+    const auto irq = TRY(request<vfio::IrqInfo>(vfio::GetIrqInfo{index}, "ask for the interrupt vectors"));
+    if (irq.count > max_vectors)
+      return fail(Errc::bad_request, "The device's server claims {} interrupt vectors", irq.count);
+    if (irq.count == 0) continue;
+    description.interrupts = index;
+    description.vectors = irq.count;
+    description.vectors_fixed = (irq.flags & vfio::irq_flag_noresize) != 0;
+    break;
+  }
+  return {};
+}
+
+Result<void> DeviceCore::watch_errors() {
+  if (!description.reports_errors) return {};
+  Fd event = TRY(make_eventfd());
+  vfio::SetIrqs assign{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::err, 0, 1, {}, {}};
+  assign.eventfds.push_back(TRY(event.duplicate()));
+  TRY(request<vfio::Done>(std::move(assign), "register for the device's errors"));
+  await<bool>([this, &event](auto done) {
+    boost::system::error_code ignored;
+    err_event.assign(event.release(), ignored);
+    await_error();
+    done(true);
+  });
+  return {};
+}
+
+void DeviceCore::await_error() {
+  err_event.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](boost::system::error_code error) {
+    if (!error) take_back(true);
+  });
+}
+
+void DeviceCore::submit(vfio::Request request, vfio::Completion done) {
+  if (revoked()) return done(std::unexpected(ENODEV));
+  client->submit(std::move(request), std::move(done));
+}
+
+void DeviceCore::take_back(bool connected) {
+  if (revoked_now.exchange(true, std::memory_order_acq_rel)) return;
+  for (Bar* bar : bars) bar->become_ones();
+  if (connected) {
+    grace.expires_after(unmap_grace);
+    grace.async_wait([this](boost::system::error_code) { // over, or cancelled by the answer
+      if (client) client->close();
+    });
+    client->submit(vfio::DmaUnmap{Iova{0}, 0, true}, [this](vfio::Reply reply) {
+      if (reply) windows_dropped.store(true, std::memory_order_release);
+      grace.cancel();
+    });
+  }
+  signal_eventfd(revoked_fd.get());
+}
+
+Error DeviceCore::error_of(int number, const std::string& what) {
+  switch (number) {
+  case ENODEV:
+  case ECANCELED:
+  case ECONNRESET:
+  case ENOTCONN:
+  case EPIPE: return {make_error_code(Errc::revoked), "The device was taken back"};
+  case ETIMEDOUT: return {make_error_code(Errc::timed_out), fmt::format("No answer in time to: {}", what)};
+  case EPROTO:
+    return {make_error_code(Errc::bad_request), fmt::format("The device's server gave nonsense to: {}", what)};
+  default: return {std::error_code(number, std::system_category()), what};
+  }
+}
+
+} // namespace smartio::detail

@@ -1,0 +1,34 @@
+// Where a lent device comes from: what opens it, again for each loan.
+#pragma once
+
+#include "device.hpp"
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <smartio/error.hpp>
+#include <string>
+
+namespace smartio {
+
+/// A device as it is while it is open.
+struct OpenedDevice {
+  std::shared_ptr<vfio::Device> device;
+  /// Ends what is under way; calls back once nothing of it is open any more, possibly before it returns.
+  std::move_only_function<void(std::move_only_function<void()> closed)> close;
+  std::string interface, driver; ///< core::Identity's
+  std::optional<unsigned> iommu_group;
+  bool filters_config = false; ///< a borrower's configuration writes need an allow-list
+  bool needs_reset = false;    ///< only a reset clears what a borrower left in it: without one it is not lent
+};
+
+struct DeviceSource {
+  using Opened = std::move_only_function<void(Result<OpenedDevice>)>;
+  std::function<void(Opened)> open; ///< Errc::busy: somebody else still has it
+  std::string lost;                 ///< what has happened when a device is lost
+  /// Who else has the device, as a phrase; "" where that cannot be told. May be empty.
+  std::function<void(std::move_only_function<void(std::string)>)> holders{};
+};
+
+} // namespace smartio

@@ -1,0 +1,108 @@
+#include "frame_stream.hpp"
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
+#include <utility>
+
+namespace smartio {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using namespace std::chrono_literals;
+
+namespace {
+constexpr std::size_t longest_queue = 32U << 20;
+constexpr auto frame_timeout = 5s;
+} // namespace
+
+void FrameStream::start(OnFrame frame, OnClosed closed) {
+  on_frame_ = std::move(frame);
+  on_closed_ = std::move(closed);
+  read();
+}
+
+void FrameStream::read() {
+  socket_.async_read_some(asio::buffer(buffer_), [self = shared_from_this()](error_code error, std::size_t bytes) {
+    if (!self->socket_.is_open()) return;
+    if (error) return self->fail(error == asio::error::eof ? "it closed the connection" : error.message());
+    self->received(bytes);
+  });
+}
+
+void FrameStream::received(std::size_t bytes) {
+  reader_.feed({buffer_.data(), bytes});
+  for (;;) {
+    auto frame = reader_.next();
+    if (!frame) return fail(frame.error().context);
+    if (!*frame) break;
+    if (on_frame_) on_frame_(std::move(**frame));
+    if (!socket_.is_open() || finishing_) return;
+  }
+  watch_frame();
+  read();
+}
+
+/// A frame that has begun must end in time; between frames there is no timer.
+void FrameStream::watch_frame() {
+  if (!reader_.in_frame()) {
+    if (std::exchange(timing_, false)) timer_.cancel();
+    return;
+  }
+  if (std::exchange(timing_, true)) return;
+  timer_.expires_after(frame_timeout);
+  timer_.async_wait([self = shared_from_this()](error_code error) {
+    if (!error && self->timing_) self->fail("a frame it began did not end in time");
+  });
+}
+
+void FrameStream::send(std::string frame) {
+  if (!socket_.is_open() || finishing_) return;
+  queued_ += frame.size();
+  queue_.push_back(std::move(frame));
+  if (queued_ > longest_queue) {
+    asio::post(socket_.get_executor(), [self = shared_from_this()] { self->fail("it does not read"); });
+    return;
+  }
+  if (queue_.size() == 1) write();
+}
+
+void FrameStream::write() {
+  asio::async_write(socket_, asio::buffer(queue_.front()), [self = shared_from_this()](error_code error, std::size_t) {
+    if (!self->socket_.is_open()) return;
+    if (error) return self->fail(error.message());
+    self->queued_ -= self->queue_.front().size();
+    self->queue_.pop_front();
+    if (!self->queue_.empty())
+      self->write();
+    else if (self->finishing_)
+      self->close();
+  });
+}
+
+void FrameStream::fail(const std::string& why) {
+  const auto closed = std::exchange(on_closed_, nullptr);
+  close();
+  if (closed) closed(why);
+}
+
+void FrameStream::finish() {
+  on_frame_ = nullptr;
+  on_closed_ = nullptr;
+  if (queue_.empty()) return close();
+  finishing_ = true;
+  timer_.expires_after(1s);
+  timer_.async_wait([self = shared_from_this()](error_code error) {
+    if (!error) self->close();
+  });
+}
+
+void FrameStream::close() {
+  error_code ignored;
+  timer_.cancel();
+  timing_ = false;
+  on_frame_ = nullptr;
+  on_closed_ = nullptr;
+  socket_.close(ignored);
+}
+
+} // namespace smartio

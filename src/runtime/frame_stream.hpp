@@ -1,0 +1,50 @@
+// Frames over a stream socket, TCP or local: bounded queues, bounded time for a frame that has begun.
+#pragma once
+
+#include "frame.hpp"
+
+#include <array>
+#include <boost/asio/generic/stream_protocol.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace smartio {
+
+/// Single-threaded. Callbacks come from the event loop, never from within send().
+class FrameStream final : public std::enable_shared_from_this<FrameStream> {
+public:
+  using Socket = boost::asio::generic::stream_protocol::socket;
+  using OnFrame = std::function<void(core::Frame)>;
+  using OnClosed = std::function<void(const std::string& why)>;
+
+  FrameStream(Socket socket, std::size_t limit)
+      : socket_(std::move(socket)), reader_(limit), timer_(socket_.get_executor()) {}
+
+  /// Reads until either end closes or something malformed comes; then `closed` is called once.
+  void start(OnFrame frame, OnClosed closed);
+  void send(std::string frame); ///< an encoded one; a reader that is 32 MiB behind is cut off
+  void finish();                ///< closes once everything sent has gone, or after 1 s; no callback follows
+  void close();                 ///< at once; no callback follows
+
+private:
+  void read();
+  void received(std::size_t bytes);
+  void write();
+  void fail(const std::string& why);
+  void watch_frame();
+
+  Socket socket_;
+  core::FrameReader reader_;
+  boost::asio::steady_timer timer_;
+  std::array<char, 16384> buffer_{};
+  std::deque<std::string> queue_;
+  std::size_t queued_ = 0;
+  OnFrame on_frame_;
+  OnClosed on_closed_;
+  bool finishing_ = false, timing_ = false;
+};
+
+} // namespace smartio

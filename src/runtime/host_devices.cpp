@@ -1,0 +1,189 @@
+#include "host_devices.hpp"
+
+#include "host/filter.hpp"
+#include "host/holders.hpp"
+#include "host/in_use.hpp"
+#include "host/lendable.hpp"
+#include "host/names.hpp"
+#include "result.hpp"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+
+namespace smartio {
+
+namespace asio = boost::asio;
+namespace host = vfio::host;
+
+namespace {
+
+std::string joined(const std::vector<std::string>& phrases) {
+  std::string text;
+  for (const auto& phrase : phrases) text += (text.empty() ? "" : "; ") + phrase;
+  return text;
+}
+
+/// A driver that does not let go is in use; what does not answer is not the node.
+Error as_busy(Error error) {
+  if (error.code == Errc::timed_out) error.code = make_error_code(Errc::busy);
+  return error;
+}
+
+core::Identity identity_of(const host::Function& function) {
+  core::Identity identity;
+  identity.vendor = function.vendor;
+  identity.device = function.device;
+  identity.class_code = function.class_code;
+  identity.name = vfio::pci_name(function.vendor, function.device, function.class_code);
+  identity.bar_size = function.bar_size;
+  identity.vectors = function.msix_vectors.value_or(0);
+  identity.iommu_group = function.iommu_group;
+  identity.interface.clear();
+  identity.driver = function.driver.value_or("");
+  return identity;
+}
+
+} // namespace
+
+Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, const std::string& state_dir,
+                                                       const std::function<void(int, std::string_view)>& log) {
+  std::optional<host::Binder> binder;
+  if (!state_dir.empty()) {
+    binder = TRY(host::Binder::open({}, state_dir));
+    const auto recovered = binder->recover();
+    if (log && !recovered) log(3, to_string(recovered.error()));
+    if (log && recovered)
+      for (const auto& sentence : *recovered) log(4, sentence);
+  }
+  return std::unique_ptr<HostDevices>(new HostDevices(io, std::move(binder)));
+}
+
+HostDevices::~HostDevices() { worker_.join(); }
+
+Result<std::string> HostDevices::full_address(const std::string& text) {
+  if (text.find_first_of(":.") == std::string::npos || text.starts_with("vfio-user:")) return text;
+  // A complete address needs no look at the host: its device may have been pulled out.
+  for (const auto& whole : {text, "0000:" + text})
+    if (const auto bdf = parse_bdf(whole)) return to_string(*bdf);
+  return to_string(TRY(host::find_function({}, text)));
+}
+
+/// `work` on the worker, `done` with its result on the event loop.
+template <class T> void HostDevices::run(std::move_only_function<T()> work, std::move_only_function<void(T)> done) {
+  asio::post(worker_,
+             [this, guard = asio::make_work_guard(io_), work = std::move(work), done = std::move(done)]() mutable {
+               asio::post(io_, [result = work(), done = std::move(done)]() mutable { done(std::move(result)); });
+             });
+}
+
+void HostDevices::probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done) {
+  run<Result<core::Identity>>(
+      [this, bdf]() -> Result<core::Identity> {
+        const auto function = TRY(host::read_function(root_, bdf));
+        if (function.is_bridge()) return fail(Errc::not_permitted, "{} is a bridge: it cannot be lent", to_string(bdf));
+        return identity_of(function);
+      },
+      std::move(done));
+}
+
+void HostDevices::take(const Bdf& bdf, bool force, std::vector<std::string> companions,
+                       std::move_only_function<void(Result<void>)> done) {
+  std::set<Bdf> added;
+  for (const auto& address : companions)
+    if (const auto companion = parse_bdf(address)) added.insert(*companion);
+  run<Result<void>>([this, bdf, force, added = std::move(added)] { return take_now(bdf, force, added); },
+                    std::move(done));
+}
+
+Result<void> HostDevices::take_now(const Bdf& bdf, bool force, const std::set<Bdf>& companions) {
+  if (!binder_)
+    return fail(Errc::not_permitted,
+                "{} stays with its driver: this node has no state directory, so a crash could not "
+                "be undone",
+                to_string(bdf));
+  const auto function = TRY(host::read_function(root_, bdf));
+  TRY(host::check_lendable(root_, function));
+  auto& group = groups_[*function.iommu_group];
+  if (group.bound.empty()) {
+    if (const auto conflicts = host::group_conflicts(root_, function, companions); !conflicts.empty())
+      return fail(Errc::not_permitted, "{} cannot be made available: {}", host::short_name(bdf), joined(conflicts));
+    const auto free = [this, force, bdf, number = *function.iommu_group](const Bdf& other) -> Result<void> {
+      if (force && other == bdf) return {};
+      const auto now = TRY(host::read_function(root_, other));
+      const auto uses = host::uses_of(root_, now);
+      if (uses.empty()) return {};
+      return fail(Errc::busy, "{}{} is in use: {}", host::short_name(other),
+                  other == bdf ? "" : fmt::format(" shares IOMMU group {} and", number), joined(uses));
+    };
+    std::vector<Bdf> all{bdf};
+    for (const auto& member : function.group_members)
+      if (member != bdf && companions.contains(member)) all.push_back(member);
+    for (const auto& member : all) TRY(free(member));
+    if (auto taken = binder_->take(all, free); !taken) return std::unexpected(as_busy(taken.error()));
+    group.bound = std::move(all);
+  }
+  group.taken.insert(bdf);
+  return {};
+}
+
+void HostDevices::give_back(const Bdf& bdf, std::move_only_function<void(Result<std::string>)> done) {
+  run<Result<std::string>>([this, bdf] { return give_back_now(bdf); }, std::move(done));
+}
+
+Result<std::string> HostDevices::give_back_now(const Bdf& bdf) {
+  const auto found = std::ranges::find_if(groups_, [&bdf](const auto& g) { return g.second.taken.contains(bdf); });
+  if (found != groups_.end()) {
+    auto& group = found->second;
+    if (group.taken.size() == 1) {
+      if (auto given = binder_->give_back(group.bound); !given) return std::unexpected(as_busy(given.error()));
+      groups_.erase(found);
+    } else {
+      group.taken.erase(bdf);
+    }
+  }
+  const auto function = host::read_function(root_, bdf);
+  return function ? function->driver.value_or("") : "";
+}
+
+void HostDevices::give_back_all(std::move_only_function<void()> done) {
+  run<bool>(
+      [this] {
+        for (auto& [number, group] : std::exchange(groups_, {})) (void)binder_->give_back(group.bound);
+        return true;
+      },
+      [done = std::move(done)](bool) mutable { done(); });
+}
+
+void HostDevices::scan(std::vector<core::FilterRule> rules,
+                       std::move_only_function<void(Result<std::vector<std::vector<std::string>>>)> done) {
+  using Matches = std::vector<std::vector<std::string>>;
+  run<Result<Matches>>(
+      [this, rules = std::move(rules)]() -> Result<Matches> {
+        std::vector<host::Filter> filters;
+        for (const auto& rule : rules) filters.push_back(TRY(host::Filter::parse(rule.ids, rule.slot)));
+        Matches matches(rules.size());
+        for (const auto& bdf : TRY(host::list_functions(root_))) {
+          const auto function = host::read_function(root_, bdf);
+          if (!function || function->is_bridge()) continue; // gone again, or never lent
+          for (std::size_t i = 0; i < filters.size(); ++i)
+            if (filters[i].matches(*function)) matches[i].push_back(to_string(bdf));
+        }
+        return matches;
+      },
+      std::move(done));
+}
+
+void HostDevices::read_config(const Bdf& bdf, std::move_only_function<void(Result<std::vector<std::byte>>)> done) {
+  run<Result<std::vector<std::byte>>>([this, bdf] { return host::read_config(root_, bdf); }, std::move(done));
+}
+
+void HostDevices::holders(const Bdf& bdf, std::move_only_function<void(std::string)> done) {
+  run<std::string>(
+      [this, bdf]() -> std::string {
+        const auto function = host::read_function(root_, bdf);
+        return function ? joined(host::vfio_holders(root_, *function)) : "";
+      },
+      std::move(done));
+}
+
+} // namespace smartio

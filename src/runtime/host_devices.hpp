@@ -1,0 +1,72 @@
+// The PCI functions of this host, for the shell: what they are, which filters match, whether they may be lent, and
+// moving them between their drivers and vfio-pci. Everything blocks for the kernel, so it is done on a thread of its
+// own, one thing at a time; results come back on the event loop.
+#pragma once
+
+#include "bdf.hpp"
+#include "events.hpp"
+#include "host/binding.hpp"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace smartio {
+
+class HostDevices {
+public:
+  /// Undoes what a crash has left half done, as far as it goes; `log` is told. Without a state directory no driver is
+  /// ever changed.
+  static Result<std::unique_ptr<HostDevices>> open(boost::asio::io_context& io, const std::string& state_dir,
+                                                   const std::function<void(int, std::string_view)>& log);
+  ~HostDevices(); ///< waits for what is under way
+
+  /// "06:00.0", and any other form of lspci -s that names one function, in full; other texts as they are.
+  static Result<std::string> full_address(const std::string& text);
+
+  void probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done);
+
+  /// Binds the function, and its IOMMU group, to vfio-pci. Refused with a sentence when it may not be lent, when
+  /// something uses it (unless `force`), or when the group holds a function that is not among `companions`.
+  void take(const Bdf& bdf, bool force, std::vector<std::string> companions,
+            std::move_only_function<void(Result<void>)> done);
+
+  /// Back to its driver, with its group, once no function of that is taken any more. Gives the driver it has then.
+  void give_back(const Bdf& bdf, std::move_only_function<void(Result<std::string>)> done);
+  void give_back_all(std::move_only_function<void()> done);
+
+  void scan(std::vector<core::FilterRule> rules,
+            std::move_only_function<void(Result<std::vector<std::vector<std::string>>>)> done);
+  void read_config(const Bdf& bdf, std::move_only_function<void(Result<std::vector<std::byte>>)> done);
+
+  /// Who has the function's VFIO device open, other than this process: "process 1234 (qemu)", and so on.
+  void holders(const Bdf& bdf, std::move_only_function<void(std::string)> done);
+
+private:
+  HostDevices(boost::asio::io_context& io, std::optional<vfio::host::Binder> binder)
+      : io_(io), binder_(std::move(binder)) {}
+  template <class T> void run(std::move_only_function<T()> work, std::move_only_function<void(T)> done);
+  Result<void> take_now(const Bdf& bdf, bool force, const std::set<Bdf>& companions);
+  Result<std::string> give_back_now(const Bdf& bdf);
+
+  /// An IOMMU group on vfio-pci.
+  struct Group {
+    std::set<Bdf> taken;    ///< by name; the others only because they share the group
+    std::vector<Bdf> bound; ///< all of it
+  };
+
+  boost::asio::io_context& io_;
+  // Of the worker:
+  vfio::host::Root root_;
+  std::optional<vfio::host::Binder> binder_;
+  std::map<std::uint32_t, Group> groups_;
+  // Last, so that it ends first.
+  boost::asio::thread_pool worker_{1};
+};
+
+} // namespace smartio

@@ -1,0 +1,219 @@
+#include "loan_socket.hpp"
+
+#include "result.hpp"
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/post.hpp>
+#include <csignal>
+#include <filesystem>
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace smartio {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+using vfio::user::Client;
+
+namespace {
+
+constexpr auto client_patience = 500ms;
+
+/// The directory and the ones above it up to `loans`, mode 0711: only the socket itself is guarded.
+Result<void> make_directory(const std::string& directory) {
+  for (const auto& path : {std::filesystem::path(directory).parent_path().string(), directory}) {
+    if (::mkdir(path.c_str(), 0711) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + path);
+  }
+  return {};
+}
+
+} // namespace
+
+LoanSocket::LoanSocket(asio::io_context& io, Options options, Events events)
+    : io_(io), options_(std::move(options)), events_(std::move(events)), patience_(io) {}
+
+std::shared_ptr<LoanSocket> LoanSocket::open(asio::io_context& io, Options options, Events events) {
+  std::shared_ptr<LoanSocket> self(new LoanSocket(io, std::move(options), std::move(events)));
+  self->connect([self](Result<std::shared_ptr<Client>> client) { self->fabric_proved(std::move(client)); });
+  return self;
+}
+
+void LoanSocket::connect(std::function<void(Result<std::shared_ptr<Client>>)> connected) {
+  const fabric::Ticket ticket{options_.nonce, options_.loan.device, options_.loan.epoch};
+  fabric::connect_local(io_, options_.fabric_socket, ticket, options_.timeout, std::move(connected));
+}
+
+void LoanSocket::fabric_proved(Result<std::shared_ptr<Client>> client) {
+  if (closing_) {
+    if (client) (*client)->close();
+    return;
+  }
+  Result<void> ready;
+  if (!client)
+    ready = fail(Errc::peer_down, "no common fabric with the lender: {}", to_string(client.error()));
+  else {
+    spare_ = std::move(*client);
+    ready = listen();
+  }
+  if (!ready)
+    events_(core::LoanOpened{options_.loan, std::unexpected(ready.error())});
+  else
+    events_(core::LoanOpened{options_.loan, options_.directory + "/cntrl"});
+}
+
+Result<void> LoanSocket::listen() {
+  const auto path = options_.directory + "/cntrl";
+  TRY(make_directory(options_.directory));
+  server_ = TRY(vfio::user::Server::listen(
+      io_, path,
+      [weak = weak_from_this()](const ::ucred& client) -> std::expected<std::shared_ptr<vfio::Device>, int> {
+        const auto self = weak.lock();
+        if (!self) return std::unexpected(ENODEV);
+        return self->accept(client);
+      },
+      [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->left();
+      }));
+  return give_to_owner(path);
+}
+
+Result<void> LoanSocket::give_to_owner(const std::string& path) const {
+  if (options_.owner.empty()) return {};
+  const auto colon = options_.owner.find(':');
+  const auto user = options_.owner.substr(0, colon);
+  const auto* account = ::getpwnam(user.c_str());
+  if (account == nullptr) return fail(Errc::bad_request, "there is no user '{}'", user);
+  ::gid_t group = account->pw_gid;
+  if (colon != std::string::npos) {
+    const auto* entry = ::getgrnam(options_.owner.c_str() + colon + 1);
+    if (entry == nullptr) return fail(Errc::bad_request, "there is no group '{}'", options_.owner.substr(colon + 1));
+    group = entry->gr_gid;
+    if (::chmod(path.c_str(), 0660) != 0) return fail_errno(errno, "chmod " + path);
+  }
+  if (::chown(path.c_str(), account->pw_uid, group) != 0) return fail_errno(errno, "chown " + path);
+  return {};
+}
+
+/// root, the user this runs as, and the members of the trusted group.
+bool LoanSocket::trusts(const ::ucred& client) const {
+  if (client.uid == 0 || client.uid == ::geteuid()) return true;
+  const auto* group = options_.trusted_group.empty() ? nullptr : ::getgrnam(options_.trusted_group.c_str());
+  if (group == nullptr) return false;
+  const auto wanted = group->gr_gid;
+  const auto* account = ::getpwuid(client.uid);
+  if (client.gid == wanted || account == nullptr) return client.gid == wanted;
+  std::array<::gid_t, 256> groups{};
+  int count = groups.size();
+  if (::getgrouplist(account->pw_name, account->pw_gid, groups.data(), &count) < 0) return false;
+  return std::find(groups.begin(), groups.begin() + count, wanted) != groups.begin() + count;
+}
+
+std::expected<std::shared_ptr<vfio::Device>, int> LoanSocket::accept(const ::ucred& client) {
+  if (closing_) return std::unexpected(ENODEV);
+  if (session_) return std::unexpected(EBUSY);
+  session_ = std::make_shared<Session>();
+  session_->client = client;
+  session_->process = Fd(static_cast<int>(::syscall(SYS_pidfd_open, client.pid, 0)));
+  session_->device = std::make_shared<BorrowedDevice>(trusts(client), [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->usage_changed();
+  });
+  const auto device = session_->device;
+  if (spare_)
+    attach(device, std::exchange(spare_, nullptr));
+  else
+    connect([self = shared_from_this(), device](Result<std::shared_ptr<Client>> connected) {
+      const bool wanted = self->session_ && self->session_->device == device && !self->closing_;
+      if (connected && wanted) return self->attach(device, std::move(*connected));
+      if (connected) (*connected)->close();
+      device->revoke(true);
+    });
+  usage_changed();
+  return device;
+}
+
+void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, std::shared_ptr<Client> client) {
+  client->on_lost([weak = weak_from_this(), device] {
+    const auto self = weak.lock();
+    if (!self || !self->session_ || self->session_->device != device) return;
+    device->revoke(self->closing_);
+    if (!self->closing_) self->events_(core::FabricLost{self->options_.loan, "the lender closed the connection"});
+  });
+  device->connected(std::move(client));
+}
+
+/// The client has gone: closing the connection to the lender makes it clean up.
+void LoanSocket::left() {
+  if (!session_) return;
+  session_->device->close();
+  session_.reset();
+  if (!closing_) return usage_changed();
+  closed();
+  const auto last_reference = std::move(self_);
+}
+
+void LoanSocket::usage_changed() {
+  core::Usage usage;
+  if (session_) {
+    usage = session_->device->usage();
+    usage.client = options_.is_program(session_->client.pid) ? "libsmartio" : "vfio-user";
+    usage.pid = session_->client.pid;
+  }
+  // Completions and accepts come from deep within the server: the event is for later.
+  asio::post(io_, [self = shared_from_this(), usage] {
+    self->events_(core::UsageChanged{self->options_.loan, usage});
+  });
+}
+
+void LoanSocket::close(bool orderly) {
+  if (closing_) return;
+  closing_ = true;
+  if (spare_) std::exchange(spare_, nullptr)->close();
+  std::error_code ignored;
+  std::filesystem::remove(options_.directory + "/cntrl", ignored);
+  std::filesystem::remove(options_.directory, ignored);
+  if (!session_) return closed();
+  session_->device->revoke(orderly);
+  if (const auto connection = server_ ? server_->connection() : nullptr) connection->withdraw_registers();
+  patience_.expires_after(client_patience);
+  patience_.async_wait([self = shared_from_this()](boost::system::error_code error) {
+    if (!error) self->client_stays();
+  });
+}
+
+/// What the client has mapped would keep the lender's device open. A program on libsmartio lets go at once unless it is
+/// stopped or broken, and is ended then; others are named by the lender.
+void LoanSocket::client_stays() {
+  const auto pid = session_->client.pid;
+  if (session_->device->holds_function() && options_.is_program(pid) && pid != ::getpid() && session_->process)
+    ::syscall(SYS_pidfd_send_signal, session_->process.get(), SIGKILL, nullptr, 0);
+  session_->device->close();
+  closed();
+}
+
+/// Reports once; the object lives on until a client that stays has left.
+void LoanSocket::closed() {
+  patience_.cancel();
+  if (std::exchange(reported_, true)) return;
+  if (session_) self_ = shared_from_this();
+  asio::post(io_, [self = shared_from_this()] {
+    if (!self->session_) self->server_.reset();
+    self->events_(core::LoanClosed{self->options_.loan});
+  });
+}
+
+void LoanSocket::abandon() {
+  closing_ = reported_ = true;
+  patience_.cancel();
+  self_.reset();
+  if (spare_) std::exchange(spare_, nullptr)->close();
+  if (session_) session_->device->close();
+  server_.reset();
+  std::error_code ignored;
+  std::filesystem::remove(options_.directory, ignored);
+}
+
+} // namespace smartio

@@ -1,0 +1,48 @@
+// The windows that devices of this node have onto registers of other devices of this node. They end with the loan of
+// the device whose registers they are, whoever made them: its next borrower must be alone with it, and it cannot be
+// closed before.
+#pragma once
+
+#include "device.hpp"
+
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace smartio {
+
+/// One for a node; single-threaded. Devices are told apart by their addresses, and forgotten before they end.
+class PeerWindows {
+public:
+  using Windows = std::map<std::uint64_t, std::uint64_t>; ///< IOVA to size, as ShareDevice records them
+  struct Window {
+    std::shared_ptr<vfio::Device> device;
+    const vfio::Device* target;
+    Iova iova;
+    std::uint64_t size;
+    std::shared_ptr<Windows> record; ///< of the client that made it
+  };
+  using Id = std::uint64_t; ///< never used again
+
+  /// Clients of `target` may have this descriptor of a BAR from now on; the one before it is forgotten.
+  void exported(const vfio::Device* target, std::uint32_t bar, const Fd& fd);
+
+  /// To be called when `map` is submitted to `device`: notes the window if its descriptor is one that was exported.
+  std::optional<Id> mapping(const std::shared_ptr<vfio::Device>& device, const vfio::DmaMap& map,
+                            const std::shared_ptr<Windows>& record);
+  void failed(Id window) { windows_.erase(window); } ///< it was not mapped
+  void unmapped(const vfio::Device* device, const vfio::DmaUnmap& range);
+
+  /// Unmaps every window onto the target's registers, and closes its descriptors. `done` is called once that was tried,
+  /// possibly before this returns; a device that does not unmap keeps the target open, which is noticed then.
+  void withdraw(const vfio::Device* target, std::move_only_function<void()> done);
+
+  void forget(const vfio::Device* device); ///< it has no window any more, or is about to be closed
+
+private:
+  std::map<const vfio::Device*, std::map<std::uint32_t, Fd>> exports_;
+  std::map<Id, Window> windows_;
+  Id next_ = 0;
+};
+
+} // namespace smartio

@@ -1,0 +1,134 @@
+#include "share_device.hpp"
+
+#include "mapping.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace smartio {
+
+using vfio::Completion;
+using vfio::Request;
+
+namespace {
+
+constexpr std::uint64_t command_register = 4; // PCI Local Bus 3.0, 6.2.2
+constexpr std::byte space_enable{3}, bus_master{4};
+
+} // namespace
+
+ShareDevice::ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, bool shared,
+                         bool filters_config, std::shared_ptr<PeerWindows> peers)
+    : device_(std::move(device)), description_(description), peers_(std::move(peers)), shared_(shared) {
+  if (filters_config) rules_ = vfio::ConfigRules::parse(description_.config);
+}
+
+/// The errno a request is refused with by the rules of lending, or 0.
+int ShareDevice::refusal(const Request& request) const {
+  if (std::holds_alternative<vfio::Reset>(request) && shared_) return EPERM;
+  const auto* write = std::get_if<vfio::RegionWrite>(&request);
+  if (write == nullptr) return 0;
+  const auto in_page = [write](const auto& page) {
+    return page.bar == write->region && write->offset < page.offset + page.size &&
+           page.offset < write->offset + write->data.size();
+  };
+  return std::ranges::any_of(description_.protected_pages, in_page) ? EPERM : 0;
+}
+
+/// Notes what a request changes once it has succeeded, and cuts answers to what a borrower may have.
+Completion ShareDevice::checked(const Request& request, Completion done) {
+  if (const auto* map = std::get_if<vfio::DmaMap>(&request))
+    return [windows = windows_, iova = static_cast<std::uint64_t>(map->iova), size = map->size, peers = peers_,
+            peer = peers_->mapping(device_, *map, windows_), done = std::move(done)](vfio::Reply reply) mutable {
+      if (reply) (*windows)[iova] = size;
+      if (!reply && peer) peers->failed(*peer);
+      done(std::move(reply));
+    };
+  if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request))
+    return [windows = windows_, all = unmap->all, first = static_cast<std::uint64_t>(unmap->iova), size = unmap->size,
+            peers = peers_, device = device_, range = *unmap, done = std::move(done)](vfio::Reply reply) mutable {
+      if (reply) peers->unmapped(device.get(), range);
+      if (reply)
+        std::erase_if(*windows, [=](const auto& w) { return all || (w.first >= first && w.first - first < size); });
+      done(std::move(reply));
+    };
+  if (const auto* info = std::get_if<vfio::GetRegionInfo>(&request))
+    return [self = shared_from_this(), bar = info->index, done = std::move(done)](vfio::Reply reply) mutable {
+      if (auto* region = reply ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr) {
+        region->areas = mappable(region->areas, self->description_.protected_pages, bar);
+        if (region->areas.empty()) region->fd.reset();
+        if (region->areas.empty()) region->flags &= ~vfio::region_flag_mmap;
+        if (region->fd && self->open_) self->peers_->exported(self->device_.get(), bar, region->fd);
+      }
+      done(std::move(reply));
+    };
+  return done;
+}
+
+void ShareDevice::submit(Request request, Completion done) {
+  if (!open_) return answer_closed(request, done);
+  if (const int refused = refusal(request); refused != 0) return done(std::unexpected(refused));
+  if (const auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index < vfio::irq_count)
+    used_[irqs->index] = true;
+  auto* write = std::get_if<vfio::RegionWrite>(&request);
+  if (const auto* read = std::get_if<vfio::RegionRead>(&request); rules_ && read && read->region == vfio::config_region)
+    done = with_virtual_bits(read->offset, std::move(done));
+  if (shared_ && write != nullptr && write->region == vfio::config_region && write->offset == command_register &&
+      !write->data.empty())
+    write->data[0] |= bus_master; // others depend on it
+  if (rules_ && write != nullptr && write->region == vfio::config_region)
+    return write_config(std::move(*write), std::move(done));
+  auto completion = checked(request, std::move(done));
+  device_->submit(std::move(request), std::move(completion));
+}
+
+/// Reads what is there, then writes the bits that a borrower may change. A client that sends more before it has the
+/// answer may see the write take effect after that.
+void ShareDevice::write_config(vfio::RegionWrite write, Completion done) {
+  if (write.offset <= command_register && write.offset + write.data.size() > command_register)
+    space_enable_ = write.data[command_register - write.offset] & space_enable;
+  const vfio::RegionRead read{vfio::config_region, write.offset, static_cast<std::uint32_t>(write.data.size())};
+  device_->submit(
+      read, [self = shared_from_this(), write = std::move(write), done = std::move(done)](vfio::Reply reply) mutable {
+        const auto* now = reply ? std::get_if<vfio::Data>(&*reply) : nullptr;
+        if (now == nullptr) return done(std::unexpected(reply ? EIO : reply.error()));
+        if (!self->open_) return done(vfio::Done{});
+        const auto writes = self->rules_->allowed(write.offset, write.data, now->bytes);
+        if (writes.empty()) return done(vfio::Done{}); // dropped, as hardware does with read-only bits
+        for (std::size_t i = 0; i + 1 < writes.size(); ++i)
+          self->device_->submit(vfio::RegionWrite{vfio::config_region, writes[i].offset, writes[i].data},
+                                [](vfio::Reply) {});
+        self->device_->submit(vfio::RegionWrite{vfio::config_region, writes.back().offset, writes.back().data},
+                              std::move(done));
+      });
+}
+
+Completion ShareDevice::with_virtual_bits(std::uint64_t offset, Completion done) const {
+  return [enable = space_enable_, offset, done = std::move(done)](vfio::Reply reply) mutable {
+    auto* data = reply ? std::get_if<vfio::Data>(&*reply) : nullptr;
+    if (data != nullptr && offset <= command_register && offset + data->bytes.size() > command_register) {
+      auto& command = data->bytes[command_register - offset];
+      command = (command & ~space_enable) | enable;
+    }
+    done(std::move(reply));
+  };
+}
+
+void ShareDevice::answer_closed(Request& request, Completion& done) {
+  if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request)) {
+    if (windows_->empty()) return done(vfio::Unmapped{unmap->size});
+    unmaps_.emplace_back(unmap->size, std::move(done));
+    return;
+  }
+  if (const auto* read = std::get_if<vfio::RegionRead>(&request))
+    return done(vfio::Data{std::vector<std::byte>(read->count, std::byte{0xff})});
+  if (std::holds_alternative<vfio::RegionWrite>(request)) return done(vfio::Done{});
+  done(std::unexpected(ENODEV));
+}
+
+void ShareDevice::windows_gone() {
+  windows_->clear();
+  for (auto& [size, done] : std::exchange(unmaps_, {})) done(vfio::Unmapped{size});
+}
+
+} // namespace smartio

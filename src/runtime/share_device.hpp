@@ -1,0 +1,57 @@
+// A lent device as one client of a loan may use it: the lender's rules, and the record of what has to be undone.
+#pragma once
+
+#include "config_rules.hpp"
+#include "describe.hpp"
+#include "device.hpp"
+#include "peer_windows.hpp"
+
+#include <array>
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace smartio {
+
+/// Passes requests to the device while the epoch is open; afterwards only answers. Single-threaded.
+class ShareDevice final : public vfio::Device, public std::enable_shared_from_this<ShareDevice> {
+public:
+  /// `shared`: other clients use the device too, so it is neither reset nor loses bus mastering for this one's sake.
+  /// `filters_config`: configuration writes pass ConfigRules.
+  ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, bool shared, bool filters_config,
+              std::shared_ptr<PeerWindows> peers);
+
+  void submit(vfio::Request request, vfio::Completion done) override;
+  void on_lost(std::move_only_function<void()>) override {} // the loan's end tells the client
+
+  /// From here on no request reaches the device. Unmaps that come now are answered by windows_gone().
+  void close_epoch() { open_ = false; }
+  /// The device reaches none of the windows any more.
+  void windows_gone();
+
+  const std::map<std::uint64_t, std::uint64_t>& windows() const { return *windows_; } ///< IOVA to size, in bytes
+  bool used_interrupts(std::uint32_t index) const { return index < vfio::irq_count && used_[index]; }
+  bool shared() const { return shared_; }
+
+private:
+  void write_config(vfio::RegionWrite write, vfio::Completion done);
+  vfio::Completion with_virtual_bits(std::uint64_t offset, vfio::Completion done) const;
+  vfio::Completion checked(const vfio::Request& request, vfio::Completion done);
+  int refusal(const vfio::Request& request) const;
+  void answer_closed(vfio::Request& request, vfio::Completion& done);
+
+  std::shared_ptr<vfio::Device> device_;
+  Description description_;
+  std::shared_ptr<PeerWindows> peers_;
+  bool shared_;
+  bool open_ = true;
+  std::optional<vfio::ConfigRules> rules_; ///< none: whatever is behind the device filters
+  /// Memory and I/O space enable as the client set them; the device's stay on, since others may have its BARs mapped.
+  std::byte space_enable_{};
+  std::array<bool, vfio::irq_count> used_{};
+  // Shared with the completions under way.
+  std::shared_ptr<PeerWindows::Windows> windows_ = std::make_shared<PeerWindows::Windows>();
+  std::vector<std::pair<std::uint64_t, vfio::Completion>> unmaps_;
+};
+
+} // namespace smartio

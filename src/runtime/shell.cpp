@@ -1,0 +1,236 @@
+#include "shell.hpp"
+
+#include "file.hpp"
+#include "result.hpp"
+
+#include <boost/asio/post.hpp>
+#include <csignal>
+#include <filesystem>
+#include <random>
+#include <sys/stat.h>
+
+namespace smartio {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+namespace {
+
+/// 256 random bits as hex digits; std::random_device is the kernel's generator here.
+std::string make_nonce() {
+  std::random_device random;
+  std::string nonce;
+  for (int i = 0; i < 8; ++i) nonce += fmt::format("{:08x}", random());
+  return nonce;
+}
+
+} // namespace
+
+Shell::Shell(const Config& config) : config_(config), peers_(io_), resolver_(io_), controls_(io_) {}
+
+Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
+  if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
+  std::unique_ptr<Shell> shell(new Shell(config));
+  TRY(shell->open_directories());
+  shell->host_ = TRY(HostDevices::open(shell->io_, config.state_dir, config.log));
+  auto intent = TRY(shell->read_state());
+  const auto boot_id = TRY(read_file("/proc/sys/kernel/random/boot_id")).value_or("");
+  core::Settings settings{.node = config.node,
+                          .boot_id = boot_id.substr(0, boot_id.find('\n')),
+                          .fabric_socket = config.run_dir.empty() ? "" : config.run_dir + "/fabric.sock",
+                          .nonce = make_nonce(),
+                          .can_borrow = !config.run_dir.empty(),
+                          .nodes = config.nodes,
+                          .peer_timeout = config.peer_timeout};
+  shell->node_ = std::make_unique<core::Node>(std::move(settings), std::move(intent));
+  TRY(shell->open_sockets());
+  return shell;
+}
+
+Result<void> Shell::open_directories() {
+  if (!config_.run_dir.empty()) {
+    if (config_.run_dir.size() > 80)
+      return fail(Errc::bad_request, "{} is too long for a run directory: at most 80 bytes", config_.run_dir);
+    run_lock_ = TRY(own_directory(config_.run_dir));
+    // What a crash left: sockets nobody serves. Nobody else may be here, the directory is ours.
+    std::error_code ignored;
+    std::filesystem::remove_all(loans_directory(), ignored);
+  }
+  if (!config_.state_dir.empty()) state_lock_ = TRY(own_directory(config_.state_dir));
+  return {};
+}
+
+Result<core::Intent> Shell::read_state() const {
+  if (config_.state_dir.empty()) return core::Intent{};
+  const auto path = config_.state_dir + "/state.json";
+  const auto text = TRY(read_file(path));
+  if (!text) return core::Intent{};
+  auto intent = core::parse_intent(*text, config_.node);
+  if (!intent)
+    return fail(Errc::bad_request, "{} is damaged: {}; move it away to start anew", path, intent.error().context);
+  return intent;
+}
+
+Result<void> Shell::open_sockets() {
+  TRY(listen_for_peers());
+  if (config_.run_dir.empty()) return {};
+  fabric_ = TRY(fabric::LocalListener::listen(
+      io_, config_.run_dir + "/fabric.sock", [this](fabric::Ticket ticket, fabric::Socket socket) {
+        const core::LoanId loan{ticket.device, ticket.epoch};
+        const auto device = devices_.find(ticket.device);
+        if (!stopping_ && device != devices_.end() && node_->admits(loan, ticket.nonce))
+          device->second->attach(loan, node_->is_shared(loan), std::move(socket));
+      }));
+  const auto path = config_.run_dir + "/smartiod.sock";
+  ::unlink(path.c_str());
+  error_code error;
+  controls_.open(asio::local::stream_protocol(), error);
+  if (!error) controls_.bind(asio::local::stream_protocol::endpoint(path), error);
+  if (!error && ::chmod(path.c_str(), 0600) != 0) return fail_errno(errno, "chmod " + path);
+  if (!error) controls_.listen(asio::socket_base::max_listen_connections, error);
+  if (error) return fail_errno(error.value(), "listen on " + path);
+  return {};
+}
+
+Shell::~Shell() {
+  if (config_.run_dir.empty() || !run_lock_) return;
+  if (controls_.is_open()) ::unlink((config_.run_dir + "/smartiod.sock").c_str());
+  std::error_code ignored;
+  std::filesystem::remove(loans_directory(), ignored);
+}
+
+void Shell::run() {
+  watch_host();
+  handle(core::Started{});
+  if (peers_.is_open()) accept_peers();
+  if (controls_.is_open()) accept_controls();
+  const auto work = asio::make_work_guard(io_);
+  io_.run();
+}
+
+void Shell::stop() {
+  asio::post(io_, [this] { stop_now(); });
+}
+
+/// Closing a device makes its server, or the kernel, stop DMA and reset it; borrowers see the connection end.
+void Shell::stop_now() {
+  if (std::exchange(stopping_, true)) return;
+  error_code ignored;
+  peers_.close(ignored);
+  controls_.close(ignored);
+  fabric_.reset();
+  for (const auto& [id, loan] : std::exchange(loans_, {})) loan->abandon();
+  uevents_.reset();
+  // Stops once the last device is closed and all are back with their drivers.
+  const std::shared_ptr<void> finished(
+      nullptr, [this](void*) { host_->give_back_all([this] { asio::post(io_, [this] { io_.stop(); }); }); });
+  for (const auto& [id, device] : std::exchange(devices_, {})) device->close([finished] {});
+  for (const auto& [link, stream] : std::exchange(links_, {})) stream->close();
+  for (const auto& [control, stream] : std::exchange(control_streams_, {})) stream->close();
+  timers_.clear();
+  for (auto& [request, done] : std::exchange(requests_, {})) done(fail(Errc::peer_down, "the node is stopping"), "");
+}
+
+void Shell::handle(core::Event event) {
+  if (stopping_) return;
+  events_.push_back(std::move(event));
+  if (std::exchange(handling_, true)) return;
+  while (!events_.empty()) {
+    auto next = std::move(events_.front());
+    events_.pop_front();
+    auto effects = node_->handle(std::move(next), std::chrono::system_clock::now());
+    for (auto& effect : effects) std::visit([this](auto& e) { perform(e); }, effect);
+  }
+  handling_ = false;
+}
+
+void Shell::command(core::ControlId from, std::string name, core::Json arguments, Done done) {
+  asio::post(io_,
+             [this, from, name = std::move(name), arguments = std::move(arguments), done = std::move(done)]() mutable {
+               if (stopping_) return done(fail(Errc::peer_down, "the node is stopping"), "");
+               if (const auto device = arguments.find("device"); device != arguments.end() && device->is_string()) {
+                 auto address = HostDevices::full_address(device->get_ref<const std::string&>());
+                 if (!address) return done(std::unexpected(address.error()), "");
+                 *device = std::move(*address);
+               }
+               const auto request = next_request_++;
+               requests_.emplace(request, std::move(done));
+               handle(core::Command{request, from, std::move(name), std::move(arguments)});
+             });
+}
+
+core::ControlId Shell::new_control() { return next_control_++; }
+
+void Shell::control_closed(core::ControlId control) {
+  asio::post(io_, [this, control] { handle(core::ControlClosed{control}); });
+}
+
+void Shell::watch(Watcher watcher) {
+  asio::post(io_, [this, watcher = std::move(watcher)]() mutable { watchers_.push_back(std::move(watcher)); });
+}
+
+void Shell::perform(core::Reply& effect) {
+  auto found = requests_.extract(effect.request);
+  if (!found.empty()) found.mapped()(std::move(effect.result), std::move(effect.note));
+}
+
+void Shell::perform(core::Emit& effect) {
+  const auto text = effect.event.dump(-1, ' ', false, core::Json::error_handler_t::replace);
+  std::erase_if(watchers_, [&text](const Watcher& watcher) { return !watcher(text); });
+}
+
+void Shell::perform(core::Save& effect) {
+  if (config_.state_dir.empty()) return;
+  if (const auto saved = replace_file(config_.state_dir + "/state.json", effect.state); !saved && config_.log)
+    config_.log(3, "the state could not be saved: " + to_string(saved.error()));
+}
+
+void Shell::perform(core::Arm& effect) {
+  auto& timer = timers_[effect.timer];
+  if (!timer) timer = std::make_unique<asio::steady_timer>(io_);
+  timer->expires_after(effect.after);
+  timer->async_wait([this, key = effect.timer](error_code error) {
+    if (!error) handle(core::TimerFired{key});
+  });
+}
+
+void Shell::perform(core::Disarm& effect) { timers_.erase(effect.timer); }
+
+void Shell::perform(core::Log& effect) {
+  if (config_.log) config_.log(effect.level, effect.text);
+}
+
+void Shell::perform(core::EndLoan& effect) {
+  const auto device = devices_.find(effect.loan.device);
+  if (device != devices_.end()) return device->second->end(effect.loan, effect.last);
+  handle(core::LoanEnded{effect.loan, Error{make_error_code(Errc::wrong_state), "the device is not open"}});
+}
+
+void Shell::perform(core::ClientsReleased& effect) {
+  if (const auto device = devices_.find(effect.loan.device); device != devices_.end())
+    device->second->clients_released(effect.loan);
+}
+
+void Shell::perform(core::OpenLoan& effect) {
+  LoanSocket::Options options{.loan = effect.loan,
+                              .directory = loans_directory() + "/" + to_string(effect.loan.device),
+                              .fabric_socket = effect.fabric_socket,
+                              .nonce = effect.nonce,
+                              .owner = effect.owner,
+                              .trusted_group = config_.trusted_group,
+                              .is_program = [this](::pid_t pid) { return is_program(pid); },
+                              .shared = effect.shared,
+                              .timeout = config_.timeout};
+  loans_[effect.loan] = LoanSocket::open(io_, std::move(options), [this](core::Event event) {
+    if (const auto* closed = std::get_if<core::LoanClosed>(&event)) loans_.erase(closed->loan);
+    handle(std::move(event));
+  });
+}
+
+void Shell::perform(core::CloseLoan& effect) {
+  const auto loan = loans_.find(effect.loan);
+  if (loan != loans_.end()) return loan->second->close(effect.orderly);
+  handle(core::LoanClosed{effect.loan});
+}
+
+} // namespace smartio

@@ -1,0 +1,129 @@
+// The shell around core::Node: performs its effects and turns their outcome into its events. Owns every socket, device
+// and timer of a node; decides nothing. Everything runs on one thread.
+#pragma once
+
+#include "frame_stream.hpp"
+#include "host/uevents.hpp"
+#include "host_devices.hpp"
+#include "kernel/device.hpp"
+#include "lent_device.hpp"
+#include "loan_socket.hpp"
+#include "local.hpp"
+#include "node.hpp"
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <smartio/node.hpp>
+
+namespace smartio {
+
+class Shell {
+public:
+  /// Takes the directories, opens the sockets, reads the state: whatever can fail at a start. Nothing is kept on
+  /// failure.
+  static Result<std::unique_ptr<Shell>> open(const Config& config);
+  ~Shell();
+
+  void run();  ///< until stop(); on the thread that owns everything from now on
+  void stop(); ///< any thread: ends loans, closes devices, then run() returns
+
+  /// Any thread: one management command; `done` is called on the shell's thread.
+  using Done = std::move_only_function<void(Result<core::Json> result, std::string note)>;
+  void command(core::ControlId from, std::string name, core::Json arguments, Done done);
+  core::ControlId new_control();                ///< any thread: names someone who gives commands
+  void control_closed(core::ControlId control); ///< any thread: loans it opened end
+
+  using Watcher = std::function<bool(const std::string& event)>; ///< false: no more
+  void watch(Watcher watcher);                                   ///< any thread
+
+  NodeId id() const { return config_.node; }
+
+private:
+  explicit Shell(const Config& config);
+  Result<void> open_directories();
+  Result<void> open_sockets();
+  Result<void> listen_for_peers();
+  Result<core::Intent> read_state() const;
+
+  void handle(core::Event event);
+  void perform(core::Reply&);
+  void perform(core::Emit&);
+  void perform(core::Save&);
+  void perform(core::Dial&);
+  void perform(core::Send&);
+  void perform(core::Drop&);
+  void perform(core::Arm&);
+  void perform(core::Disarm&);
+  void perform(core::ProbeDevice&);
+  void perform(core::OpenDevice&);
+  void perform(core::CloseDevice&);
+  void perform(core::ScanHost&);
+  void perform(core::ReadConfig&);
+  void perform(core::EndLoan&);
+  void perform(core::ClientsReleased&);
+  void perform(core::OpenLoan&);
+  void perform(core::CloseLoan&);
+  void perform(core::Log&);
+
+  // shell_links.cpp
+  void accept_peers();
+  core::LinkId add_link(FrameStream::Socket socket);
+  void start_link(core::LinkId link);
+  void connect_next(NodeId node, std::shared_ptr<std::vector<boost::asio::ip::tcp::endpoint>> endpoints);
+  // shell_control.cpp
+  void accept_controls();
+  void add_control(boost::asio::local::stream_protocol::socket socket);
+  void control_frame(core::ControlId control, ::pid_t pid, const std::shared_ptr<FrameStream>& stream,
+                     const core::Frame& frame);
+
+  bool is_program(::pid_t pid) const;
+
+  // shell_devices.cpp
+  void watch_host();
+  void open_device(DeviceId id, DeviceSource source);
+  void open_failed(DeviceId id, const Error& error);
+  DeviceSource user_source(const std::string& path);
+  DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
+  OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
+  void give_back(DeviceId id);
+  void stop_now();
+  std::string loans_directory() const { return config_.run_dir + "/loans"; }
+
+  Config config_;
+  boost::asio::io_context io_{1};
+  Fd run_lock_, state_lock_;
+  std::unique_ptr<core::Node> node_;
+  std::deque<core::Event> events_;
+  bool handling_ = false, stopping_ = false;
+  boost::asio::ip::tcp::acceptor peers_;
+  boost::asio::ip::tcp::resolver resolver_;
+  boost::asio::local::stream_protocol::acceptor controls_;
+  std::unique_ptr<fabric::LocalListener> fabric_;
+  vfio::user::Counters counters_;
+  std::map<core::LinkId, std::shared_ptr<FrameStream>> links_;
+  std::map<core::ControlId, std::shared_ptr<FrameStream>> control_streams_;
+  std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their control connection
+  std::map<core::RequestId, Done> requests_;
+  std::map<core::Timer, std::unique_ptr<boost::asio::steady_timer>> timers_;
+  std::shared_ptr<PeerWindows> peer_windows_ = std::make_shared<PeerWindows>();
+  std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
+  std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be
+  std::unique_ptr<HostDevices> host_;
+  /// One for all, so that functions of one IOMMU group find each other.
+  std::shared_ptr<vfio::kernel::System> kernel_ = vfio::kernel::real_system();
+  std::optional<vfio::host::Uevents> uevents_;
+  std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
+  std::vector<Watcher> watchers_;
+  core::LinkId next_link_ = core::first_link;
+  core::RequestId next_request_ = 1;
+  std::atomic<core::ControlId> next_control_{1};
+};
+
+} // namespace smartio

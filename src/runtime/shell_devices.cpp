@@ -1,0 +1,186 @@
+// Devices of the shell: what opens them, and for those of this host, taking them from their drivers and giving them
+// back.
+#include "shell.hpp"
+
+#include "result.hpp"
+
+namespace smartio {
+
+namespace {
+
+constexpr std::string_view user_prefix = "vfio-user:";
+
+std::string hex(const std::vector<std::byte>& bytes) {
+  std::string text;
+  for (const auto byte : bytes) text += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+  return text;
+}
+
+vfio::kernel::Interface interface_of(const std::string& option) {
+  if (option == "type1") return vfio::kernel::Interface::type1;
+  return option == "iommufd" ? vfio::kernel::Interface::iommufd : vfio::kernel::Interface::automatic;
+}
+
+} // namespace
+
+/// What is plugged in, pulled out or made by SR-IOV. Without it, `scan` finds the same.
+void Shell::watch_host() {
+  using vfio::host::Uevent;
+  auto uevents = vfio::host::Uevents::open(io_.get_executor(), [this](const Uevent& event) {
+    if (event.kind == Uevent::Kind::appeared) handle(core::DeviceAppeared{to_string(event.bdf)});
+    if (event.kind == Uevent::Kind::vanished) handle(core::DeviceVanished{to_string(event.bdf), "it was pulled out"});
+    if (event.kind == Uevent::Kind::lost) handle(core::DeviceAppeared{}); // whichever it was
+  });
+  if (uevents)
+    uevents_ = std::move(*uevents);
+  else if (config_.log)
+    config_.log(4, "devices that appear are not noticed: " + to_string(uevents.error()));
+}
+
+DeviceSource Shell::user_source(const std::string& path) {
+  return {[this, path](DeviceSource::Opened opened) {
+            vfio::user::Client::connect(
+                io_, path, config_.timeout,
+                [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+                  if (!client) return opened(std::unexpected(client.error()));
+                  OpenedDevice device;
+                  device.device = *client;
+                  device.close = [client = *client](std::move_only_function<void()> closed) {
+                    client->close();
+                    closed();
+                  };
+                  device.interface = "vfio-user";
+                  opened(std::move(device));
+                });
+          },
+          "the device's server closed the connection",
+          {}};
+}
+
+DeviceSource Shell::kernel_source(const Bdf& bdf, vfio::kernel::Interface interface) {
+  return {[this, bdf, interface](DeviceSource::Opened opened) {
+            vfio::kernel::Options options{.bdf = bdf, .interface = interface, .timeout = config_.timeout};
+            vfio::kernel::Device::open(
+                io_, kernel_, std::move(options),
+                [this, bdf, opened = std::move(opened)](Result<std::shared_ptr<vfio::kernel::Device>> device) mutable {
+                  if (device) return opened(opened_kernel(bdf, *device));
+                  auto error = device.error();
+                  if (error.code == std::errc::device_or_resource_busy) error.code = Errc::busy;
+                  opened(std::unexpected(error));
+                });
+          },
+          "the device does not answer",
+          [this, bdf](std::move_only_function<void(std::string)> done) { host_->holders(bdf, std::move(done)); }};
+}
+
+OpenedDevice Shell::opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device) {
+  device->on_wanted_back([this, bdf] {
+    handle(core::DeviceVanished{to_string(bdf), "the kernel wants it back: it is being unbound or pulled out"});
+  });
+  device->on_failure([this, bdf](const Error& error) {
+    if (config_.log) config_.log(4, to_string(bdf) + ": " + to_string(error));
+  });
+  OpenedDevice opened;
+  opened.device = device;
+  opened.close = [device](std::move_only_function<void()> closed) { device->close(std::move(closed)); };
+  opened.interface = device->interface() == vfio::kernel::Interface::iommufd ? "iommufd" : "type1";
+  opened.driver = "vfio-pci";
+  opened.iommu_group = device->group();
+  opened.filters_config = true;
+  opened.needs_reset = true;
+  return opened;
+}
+
+void Shell::perform(core::ProbeDevice& effect) {
+  const auto id = effect.device;
+  if (const auto bdf = parse_bdf(effect.address))
+    return host_->probe(*bdf, [this, id](Result<core::Identity> identity) {
+      handle(core::DeviceProbed{id, std::move(identity)});
+    });
+  LentDevice::open(
+      io_, id, user_source(effect.address.substr(user_prefix.size())), counters_, peer_windows_,
+      [](const core::Event&) {},
+      [this, id](Result<std::shared_ptr<LentDevice>> device) {
+        if (!device) return handle(core::DeviceProbed{id, std::unexpected(device.error())});
+        const auto identity = (*device)->identity();
+        (*device)->close([this, id, identity] { handle(core::DeviceProbed{id, identity}); });
+      });
+}
+
+void Shell::perform(core::OpenDevice& effect) {
+  const auto id = effect.device;
+  const auto bdf = parse_bdf(effect.address);
+  if (!bdf) return open_device(id, user_source(effect.address.substr(user_prefix.size())));
+  taken_[id] = *bdf;
+  auto source = kernel_source(*bdf, interface_of(effect.iommu));
+  host_->take(*bdf, effect.force, std::move(effect.companions),
+              [this, id, source = std::move(source)](Result<void> taken) mutable {
+                if (stopping_) return;
+                if (taken) return open_device(id, std::move(source));
+                taken_.erase(id);
+                handle(core::DeviceOpened{id, std::unexpected(taken.error())});
+              });
+}
+
+void Shell::open_device(DeviceId id, DeviceSource source) {
+  LentDevice::open(
+      io_, id, std::move(source), counters_, peer_windows_, [this](core::Event event) { handle(std::move(event)); },
+      [this, id](Result<std::shared_ptr<LentDevice>> device) {
+        if (!device) return open_failed(id, device.error());
+        if (stopping_) return (*device)->close();
+        devices_[id] = *device;
+        handle(core::DeviceOpened{id, (*device)->identity()});
+      });
+}
+
+/// What cannot be lent goes back to its driver before anybody is told.
+void Shell::open_failed(DeviceId id, const Error& error) {
+  const auto taken = taken_.extract(id);
+  if (taken.empty()) return handle(core::DeviceOpened{id, std::unexpected(error)});
+  host_->give_back(taken.mapped(), [this, id, error](Result<std::string> driver) {
+    auto told = error;
+    if (!driver) told.context += "; " + to_string(driver.error());
+    handle(core::DeviceOpened{id, std::unexpected(told)});
+  });
+}
+
+void Shell::perform(core::CloseDevice& effect) {
+  const auto id = effect.device;
+  const auto found = devices_.extract(id);
+  if (found.empty()) return give_back(id);
+  found.mapped()->close([this, id, keep = found.mapped()] { give_back(id); });
+}
+
+void Shell::give_back(DeviceId id) {
+  const auto taken = taken_.find(id);
+  if (taken == taken_.end()) return handle(core::DeviceClosed{id, std::nullopt, {}});
+  host_->give_back(taken->second, [this, id](Result<std::string> driver) {
+    if (!driver) return handle(core::DeviceClosed{id, driver.error(), "vfio-pci"});
+    taken_.erase(id);
+    handle(core::DeviceClosed{id, std::nullopt, std::move(*driver)});
+  });
+}
+
+void Shell::perform(core::ScanHost& effect) {
+  host_->scan(std::move(effect.rules),
+              [this, request = effect.request](Result<std::vector<std::vector<std::string>>> matches) {
+                handle(core::HostScanned{request, std::move(matches)});
+              });
+}
+
+void Shell::perform(core::ReadConfig& effect) {
+  auto done = [this, request = effect.request](Result<std::vector<std::byte>> bytes) {
+    if (!bytes) return handle(core::ConfigRead{request, std::unexpected(bytes.error())});
+    handle(core::ConfigRead{request, hex(*bytes)});
+  };
+  const auto device = devices_.find(effect.device);
+  const auto bdf = parse_bdf(effect.address);
+  const bool is_open = device != devices_.end() && device->second->device();
+  if (bdf && (!is_open || effect.form == core::ConfigForm::raw)) return host_->read_config(*bdf, std::move(done));
+  if (!is_open)
+    return done(
+        fail(Errc::wrong_state, "the configuration space of {} can be read once it is available", effect.address));
+  device->second->read_config(effect.form == core::ConfigForm::emulated, std::move(done));
+}
+
+} // namespace smartio

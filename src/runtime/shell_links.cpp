@@ -1,0 +1,152 @@
+// Peer connections of the shell: listening, dialling, frames to messages.
+#include "shell.hpp"
+
+#include "result.hpp"
+
+#include <boost/asio/connect.hpp>
+#include <netinet/tcp.h>
+#include <random>
+
+namespace smartio {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+namespace {
+
+constexpr std::chrono::seconds dial_timeout{3};
+
+struct HostPort {
+  std::string host;
+  std::string port;
+};
+
+HostPort split(const std::string& address) {
+  const auto colon = address.rfind(':');
+  auto host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return {host, colon == std::string::npos ? "" : address.substr(colon + 1)};
+}
+
+std::string make_link_nonce() {
+  std::random_device random;
+  std::string nonce;
+  for (int i = 0; i < 8; ++i) nonce += fmt::format("{:08x}", random());
+  return nonce;
+}
+
+/// Small messages go at once; a host that vanished is noticed although nothing is said.
+void tune(tcp::socket& socket) {
+  error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  socket.set_option(asio::socket_base::keep_alive(true), ignored);
+  using KeepIdle = asio::detail::socket_option::integer<IPPROTO_TCP, TCP_KEEPIDLE>;
+  using KeepInterval = asio::detail::socket_option::integer<IPPROTO_TCP, TCP_KEEPINTVL>;
+  socket.set_option(KeepIdle(10), ignored);
+  socket.set_option(KeepInterval(5), ignored);
+}
+
+} // namespace
+
+Result<void> Shell::listen_for_peers() {
+  if (config_.listen.empty()) return {};
+  const auto [host, port] = split(config_.listen);
+  const auto number = parse_number(port, 10, 65535);
+  error_code error;
+  const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
+  if (error || !number)
+    return fail(Errc::bad_request, "'{}' is not an address to listen on: give ADDRESS:PORT", config_.listen);
+  if (!address.is_loopback() && !config_.insecure)
+    return fail(Errc::not_permitted,
+                "{} is not a loopback address: peers are not authenticated, so --insecure is needed", host);
+  const tcp::endpoint endpoint(address, static_cast<std::uint16_t>(*number));
+  peers_.open(endpoint.protocol(), error);
+  if (!error) peers_.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) peers_.bind(endpoint, error);
+  if (!error) peers_.listen(asio::socket_base::max_listen_connections, error);
+  if (error) return fail_errno(error.value(), "listen on " + config_.listen);
+  return {};
+}
+
+void Shell::accept_peers() {
+  peers_.async_accept([this](error_code error, tcp::socket socket) {
+    if (!peers_.is_open()) return;
+    if (!error && links_.size() < 4096) {
+      tune(socket);
+      const auto link = add_link(FrameStream::Socket(std::move(socket)));
+      handle(core::Accepted{link, make_link_nonce()});
+      start_link(link);
+    }
+    accept_peers();
+  });
+}
+
+core::LinkId Shell::add_link(FrameStream::Socket socket) {
+  const auto link = next_link_++;
+  links_[link] = std::make_shared<FrameStream>(std::move(socket), core::frame_limit);
+  return link;
+}
+
+void Shell::start_link(core::LinkId link) {
+  const auto found = links_.find(link);
+  if (found == links_.end()) return;
+  found->second->start(
+      [this, link](core::Frame frame) {
+        if (frame.kind != core::FrameKind::json)
+          return handle(core::LinkDown{link, "it sent a frame that is not allowed"});
+        auto message = core::decode(frame.payload);
+        if (!message) return handle(core::LinkDown{link, "it sent a malformed message: " + message.error().context});
+        handle(core::Received{link, std::move(*message)});
+      },
+      [this, link](const std::string& why) {
+        handle(core::LinkDown{link, why});
+      });
+}
+
+void Shell::perform(core::Dial& effect) {
+  const auto [host, port] = split(effect.address);
+  resolver_.async_resolve(host, port,
+                          [this, node = effect.node](error_code error, const tcp::resolver::results_type& found) {
+                            if (error) return handle(core::DialFailed{node, error.message()});
+                            auto endpoints = std::make_shared<std::vector<tcp::endpoint>>(found.begin(), found.end());
+                            connect_next(node, std::move(endpoints));
+                          });
+}
+
+void Shell::connect_next(NodeId node, std::shared_ptr<std::vector<tcp::endpoint>> endpoints) {
+  struct Dialling {
+    tcp::socket socket;
+    asio::steady_timer timer;
+  };
+  const auto dialling = std::make_shared<Dialling>(tcp::socket(io_), asio::steady_timer(io_));
+  dialling->timer.expires_after(dial_timeout);
+  dialling->timer.async_wait([dialling](error_code error) {
+    error_code ignored;
+    if (!error) dialling->socket.close(ignored);
+  });
+  asio::async_connect(
+      dialling->socket, *endpoints, [this, node, dialling, endpoints](error_code error, const tcp::endpoint&) {
+        dialling->timer.cancel();
+        if (stopping_) return;
+        if (error)
+          return handle(
+              core::DialFailed{node, error == asio::error::operation_aborted ? "no answer" : error.message()});
+        tune(dialling->socket);
+        const auto link = add_link(FrameStream::Socket(std::move(dialling->socket)));
+        handle(core::Dialled{node, link, make_link_nonce()});
+        start_link(link);
+      });
+}
+
+void Shell::perform(core::Send& effect) {
+  if (const auto link = links_.find(effect.link); link != links_.end())
+    link->second->send(core::encode_frame(core::FrameKind::json, core::encode(effect.message)));
+}
+
+void Shell::perform(core::Drop& effect) {
+  const auto link = links_.extract(effect.link);
+  if (!link.empty()) link.mapped()->finish();
+}
+
+} // namespace smartio
