@@ -1,0 +1,49 @@
+// smartiod: a node as a service, in the foreground. Ready when RUN_DIR/smartiod.sock answers; SIGTERM or SIGINT ends
+// loans, gives devices back and exits 0.
+#include "notify.hpp"
+#include "options.hpp"
+#include "result.hpp"
+
+#include <csignal>
+#include <cstdio>
+
+namespace {
+
+int exit_code(const smartio::Error& error) {
+  if (error.code == smartio::Errc::bad_request) return 2;
+  if (error.code == smartio::Errc::busy) return 4;
+  if (error.code == smartio::Errc::not_permitted) return 5;
+  return 1;
+}
+
+int failed(const smartio::Error& error) {
+  fmt::print(stderr, "smartiod: {}\n", to_string(error));
+  return exit_code(error);
+}
+
+/// systemd's journal takes the level from the prefix.
+void smartio_log(int level, std::string_view text) { fmt::print(stderr, "<{}>smartiod: {}\n", level, text); }
+
+} // namespace
+
+int main(int argc, char** argv) {
+  auto config = smartio::read_options(argc, argv);
+  if (!config) return failed(config.error());
+  if (!*config) return 0;
+  (*config)->log = &smartio_log;
+
+  ::sigset_t stop;
+  ::sigemptyset(&stop);
+  ::sigaddset(&stop, SIGTERM);
+  ::sigaddset(&stop, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+
+  const auto node = smartio::Node::start(**config);
+  if (!node) return failed(node.error());
+  smartio::notify_systemd("READY=1");
+  int signal = 0;
+  ::sigwait(&stop, &signal);
+  smartio::notify_systemd("STOPPING=1");
+  return 0;
+}

@@ -1,0 +1,130 @@
+#include "options.hpp"
+
+#include "file.hpp"
+#include "json.hpp"
+#include "result.hpp"
+#include "text.hpp"
+
+#include <boost/program_options.hpp>
+#include <grp.h>
+#include <set>
+
+namespace smartio {
+
+namespace po = boost::program_options;
+using core::Json;
+
+namespace {
+
+po::options_description describe_options() {
+  po::options_description options("Options");
+  options.add_options()("node", po::value<std::string>()->value_name("ID"), "this node's number, 1 to 65535")(
+      "listen", po::value<std::string>()->value_name("ADDR:PORT"), "where lenders reach this node (127.0.0.1:7808)")(
+      "run-dir", po::value<std::string>()->value_name("DIR"), "sockets (/run/smartio)")(
+      "state-dir", po::value<std::string>()->value_name("DIR"), "what is kept across restarts (/var/lib/smartio)")(
+      "config", po::value<std::string>()->value_name("FILE"), "JSON with the same names as the options")(
+      "insecure", "listen on other addresses than loopback, although peers are not authenticated")(
+      "help,h", "this text")("version", "the version");
+  return options;
+}
+
+/// Keys that stand twice in one object: the parser would silently take the last.
+struct UniqueKeys {
+  std::vector<std::set<std::string>> open;
+  bool unique = true;
+  bool operator()(int depth, Json::parse_event_t event, const Json& parsed) {
+    const auto level = static_cast<std::size_t>(depth);
+    if (event == Json::parse_event_t::object_start) {
+      open.resize(std::max(open.size(), level + 2));
+      open[level + 1].clear();
+    }
+    if (event == Json::parse_event_t::key && level < open.size())
+      unique = open[level].insert(parsed.get_ref<const std::string&>()).second && unique;
+    return true;
+  }
+};
+
+Result<void> apply_nodes(const Json& nodes, Config& config) {
+  if (!nodes.is_object()) return fail(Errc::bad_request, "'nodes' is not an object of node id and HOST:PORT");
+  for (const auto& [key, value] : nodes.items()) {
+    const auto node = TRY(parse_node(key));
+    if (!value.is_string()) return fail(Errc::bad_request, "the address of node {} is not a string", key);
+    config.nodes[node] = value.get_ref<const std::string&>();
+  }
+  return {};
+}
+
+Result<void> apply(const std::string& key, const Json& file, Config& config) {
+  if (key == "node")
+    config.node = TRY(core::get_node(file, "node"));
+  else if (key == "listen")
+    config.listen = TRY(core::get_string(file, "listen"));
+  else if (key == "run_dir")
+    config.run_dir = TRY(core::get_string(file, "run_dir"));
+  else if (key == "state_dir")
+    config.state_dir = TRY(core::get_string(file, "state_dir"));
+  else if (key == "insecure")
+    config.insecure = TRY(core::get_bool(file, "insecure"));
+  else if (key == "trusted_group") {
+    config.trusted_group = TRY(core::get_string(file, "trusted_group"));
+    if (::getgrnam(config.trusted_group.c_str()) == nullptr)
+      return fail(Errc::bad_request, "there is no group '{}'", config.trusted_group);
+  } else if (key == "nodes")
+    return apply_nodes(file["nodes"], config);
+  else if (key == "peer_timeout") {
+    const auto milliseconds = TRY(core::get_number(file, "peer_timeout", 60000));
+    if (milliseconds < 1000) return fail(Errc::bad_request, "'peer_timeout' is below 1000 milliseconds");
+    config.peer_timeout = std::chrono::milliseconds{milliseconds};
+  } else
+    return fail(Errc::bad_request, "there is no option '{}'", key);
+  return {};
+}
+
+Result<void> apply_file(const std::string& path, Config& config) {
+  const auto text = TRY(read_file(path));
+  if (!text) return fail_errno(ENOENT, "open " + path);
+  const auto checked = core::parse_object(*text);
+  if (!checked) return fail(Errc::bad_request, "{}: {}", path, checked.error().context);
+  UniqueKeys keys;
+  const auto parsed = Json::parse(
+      *text, [&keys](int depth, Json::parse_event_t event, Json& value) { return keys(depth, event, value); }, false);
+  if (!keys.unique) return fail(Errc::bad_request, "{}: an option stands there twice", path);
+  for (const auto& [key, value] : parsed.items())
+    if (const auto applied = apply(key, parsed, config); !applied)
+      return fail(Errc::bad_request, "{}: {}", path, applied.error().context);
+  return {};
+}
+
+} // namespace
+
+Result<std::optional<Config>> read_options(int argc, char** argv) {
+  const auto options = describe_options();
+  po::variables_map given;
+  try { // Program_options has no other way to say it
+    po::store(po::command_line_parser(argc, argv).options(options).positional({}).run(), given);
+  } catch (const po::error& error) {
+    return fail(Errc::bad_request, "{}", error.what());
+  }
+  if (given.contains("help")) {
+    fmt::print(
+        "Usage: smartiod --node ID [OPTION]...\nLends this host's PCI devices to other hosts, and borrows theirs.\n\n");
+    fmt::print("{}", fmt::format("{}", (std::ostringstream() << options).str()));
+    return std::nullopt;
+  }
+  if (given.contains("version")) {
+    fmt::print("smartiod {}\n", SMARTIO_VERSION);
+    return std::nullopt;
+  }
+  Config config{.listen = "127.0.0.1:7808", .run_dir = "/run/smartio", .state_dir = "/var/lib/smartio"};
+  const auto text = [&given](const char* name) { return given[name].as<std::string>(); };
+  if (given.contains("config")) TRY(apply_file(text("config"), config));
+  if (given.contains("node")) config.node = TRY(parse_node(text("node")));
+  if (given.contains("listen")) config.listen = text("listen");
+  if (given.contains("run-dir")) config.run_dir = text("run-dir");
+  if (given.contains("state-dir")) config.state_dir = text("state-dir");
+  if (given.contains("insecure")) config.insecure = true;
+  if (config.node == NodeId{}) return fail(Errc::bad_request, "this node's number is missing: give --node ID");
+  return config;
+}
+
+} // namespace smartio
