@@ -1,0 +1,139 @@
+// Registers whose mapping ends under a program: the file behind them is truncated, which gives the SIGBUS that the
+// kernel's VFIO gives for a device that was pulled out. Each case is a process of its own.
+#include "catch.hpp"
+#include "checks.hpp"
+#include "mapping.hpp"
+#include "test_device.hpp"
+
+#include <csignal>
+#include <functional>
+#include <smartio/smartio.hpp>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace smartio;
+using namespace testing;
+
+namespace {
+
+constexpr std::uint64_t page = TestDevice::page;
+
+/// How a child ends that does `work`: its exit status, or minus the signal that killed it. It has the default action
+/// for SIGBUS, whatever a sanitizer does with it.
+int end_of(const std::function<int()>& work) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGBUS, SIG_DFL);
+    ::_exit(work());
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/// A file of memory that can shrink.
+Fd make_file(std::uint64_t size) {
+  Fd file(::memfd_create("bus-errors", MFD_CLOEXEC));
+  REQUIRE(::ftruncate(file.get(), static_cast<off_t>(size)) == 0);
+  return file;
+}
+
+/// A device in use, pulled out at will.
+struct Pulled {
+  explicit Pulled(const char* name)
+      : server(name), device((give_registers(), open_device(server.address()).value())),
+        bar(device.map_bar(0).value()) {}
+  void give_registers() {
+    server.with([this](TestDevice& model) {
+      model.twist = [this](vfio::RegionInfo& info) { info.fd = registers.duplicate().value(); };
+    });
+  }
+  void pull_out() { REQUIRE(::ftruncate(registers.get(), 0) == 0); }
+  volatile std::uint32_t& word(std::size_t offset) {
+    return *reinterpret_cast<volatile std::uint32_t*>(bar.mapped(offset, 4));
+  }
+  Fd registers = make_file(4 * page);
+  TestServer server;
+  Device device;
+  BarMapping bar;
+};
+
+/// Memory of this process that gives SIGBUS when it is touched.
+volatile std::uint32_t* trap(void* at = nullptr) {
+  const Fd file = make_file(0);
+  void* memory = ::mmap(at, page, PROT_READ | PROT_WRITE, MAP_SHARED | (at != nullptr ? MAP_FIXED : 0), file.get(), 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<std::uint32_t*>(memory);
+}
+
+constexpr int reached_previous = 7;
+
+} // namespace
+
+TEST_CASE("without the guard a program dies of registers that end") {
+  CHECK(end_of([] {
+          Pulled use("unguarded");
+          use.pull_out();
+          return static_cast<int>(use.word(page) & 1);
+        }) == -SIGBUS);
+}
+
+TEST_CASE("with the guard, registers that end give ones, and the program goes on") {
+  CHECK(end_of([] {
+          Pulled use("guarded");
+          if (!guard_bus_errors() || !guard_bus_errors()) return 1;
+          const auto later = use.device.map_bar(0); // mapped after it, where `use.bar` was before
+          use.word(page) = 5;
+          if (use.word(page) != 5) return 2;
+          use.pull_out();
+          errno = 99;
+          if (use.word(page + 8) != UINT32_MAX || errno != 99) return 3;
+          use.word(2 * page) = 9; // a store is the first to touch this page
+          if (use.word(2 * page + 4) != UINT32_MAX) return 4;
+          if (!later || later->read(page, 8) != UINT64_MAX) return 5;
+          return use.device.read_config(0, 4) ? 0 : 6;
+        }) == 0);
+}
+
+TEST_CASE("with the guard, memory of the program's own is no register") {
+  CHECK(end_of([] {
+          Pulled use("own");
+          if (!guard_bus_errors()) return 1;
+          return static_cast<int>(*trap() & 1);
+        }) == -SIGBUS);
+}
+
+TEST_CASE("addresses that were registers once are guarded no longer") {
+  CHECK(end_of([] {
+          Pulled use("once");
+          if (!guard_bus_errors()) return 1;
+          volatile std::byte* at = nullptr;
+          {
+            const auto other = use.device.map_bar(0);
+            if (!other) return 2;
+            at = other->mapped(page, 4);
+          }
+          const auto* memory = trap(const_cast<std::byte*>(at));
+          return memory == nullptr ? 3 : static_cast<int>(*memory & 1);
+        }) == -SIGBUS);
+}
+
+TEST_CASE("the handler before the guard gets every other SIGBUS") {
+  for (const bool sent : {false, true})
+    CHECK(end_of([sent] {
+            std::signal(SIGBUS, [](int) { ::_exit(reached_previous); });
+            if (!guard_bus_errors()) return 1;
+            if (sent) return std::raise(SIGBUS);
+            return static_cast<int>(*trap() & 1);
+          }) == reached_previous);
+}
+
+TEST_CASE("a SIGBUS that is sent does what it did before the guard") {
+  for (const auto action : {SIG_DFL, SIG_IGN})
+    CHECK(end_of([action] {
+            std::signal(SIGBUS, action);
+            if (!guard_bus_errors()) return 1;
+            std::raise(SIGBUS);
+            return 0;
+          }) == (action == SIG_DFL ? -SIGBUS : 0));
+}

@@ -1,0 +1,197 @@
+// DMA windows: what the device can reach, until when, and what happens to memory it may still write.
+#include "catch.hpp"
+#include "checks.hpp"
+#include "test_device.hpp"
+
+#include <optional>
+#include <set>
+#include <smartio/device.hpp>
+
+using namespace smartio;
+using namespace testing;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::uint64_t page = TestDevice::page;
+
+std::size_t windows_of(TestServer& server) {
+  return server.with([](TestDevice& model) { return model.windows.size(); });
+}
+
+template <class Request> void refuse(TestServer& server, int number) {
+  server.with([number](TestDevice& model) {
+    model.refuse = [number](const vfio::Request& request) { return std::get_if<Request>(&request) ? number : 0; };
+  });
+}
+
+unsigned memories() { return mappings_named("smartio-memory"); }
+
+} // namespace
+
+TEST_CASE("the device reaches the memory of a window, and no longer when its destructor has returned") {
+  TestServer server("window");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const auto memory = Memory::allocate(2 * page);
+  REQUIRE(memory);
+  {
+    const auto window = device->map_dma(*memory, Access::write);
+    REQUIRE(window);
+    CHECK(window->size() == 2 * page);
+    const auto iova = std::to_underlying(window->iova());
+    server.with([iova](TestDevice& model) {
+      model.windows.at(iova).memory.bytes()[5000] = std::byte{42};
+      CHECK(model.windows.at(iova).access == Access::write);
+    });
+    CHECK(memory->bytes()[5000] == std::byte{42});
+    CHECK(windows_of(server) == 1);
+  }
+  CHECK(windows_of(server) == 0);
+}
+
+TEST_CASE("windows have addresses of their own, and moved ones are unmapped once") {
+  TestServer server("addresses");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const auto memory = Memory::allocate(page);
+  REQUIRE(memory);
+  std::vector<DmaWindow> windows;
+  std::set<std::uint64_t> addresses;
+  for (int i = 0; i < 20; ++i) {
+    auto window = device->map_dma(*memory, Access::read_write);
+    REQUIRE(window);
+    addresses.insert(std::to_underlying(window->iova()));
+    windows.push_back(std::move(*window));
+  }
+  CHECK(addresses.size() == 20);
+  CHECK(windows_of(server) == 20);
+  windows[3] = std::move(windows[4]);
+  CHECK(windows_of(server) == 19);
+  windows.clear();
+  CHECK(windows_of(server) == 0);
+}
+
+TEST_CASE("a chosen address is taken when it is free, aligned and not reserved") {
+  TestServer server("chosen");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const auto memory = Memory::allocate(2 * page);
+  REQUIRE(memory);
+  const auto window = device->map_dma_at(Iova{0}, *memory, Access::read);
+  REQUIRE(window);
+  CHECK(window->iova() == Iova{0});
+  CHECK(fails_with(device->map_dma_at(Iova{page}, *memory, Access::read), Errc::bad_request));
+  CHECK(fails_with(device->map_dma_at(Iova{0xfee00000}, *memory, Access::read), Errc::bad_request));
+  CHECK(fails_with(device->map_dma_at(Iova{0x10800}, *memory, Access::read), Errc::bad_request));
+  CHECK(fails_with(device->map_dma_at(Iova{UINT64_MAX - page + 1}, *memory, Access::read), Errc::bad_request));
+  CHECK(device->map_dma_at(Iova{2 * page}, *memory, Access::read));
+  CHECK(windows_of(server) == 1);
+}
+
+TEST_CASE("memory that is not whole pages is refused") {
+  TestServer server("odd");
+  const auto device = open_device(server.address());
+  const auto file = Memory::allocate(page);
+  REQUIRE((device && file));
+  const auto part = Memory::from_fd(file->fd(), 0, 100);
+  REQUIRE(part);
+  CHECK(fails_with(device->map_dma(*part, Access::read), Errc::bad_request));
+}
+
+TEST_CASE("a refused window leaves nothing behind") {
+  TestServer server("refused");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const unsigned before = memories();
+  {
+    const auto memory = Memory::allocate(page);
+    REQUIRE(memory);
+    refuse<vfio::DmaMap>(server, ENOSPC);
+    CHECK(fails_with(device->map_dma_at(Iova{page}, *memory, Access::read), Errc::no_window));
+    refuse<vfio::DmaMap>(server, EINVAL);
+    CHECK(fails_with(device->map_dma_at(Iova{page}, *memory, Access::read), EINVAL));
+    refuse<vfio::DmaMap>(server, 0);
+    CHECK(device->map_dma_at(Iova{page}, *memory, Access::read));
+  }
+  CHECK(memories() == before);
+}
+
+TEST_CASE("memory whose window cannot be unmapped is kept for ever, and so is its address") {
+  TestServer server("kept");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const unsigned before = memories();
+  {
+    const auto memory = Memory::allocate(page);
+    REQUIRE(memory);
+    const auto window = device->map_dma_at(Iova{page}, *memory, Access::write);
+    REQUIRE(window);
+    refuse<vfio::DmaUnmap>(server, EIO);
+  }
+  server.with([](TestDevice& model) { model.windows.clear(); }); // its own mapping of the memory
+  CHECK(memories() == before + 1);
+  refuse<vfio::DmaUnmap>(server, 0);
+  const auto other = Memory::allocate(page);
+  REQUIRE(other);
+  CHECK(fails_with(device->map_dma_at(Iova{page}, *other, Access::write), Errc::bad_request));
+}
+
+TEST_CASE("memory whose unmap is never answered is kept, after the device's timeout") {
+  TestServer server("unanswered");
+  const auto device = open_device(server.address(), 300ms);
+  REQUIRE(device);
+  const unsigned before = memories();
+  const auto began = std::chrono::steady_clock::now();
+  {
+    const auto memory = Memory::allocate(page);
+    REQUIRE(memory);
+    const auto window = device->map_dma(*memory, Access::write);
+    REQUIRE(window);
+    server.with([](TestDevice& model) {
+      model.ignore = [](const vfio::Request& request) { return std::get_if<vfio::DmaUnmap>(&request) != nullptr; };
+    });
+  }
+  CHECK(std::chrono::steady_clock::now() - began < 3s);
+  server.with([](TestDevice& model) { model.windows.clear(); }); // its own mapping of the memory
+  CHECK(memories() == before + 1);
+}
+
+TEST_CASE("memory whose mapping was never answered is kept") {
+  TestServer server("half-mapped");
+  const auto device = open_device(server.address(), 300ms);
+  REQUIRE(device);
+  const unsigned before = memories();
+  {
+    const auto memory = Memory::allocate(page);
+    REQUIRE(memory);
+    server.with([](TestDevice& model) {
+      model.ignore = [](const vfio::Request& request) { return std::get_if<vfio::DmaMap>(&request) != nullptr; };
+    });
+    CHECK(fails_with(device->map_dma(*memory, Access::write), Errc::timed_out));
+  }
+  CHECK(memories() == before + 1);
+}
+
+TEST_CASE("device, window, memory and registers may go in any order") {
+  for (int order = 0; order < 24; ++order) {
+    TestServer server("order");
+    std::optional<Device> device = open_device(server.address()).value();
+    std::optional<Memory> memory = Memory::allocate(page).value();
+    std::optional<BarMapping> bar = device->map_bar(0).value();
+    std::optional<DmaWindow> window = device->map_dma(*memory, Access::write).value();
+    int rest = order;
+    std::vector<int> left{0, 1, 2, 3};
+    for (int choices = 4; choices > 0; --choices) {
+      const int chosen = left[static_cast<std::size_t>(rest % choices)];
+      rest /= choices;
+      std::erase(left, chosen);
+      if (chosen == 0) device.reset();
+      if (chosen == 1) memory.reset();
+      if (chosen == 2) bar.reset();
+      if (chosen == 3) window.reset();
+      if (!window && !left.empty() && (device || bar)) CHECK(windows_of(server) == 0);
+    }
+    CHECK(server.wait_until_left(4s));
+  }
+}

@@ -1,0 +1,94 @@
+// What a lender does about windows of its devices onto registers of each other.
+#include "peer_windows.hpp"
+#include "catch.hpp"
+#include "test_device.hpp"
+
+using namespace smartio;
+using namespace testing;
+
+namespace {
+
+constexpr std::uint64_t page = TestDevice::page;
+
+struct Pair {
+  Pair() { peers.exported(target.get(), 0, target->registers); }
+
+  /// As a client maps `fd` for the device.
+  void map(std::uint64_t iova, const Fd& fd) {
+    vfio::DmaMap map{Iova{iova}, page, Access::read_write, fd.duplicate().value(), 0};
+    const auto peer = peers.mapping(device, map, record);
+    device->submit(std::move(map), [this, iova, peer](vfio::Reply reply) {
+      if (reply) (*record)[iova] = page;
+      if (!reply && peer) peers.failed(*peer);
+    });
+  }
+  /// Whether it was all done at once, as this device answers.
+  bool withdraw() {
+    bool done = false;
+    peers.withdraw(target.get(), [&done] { done = true; });
+    return done;
+  }
+
+  std::shared_ptr<TestDevice> device = std::make_shared<TestDevice>(), target = std::make_shared<TestDevice>();
+  std::shared_ptr<PeerWindows::Windows> record = std::make_shared<PeerWindows::Windows>();
+  PeerWindows peers;
+};
+
+} // namespace
+
+TEST_CASE("when a device's loan ends, others no longer reach its registers, and keep their own windows") {
+  Pair pair;
+  pair.map(page, pair.target->registers);
+  pair.map(2 * page, make_memfd("own", page).value());
+  CHECK(pair.withdraw());
+  CHECK(pair.device->windows.size() == 1);
+  CHECK(pair.device->windows.contains(2 * page));
+  CHECK(*pair.record == PeerWindows::Windows{{2 * page, page}});
+}
+
+TEST_CASE("the loan's end waits until the other device has unmapped, whatever comes of it") {
+  Pair pair;
+  pair.map(page, pair.target->registers);
+  std::optional<Iova> asked;
+  pair.device->ignore = [&asked](const vfio::Request& request) {
+    if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request)) asked = unmap->iova;
+    return true;
+  };
+  bool done = false;
+  pair.peers.withdraw(pair.target.get(), [&done] { done = true; });
+  CHECK_FALSE(done);
+  CHECK(asked == Iova{page});
+  pair.device->client_left(); // the request ends
+  CHECK(done);
+}
+
+TEST_CASE("windows that were unmapped, refused or ended with their device are not unmapped again") {
+  Pair pair;
+  unsigned unmaps = 0;
+  pair.map(page, pair.target->registers);
+  pair.peers.unmapped(pair.device.get(), {Iova{0}, 2 * page});
+  pair.device->refuse = [&unmaps](const vfio::Request& request) {
+    unmaps += std::get_if<vfio::DmaUnmap>(&request) != nullptr;
+    return std::get_if<vfio::DmaMap>(&request) != nullptr ? ENOSPC : 0;
+  };
+  pair.map(4 * page, pair.target->registers);
+  CHECK(pair.withdraw());
+  CHECK(unmaps == 0);
+  pair.device->refuse = [&unmaps](const vfio::Request& request) {
+    unmaps += std::get_if<vfio::DmaUnmap>(&request) != nullptr;
+    return 0;
+  };
+  pair.peers.exported(pair.target.get(), 0, pair.target->registers);
+  pair.map(6 * page, pair.target->registers);
+  pair.peers.forget(pair.device.get());
+  CHECK(pair.withdraw());
+  CHECK(unmaps == 0);
+}
+
+TEST_CASE("a descriptor is held no longer than its device's loan") {
+  Pair pair;
+  CHECK(pair.withdraw());
+  pair.map(page, pair.target->registers); // by a client that kept it: its own loan's matter
+  CHECK(pair.withdraw());
+  CHECK(pair.device->windows.size() == 1);
+}

@@ -1,0 +1,321 @@
+// The client against servers that answer what they should not.
+#include "catch.hpp"
+#include "user/client.hpp"
+#include "user/version.hpp"
+#include "vfio_user_raw.hpp"
+
+using namespace smartio;
+using namespace smartio::vfio;
+using namespace smartio::vfio::user;
+using namespace smartio::test;
+
+namespace {
+
+/// A client and the other end of its socket; the greeting is up to the test.
+struct Greeting {
+  boost::asio::io_context& io;
+  Raw raw;
+  std::shared_ptr<Client> client;
+  std::optional<Error> error;
+  std::optional<Raw::Got> hello;
+
+  explicit Greeting(boost::asio::io_context& loop, std::chrono::milliseconds timeout = std::chrono::seconds(60))
+      : Greeting(loop, Raw::pair(loop), timeout) {}
+
+  void outcome() {
+    run_until(io, [this] { return client || error; });
+  }
+
+private:
+  Greeting(boost::asio::io_context& loop, std::pair<Raw, Socket> ends, std::chrono::milliseconds timeout)
+      : io(loop), raw(std::move(ends.first)) {
+    Client::start(std::move(ends.second), timeout, [this](auto opened) {
+      REQUIRE((!client && !error));
+      if (opened)
+        client = std::move(*opened);
+      else
+        error = opened.error();
+    });
+    CHECK((!client && !error)); // later
+    hello = raw.receive();
+    REQUIRE(hello);
+  }
+};
+
+/// A client that has greeted.
+struct Driven : Greeting {
+  int lost = 0;
+
+  explicit Driven(boost::asio::io_context& loop, std::string_view capabilities = "{}") : Greeting(loop) {
+    raw.send(message(Command::version, version(capabilities), hello->header.id, type_reply));
+    outcome();
+    REQUIRE(client);
+    client->on_lost([this] { ++lost; });
+  }
+};
+
+Bytes reply_to(const Raw::Got& command, const Bytes& payload) {
+  return message(command.header.command, payload, command.header.id, type_reply);
+}
+
+} // namespace
+
+TEST_CASE("the client says version 0.1 and what it takes") {
+  boost::asio::io_context io;
+  const Greeting greeting(io);
+  CHECK((greeting.hello->header.command == Command::version && greeting.hello->header.flags == 0));
+  CHECK(decode_version(greeting.hello->payload) == own_version);
+}
+
+TEST_CASE("servers that do not greet as they should are given up with the reason") {
+  boost::asio::io_context io;
+  Greeting greeting(io, std::chrono::milliseconds(300));
+  const auto answer = [&greeting](const Bytes& payload, std::uint32_t flags = type_reply, std::uint32_t error = 0) {
+    greeting.raw.send(message(Command::version, payload, greeting.hello->header.id, flags, error));
+  };
+  Errc expected = Errc::bad_request;
+  SECTION("busy") {
+    answer({}, type_reply | flag_error, EBUSY);
+    expected = Errc::busy;
+  }
+  SECTION("refused") { answer({}, type_reply | flag_error, EINVAL); }
+  SECTION("refused without a reason") { answer({}, type_reply | flag_error, 0); }
+  SECTION("gone") {
+    greeting.raw.close();
+    expected = Errc::peer_down;
+  }
+  SECTION("silent") { expected = Errc::timed_out; }
+  SECTION("stuck in the middle") {
+    greeting.raw.send(Bytes(7));
+    expected = Errc::timed_out;
+  }
+  SECTION("something else") { greeting.raw.send(Bytes(200, std::byte{'x'})); }
+  SECTION("a command") { answer(version("{}"), type_command); }
+  SECTION("another command's reply") { greeting.raw.send(message(Command::get_info, Bytes(16), 0, type_reply)); }
+  SECTION("another major version") { answer(version("{}", 1)); }
+  SECTION("a later minor version") { answer(version("{}", 0, 2)); }
+  SECTION("malformed text") { answer(version(R"({"capabilities":7})")); }
+  SECTION("no room for data") { answer(version(R"({"capabilities":{"max_data_xfer_size":16}})")); }
+  SECTION("nothing") { answer({}); }
+  greeting.outcome();
+  REQUIRE(greeting.error);
+  CHECK(greeting.error->code == expected);
+  CHECK(greeting.error->context.ends_with('.'));
+  CHECK(greeting.raw.closed());
+}
+
+TEST_CASE("servers that say nothing of themselves get one descriptor a message") {
+  boost::asio::io_context io;
+  Greeting greeting(io);
+  greeting.raw.send(message(Command::version, Bytes(4), greeting.hello->header.id, type_reply)); // 0.0
+  greeting.outcome();
+  REQUIRE(greeting.client);
+  SetIrqs set{0x24, msix, 0, 3, {}, {}};
+  for (int i = 0; i < 3; ++i) set.eventfds.push_back(make_eventfd().value());
+  bool done = false;
+  greeting.client->submit(std::move(set), [&done](Reply reply) {
+    CHECK(reply);
+    done = true;
+  });
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    const auto command = greeting.raw.receive();
+    CHECK(command->fds.size() == 1);
+    CHECK(load<SetIrqsBody>(command->payload)->start == i);
+    greeting.raw.send(reply_to(*command, {}));
+  }
+  run_until(io, [&done] { return done; });
+}
+
+TEST_CASE("accesses are cut to what the server takes") {
+  boost::asio::io_context io;
+  Driven driven(io, R"({"capabilities":{"max_data_xfer_size":4096}})");
+  Bytes data;
+  driven.client->submit(RegionRead{0, 100, 10000}, [&data](Reply reply) { data = std::get<Data>(*reply).bytes; });
+  for (const std::uint32_t count : {4096U, 4096U, 1808U}) {
+    const auto command = driven.raw.receive();
+    CHECK(load<AccessBody>(command->payload)->count == count);
+    driven.raw.send(reply_to(*command, join(command->payload, Bytes(count, static_cast<std::byte>(count & 255)))));
+  }
+  run_until(io, [&data] { return !data.empty(); });
+  CHECK(data.size() == 10000);
+  CHECK(data.back() == std::byte{1808 & 255});
+}
+
+TEST_CASE("replies that fit no command close the connection, and everything completes with ENODEV") {
+  boost::asio::io_context io;
+  const Driven first(io); // from now on the loop has its own descriptors
+  const auto before = open_descriptors();
+  {
+    Driven driven(io);
+    const auto eventfd = make_eventfd().value();
+    std::vector<int> errors;
+    const auto keep = [&errors](Reply reply) { errors.push_back(reply ? 0 : reply.error()); };
+    driven.client->submit(RegionRead{0, 0, 4}, keep);
+    driven.client->submit(Reset{}, keep);
+    const auto read = driven.raw.receive();
+    const auto reset = driven.raw.receive();
+    const auto body = test::raw(AccessBody{0, 0, 4});
+    SECTION("an id nobody used") {
+      driven.raw.send(message(Command::region_read, join(body, Bytes(4)), 999, type_reply));
+    }
+    SECTION("another command") { driven.raw.send(message(Command::reset, {}, read->header.id, type_reply)); }
+    SECTION("less data than asked") { driven.raw.send(reply_to(*read, join(body, Bytes(3)))); }
+    SECTION("more data than asked") { driven.raw.send(reply_to(*read, join(body, Bytes(5)))); }
+    SECTION("no data") { driven.raw.send(reply_to(*read, {})); }
+    SECTION("an error with data") {
+      driven.raw.send(message(Command::region_read, Bytes(8), read->header.id, type_reply | flag_error, 5));
+    }
+    SECTION("a descriptor") { driven.raw.send(reply_to(*reset, {}), {eventfd.get()}); }
+    SECTION("an error with a descriptor") {
+      driven.raw.send(message(Command::reset, {}, reset->header.id, type_reply | flag_error, 5), {eventfd.get()});
+    }
+    SECTION("too many descriptors") { driven.raw.send(reply_to(*reset, {}), std::vector(64, eventfd.get())); }
+    SECTION("a size that cannot be") { driven.raw.send(test::raw(Header{0, Command::reset, 3, type_reply, 0})); }
+    SECTION("a size above all limits") {
+      driven.raw.send(test::raw(Header{0, Command::reset, 1U << 31, type_reply, 0}));
+    }
+    SECTION("neither command nor reply") { driven.raw.send(test::raw(Header{0, Command::reset, 16, 7, 0})); }
+    run_until(io, [&driven] { return driven.lost == 1; });
+    CHECK(errors == std::vector{ENODEV, ENODEV});
+    CHECK(driven.raw.closed());
+  }
+  CHECK(open_descriptors() == before);
+}
+
+TEST_CASE("a reply given twice closes the connection") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  int done = 0;
+  driven.client->submit(Reset{}, [&done](Reply) { ++done; });
+  const auto reset = driven.raw.receive();
+  driven.raw.send(join(reply_to(*reset, {}), reply_to(*reset, {})));
+  run_until(io, [&driven] { return driven.lost == 1; });
+  CHECK(done == 1);
+}
+
+TEST_CASE("errors of the server are the errno of the request; absurd ones are EIO") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  for (const auto& [sent, got] : {std::pair{13U, 13}, {0U, EIO}, {UINT32_MAX, EIO}, {4096U, EIO}}) {
+    int error = 0;
+    driven.client->submit(Reset{}, [&error](Reply reply) { error = reply.error(); });
+    const auto reset = driven.raw.receive();
+    driven.raw.send(message(Command::reset, {}, reset->header.id, type_reply | flag_error, sent));
+    run_until(io, [&error] { return error != 0; });
+    CHECK(error == got);
+  }
+  CHECK(driven.lost == 0);
+}
+
+TEST_CASE("replies out of order find their requests") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  std::vector<int> order;
+  for (int i = 0; i < 3; ++i) driven.client->submit(Reset{}, [&order, i](Reply) { order.push_back(i); });
+  std::vector<Raw::Got> commands;
+  for (int i = 0; i < 3; ++i) commands.push_back(*driven.raw.receive());
+  for (const auto i : {1U, 2U, 0U}) driven.raw.send(reply_to(commands[i], {}));
+  run_until(io, [&order] { return order.size() == 3; });
+  CHECK(order == std::vector{1, 2, 0});
+}
+
+TEST_CASE("ids wrap around without confusion") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  const auto reset = message(Command::reset);
+  int done = 0;
+  for (int i = 0; i < 70000; ++i) {
+    driven.client->submit(Reset{}, [&done](Reply reply) { done += reply ? 1 : 0; });
+    const auto command = driven.raw.receive();
+    driven.raw.send(reply_to(*command, {}));
+  }
+  run_until(io, [&done] { return done == 70000; });
+}
+
+TEST_CASE("a region's info that does not fit is asked for again, once") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  const auto eventfd = make_eventfd().value();
+  std::optional<Reply> reply;
+  driven.client->submit(GetRegionInfo{0}, [&reply](Reply answer) { reply = std::move(answer); });
+  const auto flags = region_flag_read | region_flag_mmap | region_flag_caps;
+  const auto first = driven.raw.receive();
+  driven.raw.send(reply_to(*first, test::raw(RegionInfoBody{8192, flags, 0, 0, 65536, 0})));
+  const auto second = driven.raw.receive();
+  CHECK(load<RegionInfoBody>(second->payload)->argsz == 8192);
+  SECTION("whole at last") {
+    const auto whole = join(test::raw(RegionInfoBody{8192, flags, 0, 32, 65536, 0}),
+                            test::raw(SparseCap{1, 1, 0, 1, 0}), test::raw(SparseArea{4096, 4096}));
+    driven.raw.send(reply_to(*second, whole), {eventfd.get()});
+    run_until(io, [&reply] { return reply.has_value(); });
+    CHECK(std::get<RegionInfo>(**reply).areas.size() == 1);
+  }
+  SECTION("the server never has enough") {
+    driven.raw.send(reply_to(*second, test::raw(RegionInfoBody{16384, flags, 0, 0, 65536, 0})));
+    run_until(io, [&reply] { return reply.has_value(); });
+    CHECK(std::get<RegionInfo>(**reply).areas.empty());
+  }
+}
+
+TEST_CASE("absurd room for a region's info is not asked for") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  std::optional<Reply> reply;
+  driven.client->submit(GetRegionInfo{0}, [&reply](Reply answer) { reply = std::move(answer); });
+  const auto command = driven.raw.receive();
+  driven.raw.send(reply_to(*command, test::raw(RegionInfoBody{UINT32_MAX, 15, 0, 0, 4096, 0})));
+  run_until(io, [&reply] { return reply.has_value(); });
+  CHECK(std::get<RegionInfo>(**reply).areas.empty());
+}
+
+TEST_CASE("commands of the server are answered with an errno") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  const auto refusal = [&driven](const Bytes& command) {
+    const auto reply = driven.raw.ask(command);
+    REQUIRE((reply && reply->failed() && reply->payload.empty()));
+    return static_cast<int>(reply->header.error);
+  };
+  const auto body = test::raw(DmaAccessBody{0, 4});
+  CHECK(refusal(message(Command::dma_read, body)) == EFAULT);
+  CHECK(refusal(message(Command::dma_write, join(body, Bytes(4)))) == EFAULT);
+  CHECK(refusal(message(Command::dma_read, test::raw(DmaAccessBody{0, UINT64_MAX}))) == EINVAL);
+  CHECK(refusal(message(Command::dma_write, join(body, Bytes(3)))) == EINVAL);
+  CHECK(refusal(message(Command::dma_read)) == EINVAL);
+  CHECK(refusal(message(Command::reset)) == EOPNOTSUPP);
+  CHECK(refusal(message(static_cast<Command>(4711), Bytes(100))) == EOPNOTSUPP);
+  driven.raw.send(message(Command::dma_read, body, 1, flag_no_reply));
+  CHECK(driven.raw.silent());
+  CHECK(driven.lost == 0);
+}
+
+TEST_CASE("a server that goes at any byte of a reply loses the device") {
+  boost::asio::io_context io;
+  const auto whole =
+      join(test::raw(Header{0, Command::region_read, 36, type_reply, 0}), test::raw(AccessBody{0, 0, 4}), Bytes(4));
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    Driven driven(io);
+    int error = 0;
+    driven.client->submit(RegionRead{0, 0, 4}, [&error](Reply reply) { error = reply ? -1 : reply.error(); });
+    REQUIRE(driven.raw.receive());
+    driven.raw.send({whole.data(), size});
+    driven.raw.close();
+    run_until(io, [&driven] { return driven.lost == 1; });
+    REQUIRE(error == ENODEV);
+  }
+}
+
+TEST_CASE("a client dropped by its owner in a completion is gone, and nothing else happens") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  int second = 0;
+  driven.client->submit(Reset{}, [&driven](Reply) { driven.client.reset(); });
+  driven.client->submit(Reset{}, [&second](Reply reply) { second = reply.error(); });
+  const auto first = driven.raw.receive();
+  const auto next = driven.raw.receive();
+  driven.raw.send(join(reply_to(*first, {}), reply_to(*next, {})));
+  run_until(io, [&second] { return second != 0; });
+  CHECK(second == ECANCELED);
+  CHECK(driven.raw.closed());
+  CHECK(driven.lost == 0);
+}

@@ -1,0 +1,60 @@
+"""summary.py TESTLOG STATUS: counts test cases in what meson's tests printed; the last line of tests/run.
+
+TESTLOG is meson's testlog.json (one JSON object per test), STATUS the exit status of meson test. Test cases are counted
+from the last lines of Catch2 and pytest; a program that printed neither counts as one case. Reasons of skipped cases
+are repeated, since meson shows no output of a test that did not fail. Exits with 1 if anything failed.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+CATCH_ALL = re.compile(r"^All tests passed \(.* in (\d+) test cases?\)", re.M)
+CATCH_SOME = re.compile(r"^test cases:(.*)$", re.M)
+PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
+SKIPPED = re.compile(r"^SKIPPED \[\d+\].*$", re.M)
+
+
+def numbers(line):
+    """{"passed": 3, "failed": 1} of a line such as "3 passed, 1 failed"."""
+    return {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", line)}
+
+
+def count(output):
+    """Passed, failed and skipped test cases that OUTPUT tells of; None if it tells of none."""
+    if found := CATCH_ALL.findall(output):
+        return int(found[-1]), 0, 0
+    if found := CATCH_SOME.findall(output):
+        words = numbers(found[-1].replace("failed as expected", "passed"))
+    elif found := PYTEST.findall(output):
+        words = numbers(found[-1])
+    else:
+        return None
+    failed = sum(words.get(word, 0) for word in ("failed", "error", "errors"))
+    return words.get("passed", 0), failed, words.get("skipped", 0)
+
+
+def count_test(test):
+    result = test["result"]
+    if result == "SKIP":
+        return 0, 0, 1
+    good = result in ("OK", "EXPECTEDFAIL")
+    passed, failed, skipped = count(test.get("stdout", "")) or ((1, 0, 0) if good else (0, 0, 0))
+    return passed, failed if good or failed else 1, skipped
+
+
+def main(log, status):
+    tests = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    passed, failed, skipped = map(sum, zip((0, 0, 0), *map(count_test, tests)))
+    if status != 0 and failed == 0:  # meson itself failed
+        failed = 1
+    for test in tests:
+        for line in SKIPPED.findall(test.get("stdout", "")):
+            print(f"{test['name']}: {line}")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,204 @@
+// The drivers of non-transparent bridges, on the simulated one.
+#include "ntb/adapter.hpp"
+#include "ntb_pair.hpp"
+
+#include <cstring>
+
+using namespace smartio;
+using namespace smartio::testing;
+using fabric::ntb::Adapter;
+
+namespace {
+
+const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
+
+Result<std::shared_ptr<Adapter>> open(NtbHost& host) {
+  std::optional<Result<std::shared_ptr<Adapter>>> result;
+  Adapter::open(host.device, [&result](auto opened) { result.emplace(std::move(opened)); });
+  REQUIRE(result.has_value());
+  return std::move(*result);
+}
+
+/// The result of an operation of an adapter, which completes at once on the simulated bridge.
+template <class... Args, class... Given>
+Result<void> did(Adapter& adapter, void (Adapter::*operation)(Args...), Given&&... given) {
+  std::optional<Result<void>> result;
+  (adapter.*operation)(std::forward<Given>(given)...,
+                       [&result](Result<void> done) { result.emplace(std::move(done)); });
+  REQUIRE(result.has_value());
+  return std::move(*result);
+}
+
+template <class T, class... Args, class... Given>
+T told(Adapter& adapter, void (Adapter::*operation)(Args...), Given&&... given) {
+  std::optional<Result<T>> result;
+  (adapter.*operation)(std::forward<Given>(given)..., [&result](Result<T> value) { result.emplace(std::move(value)); });
+  REQUIRE(result.has_value());
+  REQUIRE(result->has_value());
+  return **result;
+}
+
+struct End {
+  std::shared_ptr<Adapter> adapter;
+  std::vector<Fd> events; ///< ours; the adapter has duplicates
+
+  explicit End(NtbHost& host) : adapter(open(host).value()) {
+    std::vector<Fd> given;
+    for (unsigned i = 0; i < fabric::ntb::vector_count; ++i) {
+      events.push_back(make_eventfd().value());
+      given.push_back(events.back().duplicate().value());
+    }
+    REQUIRE(did(*adapter, &Adapter::start, std::move(given)).has_value());
+  }
+  bool signalled(unsigned vector) { return drain_eventfd(events[vector].get()) > 0; }
+  unsigned link_vector() const { return adapter->shape().generation == 3 ? 31 : 32; }
+};
+
+struct Ends {
+  explicit Ends(const char* chip) : pair(chip, false), a(pair.a), b(pair.b) {
+    REQUIRE(did(*a.adapter, &Adapter::enable_link).has_value());
+    REQUIRE(did(*b.adapter, &Adapter::enable_link).has_value());
+  }
+  NtbPair pair;
+  End a, b;
+};
+
+constexpr Iova memory{NtbHost::memory_at};
+constexpr std::uint64_t window = NtbHost::window_bytes;
+
+} // namespace
+
+TEST_CASE("an adapter says what it is") {
+  NtbPair ice_lake("gen4", false), sapphire_rapids("gen4-spr", false), skylake("gen3", false);
+  for (auto* pair : {&ice_lake, &sapphire_rapids, &skylake}) {
+    const auto a = open(pair->a).value(), b = open(pair->b).value();
+    CHECK(a->shape().upstream);
+    CHECK_FALSE(b->shape().upstream);
+    CHECK(a->shape().window_bytes == std::array{window, window});
+  }
+  CHECK(open(skylake.a).value()->shape().usable_doorbells == 0x7fffffff);
+  CHECK(open(ice_lake.a).value()->shape().usable_doorbells == 0xffffffff);
+}
+
+TEST_CASE("the link comes up when both ends want it, and both are told") {
+  Ends ends(any_chip());
+  for (auto* end : {&ends.a, &ends.b}) {
+    CHECK(end->signalled(end->link_vector()));
+    const auto link = told<fabric::ntb::Link>(*end->adapter, &Adapter::read_link);
+    CHECK(link.up);
+    CHECK(link.speed == end->adapter->shape().generation);
+    CHECK(link.width == 16);
+  }
+  REQUIRE(did(*ends.b.adapter, &Adapter::disable_link).has_value());
+  CHECK(ends.a.signalled(ends.a.link_vector()));
+  CHECK_FALSE(told<fabric::ntb::Link>(*ends.a.adapter, &Adapter::read_link).up);
+}
+
+TEST_CASE("a window is closed until it is opened, and again afterwards") {
+  Ends ends(any_chip());
+  for (const unsigned index : {0U, 1U}) {
+    const std::uint32_t bar = 2 + 2 * index;
+    CHECK(ends.pair.a.read(bar, 0, 8) == UINT64_MAX);
+    REQUIRE(did(*ends.b.adapter, &Adapter::open_window, index, memory, window).has_value());
+    ends.pair.a.write(bar, window - 8, 8, 0x1234 + index);
+    std::uint64_t seen = 0;
+    std::memcpy(&seen, ends.pair.b.memory().data() + window - 8, sizeof seen);
+    CHECK(seen == 0x1234 + index);
+    REQUIRE(did(*ends.b.adapter, &Adapter::open_window, index, memory, std::uint64_t{0x1000}).has_value());
+    CHECK(ends.pair.a.read(bar, 0xff8, 8) == 0);
+    CHECK(ends.pair.a.read(bar, 0x1000, 8) == UINT64_MAX);
+    REQUIRE(did(*ends.b.adapter, &Adapter::close_window, index).has_value());
+    CHECK(ends.pair.a.read(bar, 0, 8) == UINT64_MAX);
+  }
+}
+
+TEST_CASE("what cannot be a window is refused") {
+  Ends ends(any_chip());
+  const bool pages = ends.b.adapter->shape().alignment == 4096;
+  const auto opened = [&ends](unsigned index, std::uint64_t at, std::uint64_t bytes) {
+    return did(*ends.b.adapter, &Adapter::open_window, index, Iova{at}, bytes).has_value();
+  };
+  CHECK(opened(0, NtbHost::memory_at + 0x1000, 0x1000) == pages);
+  CHECK_FALSE(opened(0, NtbHost::memory_at + 0x800, 0x1000));
+  CHECK_FALSE(opened(0, NtbHost::memory_at, 0));
+  CHECK_FALSE(opened(0, NtbHost::memory_at, 0x800));
+  CHECK_FALSE(opened(0, NtbHost::memory_at, 2 * window));
+  CHECK_FALSE(opened(2, NtbHost::memory_at, window));
+}
+
+TEST_CASE("a translation that does not take is an error") {
+  Ends ends(any_chip());
+  ends.pair.bridge.set_faults({.translation_stuck = true});
+  const auto done = did(*ends.b.adapter, &Adapter::open_window, 0U, memory, window);
+  REQUIRE_FALSE(done.has_value());
+  CHECK(done.error().code == make_error_code(Errc::wrong_state));
+  CHECK(ends.pair.a.read(2, 0, 8) == UINT64_MAX);
+}
+
+TEST_CASE("doorbells signal while they are enabled, and stay until they are cleared") {
+  Ends ends(any_chip());
+  auto &from = *ends.a.adapter, &to = *ends.b.adapter;
+  REQUIRE(did(to, &Adapter::enable_doorbells, std::uint64_t{0x8}).has_value());
+  REQUIRE(did(from, &Adapter::ring, 3U).has_value());
+  REQUIRE(did(from, &Adapter::ring, 4U).has_value());
+  CHECK(ends.b.signalled(3));
+  CHECK_FALSE(ends.b.signalled(4));
+  CHECK(told<std::uint64_t>(to, &Adapter::read_doorbells) == 0x18);
+  REQUIRE(did(to, &Adapter::clear_doorbells, std::uint64_t{0x8}).has_value());
+  CHECK(told<std::uint64_t>(to, &Adapter::read_doorbells) == 0x10);
+  CHECK_FALSE(did(from, &Adapter::ring, 32U).has_value());
+  CHECK(did(from, &Adapter::ring, 31U).has_value() == (from.shape().generation == 4)); // the link's on generation 3
+}
+
+TEST_CASE("a doorbell can be rung by a write to its target") {
+  Ends ends(any_chip());
+  const auto target = ends.a.adapter->doorbell_target(7);
+  ends.pair.a.write(target.region, target.offset, target.width, target.data);
+  CHECK(told<std::uint64_t>(*ends.b.adapter, &Adapter::read_doorbells) == 0x80);
+}
+
+TEST_CASE("scratchpads carry words to the peer") {
+  Ends ends(any_chip());
+  for (unsigned i = 0; i < 16; ++i) {
+    REQUIRE(did(*ends.a.adapter, &Adapter::write_peer_scratchpad, i, 0xabc0U + i).has_value());
+    CHECK(told<std::uint32_t>(*ends.b.adapter, &Adapter::read_scratchpad, i) == 0xabc0 + i);
+  }
+  CHECK_FALSE(did(*ends.a.adapter, &Adapter::write_peer_scratchpad, 16U, 0U).has_value());
+}
+
+TEST_CASE("recovery brings back windows, doorbells and the link after they were lost") {
+  const bool reset = GENERATE(true, false);
+  Ends ends(any_chip());
+  auto& adapter = *ends.b.adapter;
+  REQUIRE(did(adapter, &Adapter::open_window, 1U, memory, window).has_value());
+  REQUIRE(did(adapter, &Adapter::enable_doorbells, std::uint64_t{0x8}).has_value());
+  if (reset) {
+    const std::uint64_t control = adapter.shape().generation == 3 ? 0x98 : 0x48; // Initiate Function Level Reset
+    ends.pair.b.write(vfio::config_region, control, 2, 0x8000);
+  } else {
+    ends.pair.bridge.set_faults({.link_down = true, .loses_registers = true});
+    ends.pair.bridge.set_faults({});
+  }
+  CHECK(ends.pair.a.read(4, 0, 8) == UINT64_MAX);
+  REQUIRE(did(adapter, &Adapter::recover).has_value());
+  CHECK(ends.pair.a.read(4, 0, 8) == 0);
+  REQUIRE(did(*ends.a.adapter, &Adapter::ring, 3U).has_value());
+  CHECK(ends.b.signalled(3));
+}
+
+TEST_CASE("a device that is gone is ENODEV; one that is no bridge is refused") {
+  Ends ends(any_chip());
+  ends.pair.bridge.detach(Side::a);
+  const auto done = did(*ends.a.adapter, &Adapter::enable_link);
+  REQUIRE_FALSE(done.has_value());
+  CHECK(done.error().code == std::errc::no_such_device);
+
+  struct Stranger final : vfio::Device {
+    void submit(vfio::Request, vfio::Completion done) override { done(vfio::Data{Bytes(4)}); }
+    void on_lost(std::move_only_function<void()>) override {}
+  };
+  std::optional<Error> refused;
+  Adapter::open(std::make_shared<Stranger>(), [&refused](auto opened) { refused = opened.error(); });
+  REQUIRE(refused);
+  CHECK(refused->code == make_error_code(Errc::bad_request));
+}

@@ -1,0 +1,85 @@
+#include "range_allocator.hpp"
+
+#include "catch.hpp"
+
+using smartio::core::iova_alignment;
+using smartio::core::iova_allocator;
+using smartio::core::RangeAllocator;
+
+TEST_CASE("ranges are allocated from the bottom, aligned and disjoint") {
+  RangeAllocator ranges({{0x1000, 0x10000}}, {});
+  CHECK(ranges.allocate(0x1000, 0x1000) == 0x1000);
+  CHECK(ranges.allocate(0x1000, 0x4000) == 0x4000);
+  CHECK(ranges.allocate(0x2000, 0x1000) == 0x2000);
+  CHECK(ranges.allocate(0x2000, 0x1000) == 0x5000);
+}
+
+TEST_CASE("the smallest gap that fits is used, so that large ones stay whole") {
+  RangeAllocator ranges({{0, 0x10000}, {0x100000, 0x3000}}, {});
+  CHECK(ranges.allocate(0x2000, 0x1000) == 0x100000);
+  CHECK(ranges.allocate(0x1000, 0x1000) == 0x102000);
+  CHECK(ranges.allocate(0x10000, 0x1000) == 0x0);
+}
+
+TEST_CASE("a gap that is large enough only without its alignment is not used") {
+  RangeAllocator ranges({{0x1000, 0x2000}, {0x10000, 0x100000}}, {});
+  CHECK(ranges.allocate(0x2000, 0x2000) == 0x10000);
+  CHECK(ranges.allocate(0x1000, 0x2000) == 0x2000);
+}
+
+TEST_CASE("reserved ranges are never allocated nor taken") {
+  RangeAllocator ranges({{0x1000, 0x5000}}, {{0x2000, 0x1000}, {0x2800, 0x1800}, {0x0, 0x1000}});
+  CHECK(ranges.allocate(0x2000, 0x1000) == 0x4000);
+  CHECK(ranges.allocate(0x1000, 0x1000) == 0x1000);
+  CHECK(ranges.allocate(0x1000, 0x1000) == std::nullopt);
+  CHECK_FALSE(ranges.reserve(0x2000, 0x1000));
+  CHECK_FALSE(ranges.reserve(0x3fff, 1));
+  CHECK_FALSE(ranges.release(0x2000));
+}
+
+TEST_CASE("a named range is refused exactly when it overlaps another") {
+  RangeAllocator ranges({{0x1000, 0x10000}}, {});
+  REQUIRE(ranges.reserve(0x4000, 0x2000));
+  CHECK_FALSE(ranges.reserve(0x4000, 0x2000));
+  CHECK_FALSE(ranges.reserve(0x3000, 0x1001));
+  CHECK_FALSE(ranges.reserve(0x5fff, 0x1000));
+  CHECK_FALSE(ranges.reserve(0x0, 0x20000));
+  CHECK(ranges.reserve(0x3000, 0x1000));
+  CHECK(ranges.reserve(0x6000, 0x1000));
+  CHECK(ranges.reserve(0x1'0000'0000, 0x1000)); // outside of what is allocated from
+  CHECK(ranges.allocate(0x2000, 0x1000) == 0x1000);
+  CHECK(ranges.allocate(0xa000, 0x1000) == 0x7000);
+}
+
+TEST_CASE("a released range can be had again, once") {
+  RangeAllocator ranges({{0x1000, 0x3000}}, {});
+  REQUIRE(ranges.allocate(0x1000, 0x1000) == 0x1000);
+  REQUIRE(ranges.allocate(0x2000, 0x1000) == 0x2000);
+  CHECK(ranges.allocate(0x1000, 0x1000) == std::nullopt);
+  CHECK(ranges.release(0x2000));
+  CHECK_FALSE(ranges.release(0x2000));
+  CHECK_FALSE(ranges.release(0x3000));
+  CHECK(ranges.allocate(0x2000, 0x1000) == 0x2000);
+}
+
+TEST_CASE("sizes of zero, sums that wrap and the end of the address space are handled") {
+  RangeAllocator ranges({{UINT64_MAX - 0xfff, 0x1000}, {0x1000, UINT64_MAX}, {0x1000, 0}}, {{UINT64_MAX, 2}});
+  CHECK(ranges.allocate(0, 1) == std::nullopt);
+  CHECK_FALSE(ranges.reserve(0x1000, 0));
+  CHECK_FALSE(ranges.reserve(UINT64_MAX - 0xfff, 0x1001));
+  CHECK_FALSE(ranges.reserve(UINT64_MAX, UINT64_MAX));
+  CHECK(ranges.allocate(UINT64_MAX, 1) == std::nullopt);
+  CHECK(ranges.allocate(0x1000, 0x1000) == UINT64_MAX - 0xfff);
+  CHECK(ranges.allocate(1, 1) == std::nullopt);
+}
+
+TEST_CASE("IOVAs avoid page 0 and the interrupt addresses, and end below 2^39") {
+  auto ranges = iova_allocator();
+  CHECK_FALSE(ranges.reserve(0xfee00000, 0x1000));
+  CHECK_FALSE(ranges.reserve(0xfed00000, 0x200000));
+  CHECK(ranges.allocate(0x1000, 0x1000) == 0x1000);
+  CHECK(ranges.allocate(0xfee00000, iova_alignment(0xfee00000)) == 0xff000000);
+  CHECK(ranges.allocate(1ULL << 39, 0x1000) == std::nullopt);
+  CHECK(iova_alignment(0x1ff000) == 0x1000);
+  CHECK(iova_alignment(0x200000) == 0x200000);
+}

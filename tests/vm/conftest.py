@@ -1,0 +1,38 @@
+"""Fixtures of the vm suite: what guests are started from, or the reason why there can be none."""
+
+import os
+import pathlib
+
+import pytest
+
+import fetch
+from bed import Bed, lacking
+from guest import Guest
+from programs import Programs
+
+BUILD = pathlib.Path(os.environ.get("SMARTIO_BUILD", pathlib.Path(__file__).parents[2] / "build")).resolve()
+
+
+@pytest.fixture(scope="session")
+def bed(tmp_path_factory):
+    try:
+        tree = fetch.fetch()
+    except fetch.Unavailable as reason:
+        lacking(reason)
+    return Bed(tree, tmp_path_factory.mktemp("bed"), BUILD, BUILD / "vm-logs")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    item.failed = getattr(item, "failed", False) or report.failed
+    if report.failed:  # guests of several tests do not see it
+        for guest in Guest.living:
+            guest.save_messages()
+
+
+@pytest.fixture
+def programs(request):
+    result = Programs(BUILD, BUILD / "vm-logs" / request.node.name)
+    yield result
+    result.clean_up(keep_logs=request.node.failed)

@@ -1,0 +1,138 @@
+"""Guests with Linux's own NTB drivers, which Debian's kernels leave out, and the simulated bridge between two of them.
+
+The kernel (drivers built in, its clients as modules) is the one that SMARTIO_VM_KERNEL names, or that lies beside the
+source tree; a test is skipped where there is none, and fails under CI=true.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import select
+import signal
+import socket
+import subprocess
+
+import pytest
+
+import initramfs
+from guest import Guest
+from programs import START_SECONDS
+
+HERE = pathlib.Path(__file__).parent
+CLIENTS = ["ntb_pingpong", "ntb_perf", "ntb_transport", "ntb_netdev", "ntb_tool"]
+
+
+def find_kernel():
+    """A directory with bzImage and the modules of CLIENTS."""
+    named = [pathlib.Path(os.environ["SMARTIO_VM_KERNEL"])] if "SMARTIO_VM_KERNEL" in os.environ else []
+    beside = [path for parent in HERE.parents for path in sorted(parent.glob("shared/vm/linux-*"))]
+    for directory in named or beside:
+        if all((directory / name).exists() for name in ["bzImage", *(f"{client}.ko" for client in CLIENTS)]):
+            return directory
+    reason = "No guests with NTB drivers: there is no kernel that has them (SMARTIO_VM_KERNEL)."
+    pytest.fail(reason, pytrace=False) if os.environ.get("CI") == "true" else pytest.skip(reason)
+
+
+def build_initramfs(tree, kernel, destination):
+    """busybox, the init of all guests, and CLIENTS in /lib."""
+    with open(destination, "wb") as output:
+        archive = initramfs.Archive(output)
+        for directory in ("proc", "sys", "dev", "tmp", "run", "etc"):
+            archive.directory(directory)
+        archive.file("init", (HERE / "guest_init").read_bytes(), 0o755)
+        busybox = initramfs.find_program(tree, "busybox")
+        archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+        for applet in subprocess.check_output([busybox, "--list"], text=True).split():
+            if applet != "busybox":
+                archive.link(f"bin/{applet}", "busybox")
+        for client in CLIENTS:
+            archive.file(f"lib/{client}.ko", (kernel / f"{client}.ko").read_bytes())
+        archive.end()
+
+
+class NtbGuest(Guest):
+    """A guest with that kernel, at one end of a bridge."""
+
+    def __init__(self, bed, name, boot, end, iommu, private_memory=False):
+        """With PRIVATE_MEMORY nobody else gets a descriptor of the guest's memory."""
+        units = ["-device intel-iommu,intremap=on,caching-mode=on"] if iommu else []
+        function = {"driver": "vfio-user-pci", "addr": "0x12", "socket": {"type": "unix", "path": str(end)}}
+        super().__init__(bed, name, [*units, function])
+        self.boot, self.private_memory = boot, private_memory
+
+    def command_line(self, *channels):
+        options = super().command_line(*channels)
+        for name, path in zip(("-kernel", "-initrd"), self.boot):
+            options[options.index(name) + 1] = str(path)
+        if self.private_memory:
+            backend = next(at for at, word in enumerate(options) if word.startswith("memory-backend-"))
+            options[backend] = f"memory-backend-ram,id=ram,size={self.memory_mib}M"
+        return options
+
+    def __enter__(self):
+        super().__enter__()
+        self.check("mount -t debugfs debugfs /sys/kernel/debug")
+        return self
+
+    def load(self, client, *parameters):
+        self.check(f"insmod /lib/{client}.ko {' '.join(parameters)}")
+
+    def unload(self, *clients):
+        self.check(f"rmmod {' '.join(clients)}")
+
+    def debug(self, client, command, seconds=60):
+        """Output of COMMAND in the directory where CLIENT has its files for the bridge."""
+        return self.check(f"cd /sys/kernel/debug/{client}/0000:00:12.0 && {command}", seconds).strip()
+
+    def wait_until(self, client, condition):
+        """CONDITION is a shell command; a kernel's client tells of its own progress only when asked."""
+        self.debug(client, f"until {condition}; do usleep 20000; done")
+
+
+@dataclasses.dataclass
+class Bridge:
+    process: subprocess.Popen
+    directory: pathlib.Path
+
+    def end(self, side):
+        return self.directory / f"{side}.sock"
+
+    def counters(self):
+        self.process.send_signal(signal.SIGUSR1)
+        return json.loads(self.line())
+
+    def line(self):
+        readable, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+        return self.process.stdout.readline() if readable else ""
+
+    def inject(self, fault):
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(START_SECONDS)
+            control.connect(str(self.directory / "faults.sock"))
+            control.sendall(f"{fault}\n".encode())
+            assert control.recv(16) == b"ok\n"
+
+
+def simulate_bridge(programs, model):
+    directory = programs.directory
+    process = programs.start("bridge", "tools/smartio_sim/smartio_sim", "ntb", "--socket-a", directory / "a.sock",
+                             "--socket-b", directory / "b.sock", "--faults", directory / "faults.sock",
+                             "--model", model, stdout=subprocess.PIPE)
+    bridge = Bridge(process, directory)
+    line = bridge.line()
+    assert line == f"ready {bridge.end('a')} {bridge.end('b')}\n", line
+    return bridge
+
+
+@contextlib.contextmanager
+def pair(bed, programs, model, directory, iommu, private_memory=False):
+    """A bridge and the guests at both its ends."""
+    kernel = find_kernel()
+    boot = (kernel / "bzImage", directory / "initrd")
+    build_initramfs(bed.tree, kernel, boot[1])
+    bridge = simulate_bridge(programs, model)
+    with NtbGuest(bed, f"{model}-a", boot, bridge.end("a"), iommu, private_memory) as a, \
+            NtbGuest(bed, f"{model}-b", boot, bridge.end("b"), iommu, private_memory) as b:
+        yield bridge, a, b
