@@ -100,7 +100,7 @@ struct DeviceCore {
   std::shared_ptr<vfio::user::Client> client;
   boost::asio::posix::stream_descriptor err_event{io}; ///< the device's ERR interrupt
   boost::asio::steady_timer grace{io};
-  core::RangeAllocator iovas = core::iova_allocator();
+  RangeAllocator iovas = iova_allocator();
   std::set<Bar*> bars;              ///< what take-back turns into ones
   std::set<unsigned> vectors_taken; ///< by an Interrupt
 

@@ -60,7 +60,7 @@ Result<void> Window::reserve(std::uint64_t bytes, std::optional<Iova> chosen) {
 Result<Iova> Window::find_room(std::uint64_t bytes, std::optional<Iova> chosen) {
   if (core->revoked()) return std::unexpected(DeviceCore::error_of(ENODEV, {}));
   if (!chosen) {
-    const auto found = core->iovas.allocate(bytes, core::iova_alignment(bytes));
+    const auto found = core->iovas.allocate(bytes, iova_alignment(bytes));
     if (!found) return fail(Errc::no_window, "No address range of {} bytes is free for the device", bytes);
     return static_cast<Iova>(*found);
   }

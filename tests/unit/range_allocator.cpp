@@ -2,9 +2,9 @@
 
 #include "catch.hpp"
 
-using smartio::core::iova_alignment;
-using smartio::core::iova_allocator;
-using smartio::core::RangeAllocator;
+using smartio::iova_alignment;
+using smartio::iova_allocator;
+using smartio::RangeAllocator;
 
 TEST_CASE("ranges are allocated from the bottom, aligned and disjoint") {
   RangeAllocator ranges({{0x1000, 0x10000}}, {});

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-namespace smartio::core {
+namespace smartio {
 
 /// Ranges are of `size` bytes, more than 0, and may end at 2^64 but not beyond; others are treated as not to be had.
 class RangeAllocator {
@@ -45,4 +45,4 @@ RangeAllocator iova_allocator();
 /// What an IOVA of `size` bytes is aligned to: 2 MiB for those that can use large IOMMU pages, else 4 KiB.
 constexpr std::uint64_t iova_alignment(std::uint64_t size) { return size >= (2U << 20) ? 2U << 20 : 4096; }
 
-} // namespace smartio::core
+} // namespace smartio

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace smartio::core {
+namespace smartio {
 namespace {
 
 constexpr bool valid(std::uint64_t start, std::uint64_t size) { return size > 0 && size - 1 <= UINT64_MAX - start; }
@@ -82,4 +82,4 @@ RangeAllocator iova_allocator() {
   return RangeAllocator({{.start = 4096, .size = (1ULL << 39) - 4096}}, {{.start = 0xfee00000, .size = 0x100000}});
 }
 
-} // namespace smartio::core
+} // namespace smartio

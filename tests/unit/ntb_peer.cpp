@@ -1,0 +1,153 @@
+// The two ends of a bridge find each other, and notice the other's end; on the simulated bridge.
+#include "ntb/peer.hpp"
+#include "ntb_pair.hpp"
+
+#include <cstring>
+
+using namespace smartio;
+using namespace smartio::testing;
+using fabric::ntb::Peer;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Node {
+  Node(boost::asio::io_context& io, NtbHost& host, unsigned number, std::chrono::milliseconds silence = 300ms) {
+    Peer::open(
+        io, host.device, {.node = NodeId(number), .silence = silence}, [this] { ++changes; },
+        [this](auto opened) { peer = std::move(opened).value(); });
+  }
+  bool up() const { return peer && peer->state().up; }
+  std::shared_ptr<Peer> peer;
+  int changes = 0;
+};
+
+struct Nodes {
+  explicit Nodes(const char* chip) : pair(chip, false) {}
+  bool reach(const std::function<bool()>& condition) {
+    for (int i = 0; i < 500 && !condition(); ++i) io.run_for(10ms);
+    return condition();
+  }
+  bool both_up() {
+    return reach([this] { return a.up() && b.up(); });
+  }
+  boost::asio::io_context io;
+  NtbPair pair;
+  Node a{io, pair.a, 4}, b{io, pair.b, 8};
+};
+
+const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
+
+std::uint64_t map(Node& node, int fd, std::uint64_t bytes) {
+  const auto offset = node.peer->reserve(bytes).value();
+  bool mapped = false;
+  node.peer->device()->submit(
+      vfio::DmaMap{node.peer->inbound(offset), bytes, Access::read_write, duplicate(fd).value(), 0},
+      [&mapped](const vfio::Reply& reply) { mapped = reply.has_value(); });
+  REQUIRE(mapped);
+  return offset;
+}
+
+} // namespace
+
+TEST_CASE("the ends of a bridge learn each other's node id and room") {
+  Nodes nodes(any_chip());
+  REQUIRE(nodes.both_up());
+  CHECK(nodes.a.peer->state().node == NodeId{8});
+  CHECK(nodes.b.peer->state().node == NodeId{4});
+  CHECK(nodes.a.peer->state().aperture_bytes == NtbHost::window_bytes);
+  CHECK(nodes.a.changes == 1);
+}
+
+TEST_CASE("what is mapped at an offset of the window is reached at that offset of the aperture") {
+  Nodes nodes(any_chip());
+  REQUIRE(nodes.both_up());
+  const auto memory = make_memfd("memory", 0x2000).value();
+  const auto offset = map(nodes.b, memory.get(), 0x2000);
+  CHECK(offset != 0); // the control page's
+  CHECK(nodes.b.peer->used_bytes() == 0x2000);
+  nodes.pair.a.write(Peer::aperture_region, offset + 0x1008, 8, 0x1122334455667788);
+  const auto seen = Mapping::map(memory.get(), 0, 0x2000).value();
+  std::uint64_t value = 0;
+  std::memcpy(&value, seen.bytes().data() + 0x1008, sizeof value);
+  CHECK(value == 0x1122334455667788);
+  nodes.b.peer->release(offset);
+  CHECK(nodes.b.peer->used_bytes() == 0);
+}
+
+TEST_CASE("a window that is full, or asked for too much, has no room") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  auto& peer = *nodes.a.peer;
+  CHECK_FALSE(peer.reserve(0).has_value());
+  CHECK_FALSE(peer.reserve(UINT64_MAX).has_value());
+  CHECK_FALSE(peer.reserve(NtbHost::window_bytes).has_value());
+  CHECK(peer.reserve(NtbHost::window_bytes - 0x1000).has_value());
+  CHECK_FALSE(peer.reserve(1).has_value());
+}
+
+TEST_CASE("a doorbell reaches who claimed it at the other end, again after each ring") {
+  Nodes nodes(any_chip());
+  REQUIRE(nodes.both_up());
+  int rung = 0;
+  const auto bit = nodes.a.peer->claim_doorbell([&rung] { ++rung; });
+  REQUIRE(bit.has_value());
+  for (int i = 1; i <= 3; ++i) {
+    nodes.b.peer->ring(*bit, [](const Result<void>& done) { CHECK(done.has_value()); });
+    CHECK(nodes.reach([&] { return rung == i; }));
+  }
+  nodes.a.peer->release_doorbell(*bit);
+  nodes.b.peer->ring(*bit, [](const Result<void>&) {});
+  nodes.io.run_for(20ms);
+  CHECK(rung == 3);
+}
+
+TEST_CASE("all doorbells can be claimed but the first") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  for (int i = 1; i < 32; ++i) CHECK(nodes.a.peer->claim_doorbell([] {}).has_value());
+  CHECK_FALSE(nodes.a.peer->claim_doorbell([] {}).has_value());
+}
+
+TEST_CASE("a peer that leaves is missed at once, and found when it comes back") {
+  Nodes nodes(any_chip());
+  REQUIRE(nodes.both_up());
+  bool left = false;
+  nodes.b.peer->close([&left] { left = true; });
+  CHECK(nodes.reach([&] { return left && !nodes.a.up(); }));
+  CHECK(nodes.a.peer->state().reason != "it is silent");
+  nodes.b.peer.reset();
+  nodes.pair.b.attach(); // its device was closed and opened again
+  Node again(nodes.io, nodes.pair.b, 8);
+  CHECK(nodes.reach([&] { return nodes.a.up() && again.up(); }));
+}
+
+TEST_CASE("silence is the end of a peer although the link stays up") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  nodes.b.peer.reset(); // as if its process hung: nothing is told, no register changes
+  CHECK(nodes.reach([&] { return !nodes.a.up(); }));
+  CHECK(nodes.a.peer->state().reason == "it is silent");
+}
+
+TEST_CASE("a link that comes back without the bridges' registers is put in order again") {
+  Nodes nodes(any_chip());
+  REQUIRE(nodes.both_up());
+  const auto memory = make_memfd("memory", 0x1000).value();
+  const auto offset = map(nodes.b, memory.get(), 0x1000);
+  nodes.pair.bridge.set_faults({.link_down = true, .loses_registers = true});
+  CHECK(nodes.reach([&] { return !nodes.a.up() && !nodes.b.up(); }));
+  CHECK(nodes.a.peer->state().reason == "the bridge's link is down");
+  nodes.pair.bridge.set_faults({});
+  CHECK(nodes.both_up());
+  nodes.pair.a.write(Peer::aperture_region, offset, 8, 0x55);
+  CHECK(nodes.pair.a.read(Peer::aperture_region, offset, 8) == 0x55);
+}
+
+TEST_CASE("scratchpads that make no sense are no peer, and are written anew") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  for (unsigned i = 0; i < 16; ++i) nodes.pair.b.set_reg(0x8080 + 4 * i, 0xffffffff);
+  CHECK(nodes.reach([&] { return !nodes.a.up(); }));
+  CHECK(nodes.both_up());
+}
