@@ -24,7 +24,7 @@ completed(std::move_only_function<void(std::move_only_function<void(Result<T>)>)
     });
   };
   auto result = co_await asio::async_initiate<const asio::use_awaitable_t<>, void(Result<T>)>(std::move(initiation),
-                                                                                             asio::use_awaitable);
+                                                                                              asio::use_awaitable);
   co_return std::move(result);
 }
 

@@ -44,8 +44,8 @@ void Peer::open(asio::io_context& io, std::shared_ptr<vfio::Device> device, Opti
 
 asio::awaitable<Result<void>> Peer::start() {
   const auto self = shared_from_this();
-  auto adapter = co_await completed<std::shared_ptr<Adapter>>(
-      [this](auto done) { Adapter::open(device_, std::move(done)); });
+  auto adapter =
+      co_await completed<std::shared_ptr<Adapter>>([this](auto done) { Adapter::open(device_, std::move(done)); });
   if (!adapter) co_return std::unexpected(std::move(adapter).error());
   adapter_ = std::move(*adapter);
   auto done = co_await open_aperture();

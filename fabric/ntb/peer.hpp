@@ -24,15 +24,15 @@ namespace smartio::fabric::ntb {
 class Peer : public std::enable_shared_from_this<Peer> {
 public:
   struct Options {
-    NodeId node{};                             ///< this one
-    std::chrono::milliseconds silence{3000};   ///< without a sign of life for so long a peer counts as dead
-    std::uint64_t most_bytes = 1ULL << 36;     ///< of the window, however large the BAR is
+    NodeId node{};                           ///< this one
+    std::chrono::milliseconds silence{3000}; ///< without a sign of life for so long a peer counts as dead
+    std::uint64_t most_bytes = 1ULL << 36;   ///< of the window, however large the BAR is
   };
   struct State {
     bool up = false;
-    NodeId node{};                   ///< 0 before it was ever heard
+    NodeId node{};                    ///< 0 before it was ever heard
     std::uint64_t aperture_bytes = 0; ///< that we reach of it
-    std::string reason;              ///< why it is down
+    std::string reason;               ///< why it is down
   };
   using Changed = std::function<void()>; ///< from the event loop, never from within a call
   using Opened = std::move_only_function<void(Result<std::shared_ptr<Peer>>)>;

@@ -25,8 +25,9 @@ struct Config {
   std::string run_dir;   ///< sockets; empty: no control socket, and the node can lend but not borrow
   std::string state_dir; ///< what is kept across restarts; empty: nothing is
   std::map<NodeId, std::string> nodes{}; ///< addresses for `connect` without one
-  std::string trusted_group{}; ///< besides root and this user, its members may map registers of kernel devices
-  bool insecure = false;       ///< listen on other addresses than loopback although peers are not authenticated
+  std::string trusted_group{};    ///< besides root and this user, its members may map registers of kernel devices
+  bool insecure = false;          ///< listen on other addresses than loopback although peers are not authenticated
+  std::vector<std::string> ntb{}; ///< bridges to other hosts: BDFs, or vfio-user:PATH; `config ntb` goes before
   std::chrono::milliseconds peer_timeout{3000}; ///< a peer silent for longer is dead
   std::chrono::milliseconds timeout{4000};      ///< bounds every blocking call
   std::function<void(int level, std::string_view text)>

@@ -103,12 +103,14 @@ Json Node::peers_json() const {
 
 /// The local fabric joins this node with itself and with peers on this host; it has no aperture to run out of.
 Json Node::fabrics_json() const {
-  Json fabrics = Json::array();
+  Json fabrics = bridges_json();
   for (const auto& [node, lender] : lenders_)
-    if (lender.hello.boot_id == settings_.boot_id && !lender.hello.fabric_socket.empty())
+    if (fabric_to(lender) == Fabric::local)
       fabrics.push_back({{"kind", "local"},
                          {"peer", number(node)},
+                         {"address", nullptr},
                          {"state", lender.link != 0 ? "up" : "down"},
+                         {"reason", nullptr},
                          {"aperture_bytes", 0},
                          {"used_bytes", 0}});
   return fabrics;
@@ -158,14 +160,14 @@ Result<Json> Node::show_document(DeviceId id) const {
     return fail(Errc::no_such_device, "no device {} is known to node {}", to_string(id), number(settings_.node));
   }
   if (interface.is_null() && document["device"]["bdf"].is_null()) interface = "vfio-user";
-  const bool local = lender != lenders_.end() && lender->second.hello.boot_id == settings_.boot_id;
+  const auto fabric = lender == lenders_.end() ? Fabric::none : fabric_to(lender->second);
   document.update({{"reason", reason.empty() ? Json(nullptr) : Json(reason)},
                    {"bars", bars},
                    {"vectors", vectors},
                    {"iommu_group", std::move(group)},
                    {"interface", std::move(interface)},
                    {"driver", std::move(driver)},
-                   {"fabric", local ? Json("local") : Json(nullptr)},
+                   {"fabric", fabric == Fabric::none ? Json(nullptr) : Json(fabric == Fabric::ntb ? "ntb" : "local")},
                    {"loan", std::move(used)},
                    {"counters", Json::object()}});
   return document;

@@ -5,6 +5,7 @@
 #include "intent.hpp"
 #include "json.hpp"
 #include "message.hpp"
+#include "resolver.hpp"
 
 #include <array>
 #include <chrono>
@@ -91,6 +92,14 @@ struct LinkDown {
 struct TimerFired {
   Timer timer;
 };
+/// A bridge of this host: whom it leads to, and whether that is reached.
+struct BridgeChanged {
+  std::string address; ///< of the bridge
+  NodeId peer{};       ///< 0: not known
+  bool up = false;
+  std::uint64_t aperture_bytes = 0, used_bytes = 0; ///< of the peer's window; of ours, by what the peer may reach
+  std::string reason;                               ///< why it is down
+};
 struct DeviceProbed {
   DeviceId device;
   Result<Identity> identity;
@@ -151,10 +160,10 @@ struct UsageChanged {
   Usage usage;
 }; ///< at the borrower
 
-using Event =
-    std::variant<Started, Command, ControlClosed, Accepted, Dialled, DialFailed, Received, LinkDown, TimerFired,
-                 DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished, DeviceAppeared, DeviceLost, HostScanned,
-                 ConfigRead, TellClients, LoanEnded, UseEnded, LoanOpened, LoanClosed, FabricLost, UsageChanged>;
+using Event = std::variant<Started, Command, ControlClosed, Accepted, Dialled, DialFailed, Received, LinkDown,
+                           TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished,
+                           DeviceAppeared, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
+                           LoanOpened, LoanClosed, FabricLost, UsageChanged>;
 
 // Effects
 struct Reply {
@@ -219,9 +228,15 @@ struct ClientsReleased {
 }; ///< lender: the borrower let go
 struct OpenLoan {
   LoanId loan;
-  std::string fabric_socket, nonce, owner;
+  Fabric fabric;
+  LinkId link;                      ///< to the lender
+  std::string fabric_socket, nonce; ///< of the local fabric
+  std::string owner;
   bool shared;
 }; ///< borrower
+struct UseBridges {
+  std::vector<std::string> addresses;
+}; ///< these and no others
 struct CloseLoan {
   LoanId loan;
   bool orderly;
@@ -232,6 +247,6 @@ struct Log {
 };
 
 using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, OpenDevice, CloseDevice,
-                            ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, Log>;
+                            ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, UseBridges, Log>;
 
 } // namespace smartio::core

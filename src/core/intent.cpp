@@ -44,6 +44,16 @@ Result<void> parse_removed(const Json& list, Intent& intent) {
 
 } // namespace
 
+std::vector<std::string> split_list(std::string_view text) {
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const auto comma = text.find(',');
+    parts.emplace_back(text.substr(0, comma));
+    text.remove_prefix(comma == std::string_view::npos ? text.size() : comma + 1);
+  }
+  return parts;
+}
+
 std::string encode(const Intent& intent, NodeId node) {
   Json state{{"schema_version", 1},          {"node", static_cast<unsigned>(node)}, {"devices", Json::array()},
              {"connections", Json::array()}, {"options", intent.options},           {"filters", Json::array()},

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 namespace smartio::core {
 
@@ -33,6 +34,9 @@ struct Intent {
   std::set<std::string> removed; ///< addresses removed by hand: no filter adds them again
   bool operator==(const Intent&) const = default;
 };
+
+/// What stands between commas; nothing in an empty text.
+std::vector<std::string> split_list(std::string_view text);
 
 std::string encode(const Intent& intent, NodeId node);
 

@@ -36,6 +36,7 @@ void Node::on(const Started&) {
     effects_.push_back(ProbeDevice{id, device.address});
   }
   scan({.purpose = ScanFor::appeared, .rules = {}});
+  use_bridges();
   for (const auto& [node, address] : intent_.connections) {
     borrowers_[node] = Borrower{.address = address};
     effects_.push_back(Dial{node, address});

@@ -21,6 +21,7 @@ struct Settings {
   bool can_borrow = true;                ///< there is a run directory for loan sockets
   std::map<NodeId, std::string> nodes{}; ///< addresses for `connect`
   std::chrono::milliseconds peer_timeout{3000};
+  std::vector<std::string> bridges{}; ///< addresses; the option `ntb` goes before
 };
 
 /// Requests that the node makes of itself; below are the runtime's.
@@ -35,6 +36,10 @@ public:
 
   /// Whether the local fabric may give a connection to `loan` to whoever proves `nonce`.
   bool admits(const LoanId& loan, const std::string& nonce) const;
+
+  /// Whether the node at the other end of the link has that loan, and its messages for the device may reach it.
+  bool admits(const LoanId& loan, LinkId link) const;
+  NodeId peer_of(LinkId link) const; ///< 0: none yet
 
   bool is_shared(const LoanId& loan) const; ///< a loan this node granted
 
@@ -69,6 +74,7 @@ private:
     std::string address;
     LinkId link = 0; ///< 0: none
     bool up = false;
+    std::string boot_id{}; ///< of its host
     unsigned attempts = 0; ///< dials that failed in a row
     Time since{};
     std::vector<RequestId> waiting{};
@@ -155,6 +161,14 @@ private:
   void update_heartbeats();
   bool has_loans(LinkId link, const Link& state) const;
 
+  // node_bridges.cpp
+  void on(const BridgeChanged&);
+  Fabric fabric_to(NodeId node, const std::string& boot_id, bool has_socket) const;
+  Fabric fabric_to(const Lender& lender) const;
+  void use_bridges();
+  std::vector<std::string> bridges() const;
+  Json bridges_json() const;
+
   // node_devices.cpp
   void on(const DeviceProbed&);
   void on(const DeviceOpened&);
@@ -196,6 +210,7 @@ private:
   void receive(LinkId link, const BorrowRequest&);
   void receive(LinkId link, const ReturnRequest&);
   void receive(LinkId link, const Released&);
+  const Share* granted(const LoanId& loan) const;
   const OwnDevice* companion_of_other(const OwnDevice& device, NodeId borrower) const;
   void end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason);
   void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
@@ -256,6 +271,7 @@ private:
   std::vector<Effect> effects_;
   std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
   std::map<std::uint16_t, OwnDevice> devices_;
+  std::map<std::string, BridgeChanged> bridges_; ///< by address
   std::map<NodeId, Borrower> borrowers_;
   std::map<NodeId, Lender> lenders_;
   std::map<LinkId, Link> links_;

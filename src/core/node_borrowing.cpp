@@ -31,13 +31,11 @@ Result<LinkId> Node::path_to_lender(DeviceId id) const {
   if (!known) return fail(Errc::no_such_device, "node {} has no device {}", node, to_string(id));
   if (lender->second.link == 0)
     return fail(Errc::peer_down, "node {}, which has device {}, is not connected now", node, to_string(id));
-  const bool same_host =
-      lender->second.hello.boot_id == settings_.boot_id && !lender->second.hello.fabric_socket.empty();
   const auto route = resolve({.device = lender_of(id),
                               .memory = settings_.node,
                               .cpu = settings_.node,
                               .kernel_device = parse_bdf(lender->second.devices.at(id).address).has_value()},
-                             same_host ? Fabric::local : Fabric::none);
+                             fabric_to(lender->second));
   if (!route) return std::unexpected(route.error());
   return lender->second.link;
 }
@@ -76,8 +74,13 @@ void Node::borrow_answered(DeviceId id, const Answer& answer) {
   loan.phase = Loan::Phase::opening;
   if (!loan.returners.empty() || loan.released) return close_loan(id, loan, true);
   const auto& lender = lenders_[lender_of(id)];
-  effects_.push_back(
-      OpenLoan{{id, loan.epoch}, lender.hello.fabric_socket, lender.hello.nonce, loan.user, loan.shared});
+  effects_.push_back(OpenLoan{{id, loan.epoch},
+                              fabric_to(lender),
+                              lender.link,
+                              lender.hello.fabric_socket,
+                              lender.hello.nonce,
+                              loan.user,
+                              loan.shared});
 }
 
 void Node::on(LoanOpened& opened) {

@@ -42,6 +42,16 @@ Result<void> check_peer_timeout(const std::string& value) {
   return {};
 }
 
+Result<void> check_bridges(const std::string& value) {
+  for (const auto& address : split_list(value))
+    if (!address.starts_with("vfio-user:") && !parse_bdf(address))
+      return fail(Errc::bad_request,
+                  "'{}' is not the address of a bridge: give BDFs like 0000:06:00.0, or "
+                  "vfio-user:PATH, with commas between; nothing for none",
+                  address);
+  return {};
+}
+
 Result<void> check_iommu(const std::string& value) {
   if (value == "auto" || value == "type1" || value == "iommufd") return {};
   return fail(Errc::bad_request, "'{}' is not an iommu interface: give auto, type1 or iommufd", value);
@@ -274,18 +284,22 @@ void Node::command_config(Command& c) {
   const auto option = optional_text(c.arguments, "option");
   const auto value = optional_text(c.arguments, "value");
   if (!option || !value) return reply(c.request, std::unexpected(option ? value.error() : option.error()));
-  if (*option && **option != "peer-timeout" && **option != "iommu")
-    return reply(c.request,
-                 fail(Errc::bad_request, "there is no option '{}': the options are iommu and peer-timeout", **option));
+  if (*option && **option != "peer-timeout" && **option != "iommu" && **option != "ntb")
+    return reply(c.request, fail(Errc::bad_request,
+                                 "there is no option '{}': the options are iommu, ntb and peer-timeout", **option));
   if (*option && *value) {
-    const auto checked = **option == "iommu" ? check_iommu(**value) : check_peer_timeout(**value);
+    const auto checked = **option == "iommu" ? check_iommu(**value)
+                         : **option == "ntb" ? check_bridges(**value)
+                                             : check_peer_timeout(**value);
     if (!checked) return reply(c.request, std::unexpected(checked.error()));
     intent_.options[**option] = **value;
     save();
+    if (**option == "ntb") use_bridges();
   }
   const auto iommu = intent_.options.find("iommu");
   reply(c.request, Json{{"options",
                          {{"iommu", iommu == intent_.options.end() ? "auto" : iommu->second},
+                          {"ntb", fmt::format("{}", fmt::join(bridges(), ","))},
                           {"peer-timeout", fmt::format("{}", peer_timeout().count())}}}});
 }
 

@@ -11,18 +11,32 @@ unsigned number(NodeId node) { return static_cast<unsigned>(node); }
 
 bool Node::admits(const LoanId& loan, const std::string& nonce) const {
   const auto link = std::ranges::find_if(links_, [&nonce](const auto& l) { return l.second.nonce == nonce; });
-  if (link == links_.end() || !link->second.dialled || lender_of(loan.device) != settings_.node) return false;
-  const auto device = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(loan.device) & 0xffff));
-  if (device == devices_.end()) return false;
-  const auto share = device->second.shares.find(loan.epoch);
-  return share != device->second.shares.end() && !share->second.ending && share->second.borrower == link->second.peer;
+  return link != links_.end() && admits(loan, link->first);
+}
+
+bool Node::admits(const LoanId& loan, LinkId link) const {
+  const auto from = links_.find(link);
+  const auto* share = granted(loan);
+  return from != links_.end() && from->second.dialled && share != nullptr && !share->ending &&
+         share->borrower == from->second.peer;
+}
+
+NodeId Node::peer_of(LinkId link) const {
+  const auto found = links_.find(link);
+  return found == links_.end() ? NodeId{} : found->second.peer;
 }
 
 bool Node::is_shared(const LoanId& loan) const {
+  const auto* share = granted(loan);
+  return share != nullptr && share->shared;
+}
+
+const Node::Share* Node::granted(const LoanId& loan) const {
+  if (lender_of(loan.device) != settings_.node) return nullptr;
   const auto device = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(loan.device) & 0xffff));
-  if (device == devices_.end()) return false;
+  if (device == devices_.end()) return nullptr;
   const auto share = device->second.shares.find(loan.epoch);
-  return share != device->second.shares.end() && share->second.shared;
+  return share == device->second.shares.end() ? nullptr : &share->second;
 }
 
 void Node::receive(LinkId link, const BorrowRequest& request) {

@@ -84,6 +84,7 @@ void Node::receive(LinkId link, const Hello& hello) {
       return refuse(
           link, fmt::format("node {} answered where node {} was expected", number(hello.node), number(found->first)));
     state.peer = hello.node;
+    found->second.boot_id = hello.boot_id;
     return borrower_up(found->first, found->second);
   }
   if (const auto old = lenders_.find(hello.node); old != lenders_.end() && old->second.link != 0)

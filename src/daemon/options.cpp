@@ -1,6 +1,7 @@
 #include "options.hpp"
 
 #include "file.hpp"
+#include "intent.hpp"
 #include "json.hpp"
 #include "result.hpp"
 #include "text.hpp"
@@ -69,6 +70,9 @@ Result<void> apply(const std::string& key, const Json& file, Config& config) {
     config.trusted_group = TRY(core::get_string(file, "trusted_group"));
     if (::getgrnam(config.trusted_group.c_str()) == nullptr)
       return fail(Errc::bad_request, "there is no group '{}'", config.trusted_group);
+  } else if (key == "ntb") {
+    const auto list = TRY(core::get_string(file, "ntb"));
+    config.ntb = core::split_list(list);
   } else if (key == "nodes")
     return apply_nodes(file["nodes"], config);
   else if (key == "peer_timeout") {

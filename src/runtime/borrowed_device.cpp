@@ -27,7 +27,7 @@ bool is_whole_function(int fd) {
 
 } // namespace
 
-void BorrowedDevice::connected(std::shared_ptr<vfio::user::Client> lender) {
+void BorrowedDevice::connected(OpenedDevice lender) {
   lender_ = std::move(lender);
   for (auto& [request, done] : std::exchange(waiting_, {})) submit(std::move(request), std::move(done));
 }
@@ -39,10 +39,10 @@ void BorrowedDevice::submit(Request request, Completion done) {
   if (const auto* info = std::get_if<vfio::GetIrqInfo>(&request); info != nullptr && info->index >= vfio::err)
     return done(vfio::IrqInfo{vfio::irq_flag_eventfd | vfio::irq_flag_noresize, info->index == vfio::err ? 1U : 0U});
   if (revoked_) return answer_revoked(request, done);
-  if (!lender_) return waiting_.push_back({std::move(request), std::move(done)}), void();
+  if (!lender_.device) return waiting_.push_back({std::move(request), std::move(done)}), void();
   if (std::holds_alternative<vfio::GetRegionInfo>(request)) done = with_trust(std::move(done));
   auto completion = counted(request, std::move(done));
-  lender_->submit(std::move(request), std::move(completion));
+  lender_.device->submit(std::move(request), std::move(completion));
 }
 
 void BorrowedDevice::set_error_interrupt(vfio::SetIrqs& irqs, Completion& done) {
@@ -109,7 +109,8 @@ void BorrowedDevice::revoke(bool orderly) {
 }
 
 void BorrowedDevice::close() {
-  if (lender_) std::exchange(lender_, nullptr)->close();
+  auto lender = std::exchange(lender_, {});
+  if (lender.device) lender.close([] {});
   for (auto& [request, done] : std::exchange(waiting_, {})) done(std::unexpected(ENODEV));
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "device.hpp"
+#include "device_source.hpp"
 #include "events.hpp"
-#include "user/client.hpp"
 
 #include <deque>
 #include <map>
@@ -21,7 +21,7 @@ public:
   BorrowedDevice(bool trusted, std::function<void()> changed) : trusted_(trusted), changed_(std::move(changed)) {}
 
   /// The connection to the lender is there: what the client asked meanwhile goes out.
-  void connected(std::shared_ptr<vfio::user::Client> lender);
+  void connected(OpenedDevice lender);
 
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()>) override {} // ERR tells the client, and reads of ones
@@ -50,7 +50,7 @@ private:
   };
   bool trusted_, trapped_ = false, holds_function_ = false;
   std::function<void()> changed_;
-  std::shared_ptr<vfio::user::Client> lender_;
+  OpenedDevice lender_; ///< nothing before it is connected, and after close()
   std::deque<Waiting> waiting_;
   std::map<std::uint64_t, std::uint64_t> windows_;
   std::set<std::uint32_t> vectors_;

@@ -134,10 +134,10 @@ void LentDevice::watch() {
   });
 }
 
-void LentDevice::attach(core::LoanId loan, bool shared, fabric::Socket socket) {
+void LentDevice::attach(core::LoanId loan, bool shared, Serve serve) {
   if (!shared) // a client that has gone, or is about to be replaced
     for (const auto& session : std::vector(sessions_)) session_closed(session);
-  arrivals_.push_back({loan, shared, std::move(socket)});
+  arrivals_.push_back({loan, shared, std::move(serve)});
   work();
 }
 
@@ -177,8 +177,7 @@ void LentDevice::clients_released(core::LoanId loan) {
 
 void LentDevice::close(std::move_only_function<void()> closed) {
   closed_ = true;
-  for (const auto& session : std::exchange(sessions_, {}))
-    if (session->connection) session->connection->close();
+  for (const auto& session : std::exchange(sessions_, {})) disconnect(*session);
   arrivals_.clear();
   jobs_.clear();
   release_timer_.cancel();
@@ -220,11 +219,13 @@ void LentDevice::serve(Arrival arrival) {
   session->device =
       std::make_shared<ShareDevice>(open_.device, description_, arrival.shared, open_.filters_config, peers_);
   sessions_.push_back(session);
-  session->connection = vfio::user::Connection::start(std::move(arrival.socket), session->device, counters_,
-                                                      [weak = weak_from_this(), session] {
-                                                        if (const auto self = weak.lock())
-                                                          self->session_closed(session);
-                                                      });
+  session->disconnect = arrival.serve(session->device, [weak = weak_from_this(), session] {
+    if (const auto self = weak.lock()) self->session_closed(session);
+  });
+}
+
+void LentDevice::disconnect(Session& session) {
+  if (auto disconnect = std::exchange(session.disconnect, nullptr)) disconnect();
 }
 
 asio::awaitable<void> LentDevice::run(Job job) {
@@ -260,8 +261,7 @@ asio::awaitable<std::optional<Error>> LentDevice::perform(Step step, const Job& 
   case Step::unmap_windows: co_return co_await unmap(job.last, sessions);
   case Step::tell_clients: co_await tell_clients(job.loan); break;
   case Step::withdraw_bars:
-    for (const auto& session : sessions)
-      if (session->connection) std::exchange(session->connection, nullptr)->close();
+    for (const auto& session : sessions) disconnect(*session);
     if (job.last) co_await withdraw_registers(open_.device.get());
     break;
   case Step::reset: {

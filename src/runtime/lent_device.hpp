@@ -29,9 +29,11 @@ public:
   static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source, vfio::user::Counters& counters,
                    std::shared_ptr<PeerWindows> peers, Events events, Opened opened);
 
+  /// Begins to serve the device to a client, calls `gone` when that has left, and gives what ends it.
+  using Serve = std::function<std::function<void()>(std::shared_ptr<vfio::Device> device, std::function<void()> gone)>;
   /// Serves the device to a client of `loan`, once what ended before is cleaned up. An exclusive loan has one client:
   /// an older one is ended first.
-  void attach(core::LoanId loan, bool shared, fabric::Socket socket);
+  void attach(core::LoanId loan, bool shared, Serve serve);
 
   /// The loan is over: core's order of steps, then LoanEnded. `last`: nobody else uses the device.
   void end(core::LoanId loan, bool last);
@@ -52,7 +54,7 @@ private:
   struct Session {
     core::LoanId loan;
     std::shared_ptr<ShareDevice> device;
-    std::shared_ptr<vfio::user::Connection> connection;
+    std::function<void()> disconnect; ///< none: it is not served any more
     bool ending = false;
   };
   /// What is done one at a time, in order.
@@ -64,7 +66,7 @@ private:
   struct Arrival {
     core::LoanId loan;
     bool shared;
-    fabric::Socket socket;
+    Serve serve;
   };
 
   LentDevice(boost::asio::io_context& io, DeviceId id, DeviceSource source, vfio::user::Counters& counters,
@@ -85,6 +87,7 @@ private:
   boost::asio::awaitable<std::optional<Error>> unmap(bool all, const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<void> tell_clients(core::LoanId loan);
   void serve(Arrival arrival);
+  static void disconnect(Session& session);
 
   boost::asio::io_context& io_;
   DeviceId id_;

@@ -17,7 +17,6 @@ namespace smartio {
 
 namespace asio = boost::asio;
 using namespace std::chrono_literals;
-using vfio::user::Client;
 
 namespace {
 
@@ -38,25 +37,20 @@ LoanSocket::LoanSocket(asio::io_context& io, Options options, Events events)
 
 std::shared_ptr<LoanSocket> LoanSocket::open(asio::io_context& io, Options options, Events events) {
   std::shared_ptr<LoanSocket> self(new LoanSocket(io, std::move(options), std::move(events)));
-  self->connect([self](Result<std::shared_ptr<Client>> client) { self->fabric_proved(std::move(client)); });
+  self->options_.lender.open([self](Result<OpenedDevice> device) { self->fabric_proved(std::move(device)); });
   return self;
 }
 
-void LoanSocket::connect(std::function<void(Result<std::shared_ptr<Client>>)> connected) {
-  const fabric::Ticket ticket{options_.nonce, options_.loan.device, options_.loan.epoch};
-  fabric::connect_local(io_, options_.fabric_socket, ticket, options_.timeout, std::move(connected));
-}
-
-void LoanSocket::fabric_proved(Result<std::shared_ptr<Client>> client) {
+void LoanSocket::fabric_proved(Result<OpenedDevice> device) {
   if (closing_) {
-    if (client) (*client)->close();
+    if (device) device->close([] {});
     return;
   }
   Result<void> ready;
-  if (!client)
-    ready = fail(Errc::peer_down, "no common fabric with the lender: {}", to_string(client.error()));
+  if (!device)
+    ready = fail(Errc::peer_down, "no common fabric with the lender: {}", to_string(device.error()));
   else {
-    spare_ = std::move(*client);
+    spare_ = std::move(*device);
     ready = listen();
   }
   if (!ready)
@@ -122,27 +116,27 @@ std::expected<std::shared_ptr<vfio::Device>, int> LoanSocket::accept(const ::ucr
     if (const auto self = weak.lock()) self->usage_changed();
   });
   const auto device = session_->device;
-  if (spare_)
-    attach(device, std::exchange(spare_, nullptr));
+  if (spare_.device)
+    attach(device, std::exchange(spare_, {}));
   else
-    connect([self = shared_from_this(), device](Result<std::shared_ptr<Client>> connected) {
+    options_.lender.open([self = shared_from_this(), device](Result<OpenedDevice> lent) {
       const bool wanted = self->session_ && self->session_->device == device && !self->closing_;
-      if (connected && wanted) return self->attach(device, std::move(*connected));
-      if (connected) (*connected)->close();
+      if (lent && wanted) return self->attach(device, std::move(*lent));
+      if (lent) lent->close([] {});
       device->revoke(true);
     });
   usage_changed();
   return device;
 }
 
-void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, std::shared_ptr<Client> client) {
-  client->on_lost([weak = weak_from_this(), device] {
+void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent) {
+  lent.device->on_lost([weak = weak_from_this(), device] {
     const auto self = weak.lock();
     if (!self || !self->session_ || self->session_->device != device) return;
     device->revoke(self->closing_);
-    if (!self->closing_) self->events_(core::FabricLost{self->options_.loan, "the lender closed the connection"});
+    if (!self->closing_) self->events_(core::FabricLost{self->options_.loan, self->options_.lender.lost});
   });
-  device->connected(std::move(client));
+  device->connected(std::move(lent));
 }
 
 /// The client has gone: closing the connection to the lender makes it clean up.
@@ -171,7 +165,7 @@ void LoanSocket::usage_changed() {
 void LoanSocket::close(bool orderly) {
   if (closing_) return;
   closing_ = true;
-  if (spare_) std::exchange(spare_, nullptr)->close();
+  drop_spare();
   std::error_code ignored;
   std::filesystem::remove(options_.directory + "/cntrl", ignored);
   std::filesystem::remove(options_.directory, ignored);
@@ -205,11 +199,16 @@ void LoanSocket::closed() {
   });
 }
 
+void LoanSocket::drop_spare() {
+  auto spare = std::exchange(spare_, {});
+  if (spare.device) spare.close([] {});
+}
+
 void LoanSocket::abandon() {
   closing_ = reported_ = true;
   patience_.cancel();
   self_.reset();
-  if (spare_) std::exchange(spare_, nullptr)->close();
+  drop_spare();
   if (session_) session_->device->close();
   server_.reset();
   std::error_code ignored;

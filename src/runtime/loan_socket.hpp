@@ -2,7 +2,7 @@
 #pragma once
 
 #include "borrowed_device.hpp"
-#include "local.hpp"
+#include "device_source.hpp"
 #include "user/server.hpp"
 
 #include <boost/asio/io_context.hpp>
@@ -20,19 +20,18 @@ public:
   using Events = std::function<void(core::Event)>;
   struct Options {
     core::LoanId loan;
-    std::string directory; ///< of the socket; made, and removed at the end
-    std::string fabric_socket, nonce;
+    std::string directory;     ///< of the socket; made, and removed at the end
+    DeviceSource lender;       ///< the lender's device, for one client each time it is opened
     std::string owner;         ///< USER[:GROUP] of the socket; empty: as it is made
     std::string trusted_group; ///< whose members may map registers of this host's devices; empty: none
     /// Whether a process asked this node for the device, as programs on libsmartio do: it was told what happens if it
     /// does not let go.
     std::function<bool(::pid_t)> is_program;
     bool shared;
-    std::chrono::milliseconds timeout;
   };
 
-  /// Proves the fabric by connecting to the lender, then listens; LoanOpened tells how it went. Later UsageChanged and
-  /// FabricLost, and LoanClosed after close().
+  /// Proves the fabric by opening the lender's device, then listens; LoanOpened tells how it went. Later UsageChanged
+  /// and FabricLost, and LoanClosed after close().
   static std::shared_ptr<LoanSocket> open(boost::asio::io_context& io, Options options, Events events);
 
   /// Tells clients that the device is gone and waits up to 500 ms for them to leave; then LoanClosed. Who stays is
@@ -48,22 +47,22 @@ private:
   };
 
   LoanSocket(boost::asio::io_context& io, Options options, Events events);
-  void connect(std::function<void(Result<std::shared_ptr<vfio::user::Client>>)> connected);
-  void fabric_proved(Result<std::shared_ptr<vfio::user::Client>> client);
+  void fabric_proved(Result<OpenedDevice> device);
   Result<void> listen();
   bool trusts(const ::ucred& client) const;
   Result<void> give_to_owner(const std::string& path) const;
   std::expected<std::shared_ptr<vfio::Device>, int> accept(const ::ucred& client);
   void left();
-  void attach(const std::shared_ptr<BorrowedDevice>& device, std::shared_ptr<vfio::user::Client> client);
+  void attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent);
   void usage_changed();
   void client_stays();
+  void drop_spare();
   void closed();
 
   boost::asio::io_context& io_;
   Options options_;
   Events events_;
-  std::shared_ptr<vfio::user::Client> spare_; ///< proved the fabric, and waits for the first client
+  OpenedDevice spare_; ///< proved the fabric, and waits for the first client
   std::unique_ptr<vfio::user::Server> server_;
   std::shared_ptr<Session> session_;
   boost::asio::steady_timer patience_;

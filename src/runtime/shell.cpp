@@ -24,6 +24,35 @@ std::string make_nonce() {
   return nonce;
 }
 
+/// Addresses of bridges, each in full.
+Result<std::vector<std::string>> full_addresses(std::vector<std::string> addresses) {
+  for (auto& address : addresses) address = TRY(HostDevices::full_address(address));
+  return addresses;
+}
+
+/// What a command names of this host's devices, in full. Not core's business: libpci reads it.
+Result<void> complete_addresses(const std::string& command, core::Json& arguments) {
+  if (const auto device = arguments.find("device"); device != arguments.end() && device->is_string())
+    *device = TRY(HostDevices::full_address(device->get_ref<const std::string&>()));
+  const auto value = arguments.find("value");
+  if (command != "config" || arguments.value("option", core::Json()) != "ntb" || value == arguments.end() ||
+      !value->is_string())
+    return {};
+  const auto addresses = TRY(full_addresses(core::split_list(value->get_ref<const std::string&>())));
+  *value = fmt::format("{}", fmt::join(addresses, ","));
+  return {};
+}
+
+/// Serves a device to a client on the local fabric.
+LentDevice::Serve serve_on(fabric::Socket socket, vfio::user::Counters& counters) {
+  return [socket = std::make_shared<fabric::Socket>(std::move(socket)), &counters](std::shared_ptr<vfio::Device> device,
+                                                                                   std::function<void()> gone) {
+    const auto connection =
+        vfio::user::Connection::start(std::move(*socket), std::move(device), counters, std::move(gone));
+    return std::function<void()>([connection] { connection->close(); });
+  };
+}
+
 } // namespace
 
 Shell::Shell(const Config& config) : config_(config), peers_(io_), resolver_(io_), controls_(io_) {}
@@ -41,7 +70,8 @@ Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
                           .nonce = make_nonce(),
                           .can_borrow = !config.run_dir.empty(),
                           .nodes = config.nodes,
-                          .peer_timeout = config.peer_timeout};
+                          .peer_timeout = config.peer_timeout,
+                          .bridges = TRY(full_addresses(config.ntb))};
   shell->node_ = std::make_unique<core::Node>(std::move(settings), std::move(intent));
   TRY(shell->open_sockets());
   return shell;
@@ -79,7 +109,7 @@ Result<void> Shell::open_sockets() {
         const core::LoanId loan{ticket.device, ticket.epoch};
         const auto device = devices_.find(ticket.device);
         if (!stopping_ && device != devices_.end() && node_->admits(loan, ticket.nonce))
-          device->second->attach(loan, node_->is_shared(loan), std::move(socket));
+          device->second->attach(loan, node_->is_shared(loan), serve_on(std::move(socket), counters_));
       }));
   const auto path = config_.run_dir + "/smartiod.sock";
   ::unlink(path.c_str());
@@ -121,9 +151,12 @@ void Shell::stop_now() {
   fabric_.reset();
   for (const auto& [id, loan] : std::exchange(loans_, {})) loan->abandon();
   uevents_.reset();
-  // Stops once the last device is closed and all are back with their drivers.
-  const std::shared_ptr<void> finished(
+  // Stops once the last device is closed, then the bridges, and all are back with their drivers.
+  const std::shared_ptr<void> bridges_closed(
       nullptr, [this](void*) { host_->give_back_all([this] { asio::post(io_, [this] { io_.stop(); }); }); });
+  const std::shared_ptr<void> finished(nullptr, [this, bridges_closed](void*) {
+    while (!bridges_.empty()) close_bridge(bridges_.extract(bridges_.begin()), [bridges_closed] {});
+  });
   for (const auto& [id, device] : std::exchange(devices_, {})) device->close([finished] {});
   for (const auto& [link, stream] : std::exchange(links_, {})) stream->close();
   for (const auto& [control, stream] : std::exchange(control_streams_, {})) stream->close();
@@ -148,11 +181,8 @@ void Shell::command(core::ControlId from, std::string name, core::Json arguments
   asio::post(io_,
              [this, from, name = std::move(name), arguments = std::move(arguments), done = std::move(done)]() mutable {
                if (stopping_) return done(fail(Errc::peer_down, "the node is stopping"), "");
-               if (const auto device = arguments.find("device"); device != arguments.end() && device->is_string()) {
-                 auto address = HostDevices::full_address(device->get_ref<const std::string&>());
-                 if (!address) return done(std::unexpected(address.error()), "");
-                 *device = std::move(*address);
-               }
+               if (const auto complete = complete_addresses(name, arguments); !complete)
+                 return done(std::unexpected(complete.error()), "");
                const auto request = next_request_++;
                requests_.emplace(request, std::move(done));
                handle(core::Command{request, from, std::move(name), std::move(arguments)});
@@ -214,13 +244,12 @@ void Shell::perform(core::ClientsReleased& effect) {
 void Shell::perform(core::OpenLoan& effect) {
   LoanSocket::Options options{.loan = effect.loan,
                               .directory = loans_directory() + "/" + to_string(effect.loan.device),
-                              .fabric_socket = effect.fabric_socket,
-                              .nonce = effect.nonce,
+                              .lender = effect.fabric == core::Fabric::ntb ? remote_source(effect.loan, effect.link)
+                                                                           : local_source(effect),
                               .owner = effect.owner,
                               .trusted_group = config_.trusted_group,
                               .is_program = [this](::pid_t pid) { return is_program(pid); },
-                              .shared = effect.shared,
-                              .timeout = config_.timeout};
+                              .shared = effect.shared};
   loans_[effect.loan] = LoanSocket::open(io_, std::move(options), [this](core::Event event) {
     if (const auto* closed = std::get_if<core::LoanClosed>(&event)) loans_.erase(closed->loan);
     handle(std::move(event));

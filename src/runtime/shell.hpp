@@ -10,6 +10,9 @@
 #include "loan_socket.hpp"
 #include "local.hpp"
 #include "node.hpp"
+#include "ntb/peer.hpp"
+#include "remote_client.hpp"
+#include "remote_device.hpp"
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
@@ -70,6 +73,7 @@ private:
   void perform(core::ClientsReleased&);
   void perform(core::OpenLoan&);
   void perform(core::CloseLoan&);
+  void perform(core::UseBridges&);
   void perform(core::Log&);
 
   // shell_links.cpp
@@ -89,10 +93,46 @@ private:
   void watch_host();
   void open_device(DeviceId id, DeviceSource source);
   void open_failed(DeviceId id, const Error& error);
+  DeviceSource local_source(const core::OpenLoan& loan);
   DeviceSource user_source(const std::string& path);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
+
+  // shell_bridges.cpp
+  struct Bridge {
+    std::optional<Bdf> taken; ///< from its driver
+    OpenedDevice device;
+    std::shared_ptr<fabric::ntb::Peer> peer; ///< once it is open
+  };
+  using Bridges = std::map<std::string, std::shared_ptr<Bridge>>; ///< by address
+  using BridgeNode = Bridges::node_type;
+  /// A loan's client here, whose device is beyond a bridge.
+  struct RemoteLoan {
+    core::LinkId link;
+    std::shared_ptr<fabric::ntb::Peer> bridge;
+    std::weak_ptr<RemoteDevice> device;
+  };
+  /// A loan's client beyond a bridge, whose device is here.
+  struct RemoteEnd {
+    std::shared_ptr<RemoteClient> client;
+    std::function<void()> gone; ///< once it is served
+  };
+  using RemoteClientKey = std::pair<core::LinkId, std::uint32_t>; ///< link and session
+  void open_bridge(const std::string& address);
+  void start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge);
+  void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
+  void bridge_changed(const std::string& address, const Bridge& bridge);
+  void close_bridge(BridgeNode node, std::move_only_function<void()> closed);
+  void end_bridge(const std::shared_ptr<Bridge>& bridge, std::move_only_function<void()> closed);
+  bool is_current(const std::string& address, const std::shared_ptr<Bridge>& bridge) const;
+  std::shared_ptr<fabric::ntb::Peer> bridge_to(NodeId node) const;
+  DeviceSource remote_source(core::LoanId loan, core::LinkId link);
+  void lose_remote_devices(const std::function<bool(const RemoteLoan&)>& which);
+  void send_device_message(core::LinkId link, const core::DeviceMessage& message);
+  void device_frame(core::LinkId link, const std::string& payload);
+  void serve_remote(const RemoteClientKey& key, core::DeviceMessage command);
+  void remote_link_ended(core::LinkId link);
   void stop_now();
   std::string loans_directory() const { return config_.run_dir + "/loans"; }
 
@@ -120,6 +160,11 @@ private:
   std::shared_ptr<vfio::kernel::System> kernel_ = vfio::kernel::real_system();
   std::optional<vfio::host::Uevents> uevents_;
   std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
+  Bridges bridges_;
+  std::map<std::uint32_t, RemoteLoan> remote_loans_; ///< by session
+  std::uint32_t next_session_ = 1;
+  std::map<RemoteClientKey, RemoteEnd> remote_clients_;
+  std::map<core::LinkId, std::uint32_t> newest_session_; ///< of remote clients
   std::vector<Watcher> watchers_;
   core::LinkId next_link_ = core::first_link;
   core::RequestId next_request_ = 1;

@@ -16,6 +16,20 @@ std::string hex(const std::vector<std::byte>& bytes) {
   return text;
 }
 
+vfio::user::Client::Opened opened_user(DeviceSource::Opened opened) {
+  return [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+    if (!client) return opened(std::unexpected(client.error()));
+    OpenedDevice device;
+    device.device = *client;
+    device.close = [client = *client](std::move_only_function<void()> closed) {
+      client->close();
+      closed();
+    };
+    device.interface = "vfio-user";
+    opened(std::move(device));
+  };
+}
+
 vfio::kernel::Interface interface_of(const std::string& option) {
   if (option == "type1") return vfio::kernel::Interface::type1;
   return option == "iommufd" ? vfio::kernel::Interface::iommufd : vfio::kernel::Interface::automatic;
@@ -37,21 +51,18 @@ void Shell::watch_host() {
     config_.log(4, "devices that appear are not noticed: " + to_string(uevents.error()));
 }
 
+DeviceSource Shell::local_source(const core::OpenLoan& loan) {
+  const fabric::Ticket ticket{loan.nonce, loan.loan.device, loan.loan.epoch};
+  return {[this, ticket, path = loan.fabric_socket](DeviceSource::Opened opened) {
+            fabric::connect_local(io_, path, ticket, config_.timeout, opened_user(std::move(opened)));
+          },
+          "the lender closed the connection",
+          {}};
+}
+
 DeviceSource Shell::user_source(const std::string& path) {
   return {[this, path](DeviceSource::Opened opened) {
-            vfio::user::Client::connect(
-                io_, path, config_.timeout,
-                [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
-                  if (!client) return opened(std::unexpected(client.error()));
-                  OpenedDevice device;
-                  device.device = *client;
-                  device.close = [client = *client](std::move_only_function<void()> closed) {
-                    client->close();
-                    closed();
-                  };
-                  device.interface = "vfio-user";
-                  opened(std::move(device));
-                });
+            vfio::user::Client::connect(io_, path, config_.timeout, opened_user(std::move(opened)));
           },
           "the device's server closed the connection",
           {}};

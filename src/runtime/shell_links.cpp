@@ -93,8 +93,7 @@ void Shell::start_link(core::LinkId link) {
   if (found == links_.end()) return;
   found->second->start(
       [this, link](core::Frame frame) {
-        if (frame.kind != core::FrameKind::json)
-          return handle(core::LinkDown{link, "it sent a frame that is not allowed"});
+        if (frame.kind == core::FrameKind::vfio_user) return device_frame(link, frame.payload);
         auto message = core::decode(frame.payload);
         if (!message) return handle(core::LinkDown{link, "it sent a malformed message: " + message.error().context});
         handle(core::Received{link, std::move(*message)});
@@ -147,6 +146,7 @@ void Shell::perform(core::Send& effect) {
 void Shell::perform(core::Drop& effect) {
   const auto link = links_.extract(effect.link);
   if (!link.empty()) link.mapped()->finish();
+  remote_link_ended(effect.link);
 }
 
 } // namespace smartio

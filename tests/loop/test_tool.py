@@ -26,7 +26,7 @@ SHOWN = {"schema_version": 1, "device": DISK, "reason": None,
 STATUS = {"schema_version": 1, "node": 8, "version": "0.1.0",
           "peers": [{"node": 4, "address": "127.0.0.1:7808", "role": "borrower", "state": "up",
                      "since": "2026-01-01T00:00:00Z"}],
-          "fabrics": [{"kind": "local", "peer": 4, "state": "up", "aperture_bytes": 0, "used_bytes": 0}],
+          "fabrics": [{"kind": "local", "peer": 4, "address": None, "state": "up", "reason": None, "aperture_bytes": 0, "used_bytes": 0}],
           "devices": [DISK], "loans": [LOAN], "filters": [], "counters": {"requests": 7}}
 
 

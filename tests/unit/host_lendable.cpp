@@ -53,6 +53,12 @@ TEST_CASE("a bridge may not be lent") {
   CHECK(refusal(tree) == "06:00.0 is a bridge; only endpoints can be lent.");
 }
 
+TEST_CASE("one end of a non-transparent bridge is an endpoint") {
+  Tree tree;
+  add_function(with_remapping(tree), {.class_code = "0x068000"});
+  CHECK(refusal(tree).empty());
+}
+
 TEST_CASE("without an IOMMU group nothing may be lent, and the remedy is named") {
   Tree tree;
   add_function(with_remapping(tree), {});

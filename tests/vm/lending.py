@@ -22,8 +22,9 @@ START_SECONDS = 20
 
 
 class Nodes:
-    def __init__(self, guest):
-        self.guest, self.running = guest, {}
+    def __init__(self, guest, address="127.0.0.1"):
+        """ADDRESS is where the nodes listen."""
+        self.guest, self.running, self.address = guest, {}, address
         guest.check("ip link set lo up")
 
     def start_pair(self):
@@ -45,12 +46,12 @@ class Nodes:
             self.guest.files_to_keep.append(log)
         self.running[node] = port
         self.guest.check(
-            f"rm -f {log}.status; mkdir -p /run/state{node}; ( {environment} smartiod --node {node} --listen 127.0.0.1:{port} "
+            f"rm -f {log}.status; mkdir -p /run/state{node}; ( {environment} smartiod --node {node} --listen {self.address}:{port} "
             f"--run-dir {run_dir(node)} --state-dir /run/state{node} {options} >>{log} 2>&1 & "
             f"echo $! >/run/node{node}.pid; wait $!; echo $? >{log}.status ) >/dev/null 2>&1 &")
 
     def connect(self, lender, borrower):
-        self.check(lender, f"connect {borrower} --address 127.0.0.1:{self.running[borrower]}")
+        self.check(lender, f"connect {borrower} --address {self.address}:{self.running[borrower]}")
 
     def tool(self, node, words, seconds=30):
         """smartio_tool's outcome: status, output, errors."""

@@ -112,7 +112,7 @@ std::string print_show(const json& document) {
 
 std::string print_status(const json& document) {
   static constexpr const char* peers[]{"node", "role", "state", "address", "since"};
-  static constexpr const char* fabrics[]{"kind", "peer", "state", "aperture_bytes", "used_bytes"};
+  static constexpr const char* fabrics[]{"kind", "address", "peer", "state", "reason", "aperture_bytes", "used_bytes"};
   static constexpr const char* loans[]{"device", "borrower", "epoch",        "shared",  "client", "pid",
                                        "access", "windows",  "window_bytes", "vectors", "socket"};
   std::string out = aligned({{"node", field(document, "node")}, {"version", field(document, "version")}});

@@ -33,7 +33,9 @@ struct Function {
   std::uint32_t virtual_functions = 0;       ///< how many of its virtual functions are enabled
   std::optional<std::uint32_t> msix_vectors; ///< nullopt also when config space beyond 64 bytes cannot be read
 
-  bool is_bridge() const noexcept { return class_code >> 16 == 0x06; }      ///< of any kind, host bridges too
+  /// Of any kind, host bridges too; but not the "other" ones, as which the ends of non-transparent bridges show: these
+  /// are endpoints (PCI Code and ID Assignment Specification 1.11, 1.7).
+  bool is_bridge() const noexcept { return class_code >> 16 == 0x06 && class_code >> 8 != 0x0680; }
   bool is_pci_bridge() const noexcept { return class_code >> 8 == 0x0604; } ///< PCI to PCI
   bool is_display() const noexcept { return class_code >> 16 == 0x03; }
 };

@@ -1,0 +1,68 @@
+// Bridges to other hosts: which node each leads to, and what ends when one goes down.
+#include "node.hpp"
+
+#include "resolver.hpp"
+
+#include <algorithm>
+
+namespace smartio::core {
+
+namespace {
+unsigned number(NodeId node) { return static_cast<unsigned>(node); }
+} // namespace
+
+Fabric Node::fabric_to(NodeId node, const std::string& boot_id, bool has_socket) const {
+  if (boot_id == settings_.boot_id) return has_socket ? Fabric::local : Fabric::none;
+  const bool reached =
+      std::ranges::any_of(bridges_, [node](const auto& b) { return b.second.up && b.second.peer == node; });
+  return reached ? Fabric::ntb : Fabric::none;
+}
+
+Fabric Node::fabric_to(const Lender& lender) const {
+  return fabric_to(lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_socket.empty());
+}
+
+std::vector<std::string> Node::bridges() const {
+  const auto option = intent_.options.find("ntb");
+  return option == intent_.options.end() ? settings_.bridges : split_list(option->second);
+}
+
+void Node::use_bridges() {
+  const auto wanted = bridges();
+  std::erase_if(bridges_, [&wanted](const auto& b) { return std::ranges::find(wanted, b.first) == wanted.end(); });
+  if (!wanted.empty() || intent_.options.contains("ntb")) effects_.push_back(UseBridges{wanted});
+}
+
+/// What is lent over a bridge that is down ends: the device must not go on with memory that it may not reach.
+void Node::on(const BridgeChanged& changed) {
+  auto& bridge = bridges_[changed.address];
+  const bool was_up = bridge.up;
+  const auto peer = was_up ? bridge.peer : changed.peer;
+  bridge = changed;
+  if (was_up == changed.up) return;
+  if (changed.up) {
+    log(6, fmt::format("the bridge {} leads to node {}", changed.address, number(peer)));
+    return emit("bridge-up", {{"address", changed.address}, {"node", number(peer)}});
+  }
+  const auto why = fmt::format("the bridge to node {} is down: {}", number(peer), changed.reason);
+  const auto borrower = borrowers_.find(peer);
+  const bool far = borrower != borrowers_.end() && borrower->second.boot_id != settings_.boot_id;
+  if (far && fabric_to(peer, borrower->second.boot_id, false) == Fabric::none) end_shares_of(peer, why);
+  log(4, why);
+  emit("bridge-down", {{"address", changed.address}, {"node", number(peer)}, {"reason", changed.reason}});
+}
+
+Json Node::bridges_json() const {
+  Json found = Json::array();
+  for (const auto& [address, bridge] : bridges_)
+    found.push_back({{"kind", "ntb"},
+                     {"peer", bridge.peer == NodeId{} ? Json(nullptr) : Json(number(bridge.peer))},
+                     {"address", address},
+                     {"state", bridge.up ? "up" : "down"},
+                     {"reason", bridge.up ? Json(nullptr) : Json(bridge.reason)},
+                     {"aperture_bytes", bridge.aperture_bytes},
+                     {"used_bytes", bridge.used_bytes}});
+  return found;
+}
+
+} // namespace smartio::core

@@ -1,0 +1,229 @@
+#include "remote_client.hpp"
+
+#include "mapping.hpp"
+#include "user/codec.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace smartio {
+
+using core::DeviceMessage;
+using fabric::ntb::Peer;
+
+namespace {
+
+constexpr std::size_t most_commands = 64; ///< a borrower's node sends one at a time
+
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+} // namespace
+
+RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+                           std::shared_ptr<Peer> bridge, std::shared_ptr<PeerWindows> peers, Send send)
+    : io_(io), loan_(loan), session_(session), bridge_(std::move(bridge)), peers_(std::move(peers)),
+      send_(std::move(send)) {}
+
+void RemoteClient::admitted(std::shared_ptr<vfio::Device> device) {
+  if (over_) return;
+  device_ = std::move(device);
+  vfio::user::DeviceView::load(*device_, [self = shared_from_this()](auto loaded) {
+    if (!loaded) return self->close();
+    self->view_ = std::move(*loaded);
+    self->next();
+  });
+}
+
+void RemoteClient::received(DeviceMessage command) {
+  if (over_) return;
+  if (command.kind != DeviceMessage::Kind::command || commands_.size() >= most_commands) return close();
+  commands_.push_back(std::move(command));
+  next();
+}
+
+void RemoteClient::next() {
+  if (busy_ || over_ || !view_ || commands_.empty()) return;
+  busy_ = true;
+  auto command = std::move(commands_.front());
+  commands_.pop_front();
+  auto request = decode(command);
+  if (!request) return answer(command, std::unexpected(request.error()));
+  const auto* info = std::get_if<vfio::GetRegionInfo>(&*request);
+  const auto region = info != nullptr ? std::optional(info->index) : std::nullopt;
+  device_->submit(std::move(*request),
+                  [self = shared_from_this(), command = std::move(command), region](vfio::Reply reply) mutable {
+                    if (self->over_) return;
+                    auto* found = reply && region ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr;
+                    if (found != nullptr) return self->expose(std::move(command), *region, std::move(*found));
+                    self->answer(command, std::move(reply));
+                  });
+}
+
+void RemoteClient::answer(const DeviceMessage& command, vfio::Reply reply) {
+  DeviceMessage message{
+      .loan = loan_, .session = session_, .kind = DeviceMessage::Kind::reply, .number = command.number};
+  std::expected<vfio::user::Payload, int> payload = std::unexpected(EIO);
+  const auto asked = bytes_of(command.payload).first(std::min(command.payload.size(), vfio::user::echo_size));
+  if (reply) payload = vfio::user::encode_answer(static_cast<vfio::user::Command>(command.code), asked, *reply);
+  if (!reply) payload = std::unexpected(reply.error());
+  if (payload) {
+    for (const auto part : {payload->body.bytes(), payload->tail})
+      message.payload.append(reinterpret_cast<const char*>(part.data()), part.size());
+    message.window = !payload->fds.empty();
+  } else {
+    message.code = static_cast<std::uint16_t>(payload.error());
+  }
+  send_(message);
+  busy_ = false;
+  next();
+}
+
+/// The descriptors that stand for what the message names: of the aperture for a window, new eventfds for interrupts.
+std::expected<std::vector<Fd>, int> RemoteClient::descriptors(const DeviceMessage& command) const {
+  std::vector<Fd> fds;
+  for (std::size_t i = 0; i < command.doorbells.size(); ++i) {
+    auto event = make_eventfd();
+    if (!event) return std::unexpected(EMFILE);
+    fds.push_back(std::move(*event));
+  }
+  if (!command.window) return fds;
+  if (!bridge_->aperture().fd) return std::unexpected(EOPNOTSUPP); // nothing of it can be mapped for another device
+  auto copy = bridge_->aperture().fd.duplicate();
+  if (!copy) return std::unexpected(EMFILE);
+  fds.push_back(std::move(*copy));
+  return fds;
+}
+
+std::expected<vfio::Request, int> RemoteClient::decode(const DeviceMessage& command) {
+  auto fds = descriptors(command);
+  if (!fds) return std::unexpected(fds.error());
+  auto request = vfio::user::decode_request(static_cast<vfio::user::Command>(command.code), bytes_of(command.payload),
+                                            std::move(*fds));
+  if (!request) return request;
+  int error = view_->check(*request);
+  if (error == 0) error = place(*request, command);
+  if (error != 0) return std::unexpected(error);
+  return request;
+}
+
+/// Turns what counts in the bridge's terms into what counts here.
+int RemoteClient::place(vfio::Request& request, const DeviceMessage& command) {
+  if (auto* map = std::get_if<vfio::DmaMap>(&request); map != nullptr && map->fd) {
+    if (!in_range(map->offset, map->size, bridge_->state().aperture_bytes)) return EINVAL;
+    map->offset += bridge_->aperture().fd_offset;
+  }
+  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request)) return relay(*irqs, command);
+  return 0;
+}
+
+/// Without room in the bridge's window the region is there all the same: each access is a message then.
+void RemoteClient::expose(DeviceMessage command, std::uint32_t region, vfio::RegionInfo info) {
+  if (info.areas.empty() || !info.fd) return answer_region(command, std::move(info), false);
+  const auto area =
+      *std::ranges::max_element(info.areas, {}, &vfio::RegionArea::size); // for vfio-user: one, the longest
+  info.areas = {area};
+  if (const auto found = exports_.find(region); found != exports_.end()) {
+    info.fd_offset = found->second.offset;
+    return answer_region(command, std::move(info), true);
+  }
+  const auto offset = bridge_->reserve(info.size);
+  auto copy = info.fd.duplicate();
+  if (!offset || !copy) return answer_region(command, std::move(info), false);
+  vfio::DmaMap map{bridge_->inbound(*offset + area.offset), area.size, Access::read_write, std::move(*copy),
+                   info.fd_offset + area.offset};
+  const auto iova = std::to_underlying(map.iova);
+  const auto window = peers_->mapping(bridge_->device(), map, windows_);
+  bridge_->device()->submit(std::move(map), [self = shared_from_this(), command = std::move(command), region, window,
+                                             iova, exported = Export{*offset, area},
+                                             info = std::move(info)](const vfio::Reply& reply) mutable {
+    if (!reply && window) self->peers_->failed(*window);
+    if (!reply) self->bridge_->release(exported.offset);
+    if (reply) (*self->windows_)[iova] = exported.area.size;
+    if (reply && self->over_) return self->withdraw(exported);
+    if (self->over_) return;
+    if (!reply) return self->answer_region(command, std::move(info), false);
+    self->exports_.emplace(region, exported);
+    info.fd_offset = exported.offset;
+    self->answer_region(command, std::move(info), true);
+  });
+}
+
+void RemoteClient::answer_region(const DeviceMessage& command, vfio::RegionInfo info, bool window) {
+  if (!window) {
+    info.fd.reset();
+    info.areas.clear();
+    info.flags &= ~vfio::region_flag_mmap;
+  }
+  answer(command, std::move(info));
+}
+
+/// The device signals here; each signal goes on to the client.
+int RemoteClient::relay(vfio::SetIrqs& irqs, const DeviceMessage& command) {
+  if ((irqs.flags & vfio::irq_action_trigger) == 0) return 0;
+  if (irqs.count == 0) std::erase_if(relays_, [&irqs](const auto& r) { return r.first.first == irqs.index; });
+  for (std::uint32_t i = 0; i < irqs.eventfds.size(); ++i) {
+    auto copy = irqs.eventfds[i].duplicate();
+    if (!copy) return EMFILE;
+    const Vector vector{irqs.index, irqs.start + i};
+    relays_[vector] =
+        std::make_shared<Relay>(boost::asio::posix::stream_descriptor(io_, copy->release()), command.doorbells[i]);
+    watch(vector);
+  }
+  return 0;
+}
+
+void RemoteClient::watch(Vector vector) {
+  const auto relay = relays_.at(vector);
+  relay->event.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                          [weak = weak_from_this(), vector, relay](boost::system::error_code error) {
+                            const auto self = weak.lock();
+                            if (error || !self || self->over_) return;
+                            const auto current = self->relays_.find(vector);
+                            if (current == self->relays_.end() || current->second != relay) return;
+                            drain_eventfd(relay->event.native_handle());
+                            self->deliver(vector);
+                            self->watch(vector);
+                          });
+}
+
+/// An interrupt must not overtake the data that it announces: those are pushed through the bridge by a read first.
+void RemoteClient::deliver(Vector vector) {
+  bridge_->flush([weak = weak_from_this(), vector](const Result<void>&) {
+    const auto self = weak.lock();
+    const auto found = self ? self->relays_.find(vector) : decltype(self->relays_.end()){};
+    if (!self || self->over_ || found == self->relays_.end()) return;
+    if (found->second->doorbell != core::no_doorbell)
+      return self->bridge_->ring(found->second->doorbell, [](const Result<void>&) {});
+    self->send_({.loan = self->loan_,
+                 .session = self->session_,
+                 .kind = DeviceMessage::Kind::interrupt,
+                 .number = vector.first,
+                 .code = static_cast<std::uint16_t>(vector.second)});
+  });
+}
+
+/// The room is used again only once nothing is reached there.
+void RemoteClient::withdraw(const Export& exported) {
+  const vfio::DmaUnmap range{bridge_->inbound(exported.offset + exported.area.offset), exported.area.size};
+  bridge_->device()->submit(range, [bridge = bridge_, peers = peers_, windows = windows_, range,
+                                    offset = exported.offset](const vfio::Reply& reply) {
+    if (!reply) return;
+    peers->unmapped(bridge->device().get(), range);
+    windows->erase(std::to_underlying(range.iova));
+    bridge->release(offset);
+  });
+}
+
+void RemoteClient::close() {
+  if (std::exchange(over_, true)) return;
+  relays_.clear();
+  commands_.clear();
+  for (const auto& [region, exported] : exports_) withdraw(exported);
+  exports_.clear();
+  device_.reset();
+  send_({.loan = loan_, .session = session_, .kind = DeviceMessage::Kind::closed});
+}
+
+} // namespace smartio

@@ -1,0 +1,234 @@
+#include "remote_device.hpp"
+
+#include "mapping.hpp"
+#include "user/codec.hpp"
+
+#include <boost/asio/post.hpp>
+#include <cerrno>
+
+namespace smartio {
+
+using core::DeviceMessage;
+using vfio::Completion;
+using vfio::Request;
+
+namespace {
+
+std::string_view text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+} // namespace
+
+RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+                           std::shared_ptr<fabric::ntb::Peer> bridge, std::chrono::milliseconds timeout, Send send)
+    : loan_(loan), session_(session), bridge_(std::move(bridge)), timeout_(timeout), send_(std::move(send)),
+      deadline_(io) {}
+
+RemoteDevice::~RemoteDevice() { unexpose(0, 0, true); }
+
+void RemoteDevice::submit(Request request, Completion done) {
+  if (over_) return done(std::unexpected(ENODEV));
+  waiting_.push_back({std::move(request), std::move(done)});
+  if (!busy_) next();
+}
+
+void RemoteDevice::next() {
+  if (busy_ || over_ || waiting_.empty()) return;
+  busy_ = true;
+  auto& request = waiting_.front().request;
+  if (through_aperture(request)) return;
+  if (auto* map = std::get_if<vfio::DmaMap>(&request); map != nullptr && map->fd) return expose(*map);
+  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request)) return send_interrupts(*irqs);
+  send_command(false);
+}
+
+/// Completes the request under way.
+void RemoteDevice::finish(vfio::Reply reply) {
+  deadline_.cancel();
+  auto done = std::move(waiting_.front().done);
+  waiting_.pop_front();
+  busy_ = false;
+  const auto self = shared_from_this();
+  done(std::move(reply));
+  next();
+}
+
+/// An access to registers that the lender has exposed is this node's own.
+bool RemoteDevice::through_aperture(Request& request) {
+  auto* read = std::get_if<vfio::RegionRead>(&request);
+  auto* write = std::get_if<vfio::RegionWrite>(&request);
+  if (read == nullptr && write == nullptr) return false;
+  const auto found = registers_.find(read != nullptr ? read->region : write->region);
+  if (found == registers_.end()) return false;
+  const auto& [at, area] = found->second;
+  const auto offset = read != nullptr ? read->offset : write->offset;
+  const std::uint64_t bytes = read != nullptr ? read->count : write->data.size();
+  if (offset < area.offset || !in_range(offset - area.offset, bytes, area.size)) return false;
+  (read != nullptr ? read->region : write->region) = fabric::ntb::Peer::aperture_region;
+  (read != nullptr ? read->offset : write->offset) = at + offset;
+  bridge_->device()->submit(std::move(request), [self = shared_from_this()](vfio::Reply reply) {
+    if (!self->over_) self->finish(std::move(reply));
+  });
+  return true;
+}
+
+/// The bridge first: what the device is told of, it can reach.
+void RemoteDevice::expose(vfio::DmaMap& map) {
+  const auto iova = static_cast<std::uint64_t>(map.iova);
+  if (windows_.contains(iova)) return finish(std::unexpected(EEXIST));
+  const auto offset = bridge_->reserve(map.size);
+  if (!offset) return finish(std::unexpected(ENOSPC));
+  vfio::DmaMap at_bridge{bridge_->inbound(*offset), map.size, map.access, std::move(map.fd), map.offset};
+  map.offset = *offset;
+  bridge_->device()->submit(std::move(at_bridge),
+                            [self = shared_from_this(), iova, size = map.size, at = *offset](vfio::Reply reply) {
+                              if (!reply) self->bridge_->release(at);
+                              if (reply && self->over_) self->unmap_at_bridge(at, size);
+                              if (self->over_) return;
+                              if (!reply) return self->finish(std::move(reply));
+                              self->windows_[iova] = {size, at};
+                              self->send_command(true);
+                            });
+}
+
+void RemoteDevice::send_command(bool window, std::vector<std::uint8_t> doorbells) {
+  const auto& request = waiting_.front().request;
+  const auto payload = vfio::user::encode_request(request);
+  const auto body = payload.body.bytes();
+  sent_.assign(body.begin(), body.end());
+  DeviceMessage message{.loan = loan_,
+                        .session = session_,
+                        .kind = DeviceMessage::Kind::command,
+                        .number = ++number_,
+                        .code = static_cast<std::uint16_t>(vfio::user::command_of(request)),
+                        .window = window,
+                        .doorbells = std::move(doorbells),
+                        .payload = std::string(text_of(body))};
+  message.payload += text_of(payload.tail);
+  deadline_.expires_after(timeout_);
+  deadline_.async_wait([weak = weak_from_this()](boost::system::error_code error) {
+    if (const auto self = weak.lock(); self && !error) self->lose();
+  });
+  send_(message);
+}
+
+/// Eventfds stay here, each with a doorbell while there are any.
+void RemoteDevice::send_interrupts(vfio::SetIrqs& irqs) {
+  const bool trigger = (irqs.flags & vfio::irq_action_trigger) != 0;
+  if (trigger && irqs.count == 0) disconnect_interrupts(irqs.index);
+  std::vector<std::uint8_t> doorbells;
+  if (irqs.eventfds.size() > 255) return finish(std::unexpected(EINVAL));
+  for (auto& event : std::exchange(irqs.eventfds, {}))
+    doorbells.push_back(
+        connect_interrupt(irqs.index, irqs.start + static_cast<std::uint32_t>(doorbells.size()), std::move(event)));
+  send_command(false, std::move(doorbells));
+}
+
+std::uint8_t RemoteDevice::connect_interrupt(std::uint32_t index, std::uint32_t vector, Fd event) {
+  auto& interrupt = interrupts_.try_emplace({index, vector}, Interrupt{{}, core::no_doorbell}).first->second;
+  interrupt.event = std::move(event);
+  if (interrupt.doorbell != core::no_doorbell) return interrupt.doorbell;
+  const auto bit = bridge_->claim_doorbell([weak = weak_from_this(), index, vector] {
+    const auto self = weak.lock();
+    const auto found = self ? self->interrupts_.find({index, vector}) : decltype(self->interrupts_.end()){};
+    if (self && found != self->interrupts_.end()) signal_eventfd(found->second.event.get());
+  });
+  if (bit) interrupt.doorbell = static_cast<std::uint8_t>(*bit);
+  return interrupt.doorbell;
+}
+
+void RemoteDevice::disconnect_interrupts(std::uint32_t index) {
+  std::erase_if(interrupts_, [this, index](const auto& entry) {
+    if (entry.first.first != index) return false;
+    if (entry.second.doorbell != core::no_doorbell) bridge_->release_doorbell(entry.second.doorbell);
+    return true;
+  });
+}
+
+void RemoteDevice::received(DeviceMessage message) {
+  if (over_) return;
+  if (message.kind == DeviceMessage::Kind::interrupt) {
+    const auto found = interrupts_.find({message.number, message.code});
+    if (found != interrupts_.end()) signal_eventfd(found->second.event.get());
+    return;
+  }
+  if (message.kind != DeviceMessage::Kind::reply || !busy_ || message.number != number_) return lose();
+  auto reply = decode(message);
+  if (const auto* map = std::get_if<vfio::DmaMap>(&waiting_.front().request); map != nullptr && !reply)
+    unexpose(static_cast<std::uint64_t>(map->iova), 1, false);
+  if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&waiting_.front().request); unmap != nullptr && reply)
+    unexpose(static_cast<std::uint64_t>(unmap->iova), unmap->size, unmap->all);
+  finish(std::move(reply));
+}
+
+vfio::Reply RemoteDevice::decode(const DeviceMessage& message) {
+  if (message.code != 0) return std::unexpected(message.code);
+  const auto& request = waiting_.front().request;
+  std::vector<Fd> fds;
+  if (message.window) { // in place of the descriptor; where the bridge has none, one that nobody gets
+    auto copy = bridge_->aperture().fd ? bridge_->aperture().fd.duplicate() : make_eventfd();
+    if (copy) fds.push_back(std::move(*copy));
+  }
+  const auto command = vfio::user::command_of(request);
+  auto answer = vfio::user::decode_answer(command, sent_, bytes_of(message.payload), std::move(fds));
+  if (!answer) return std::unexpected(EPROTO);
+  if (auto* info = std::get_if<vfio::RegionInfo>(&*answer))
+    *info = with_aperture(std::get<vfio::GetRegionInfo>(request).index, std::move(*info), message.window);
+  return std::move(*answer);
+}
+
+/// The offset of a window of the lender's becomes that of the descriptor; where the bridge's BAR has none, nothing can
+/// be mapped, and accesses are this node's.
+vfio::RegionInfo RemoteDevice::with_aperture(std::uint32_t region, vfio::RegionInfo info, bool window) {
+  const auto& aperture = bridge_->aperture();
+  const bool fits =
+      window && info.areas.size() == 1 && in_range(info.fd_offset, info.size, bridge_->state().aperture_bytes);
+  if (fits) registers_[region] = {info.fd_offset, info.areas.front()};
+  if (fits && aperture.fd && !aperture.areas.empty()) {
+    info.fd_offset += aperture.fd_offset;
+    return info;
+  }
+  info.fd.reset();
+  info.areas.clear();
+  info.flags &= ~vfio::region_flag_mmap;
+  return info;
+}
+
+void RemoteDevice::unexpose(std::uint64_t first, std::uint64_t size, bool all) {
+  std::erase_if(windows_, [=, this](const auto& window) {
+    if (!all && (window.first < first || window.first - first >= size)) return false;
+    unmap_at_bridge(window.second.offset, window.second.size);
+    return true;
+  });
+}
+
+/// The room is used again only once nothing is reached there.
+void RemoteDevice::unmap_at_bridge(std::uint64_t offset, std::uint64_t size) {
+  bridge_->device()->submit(vfio::DmaUnmap{bridge_->inbound(offset), size},
+                            [bridge = bridge_, offset](const vfio::Reply& reply) {
+                              if (reply) bridge->release(offset);
+                            });
+}
+
+void RemoteDevice::lose() {
+  if (over_) return;
+  close();
+  if (lost_) std::exchange(lost_, nullptr)();
+}
+
+void RemoteDevice::close() {
+  if (std::exchange(over_, true)) return;
+  deadline_.cancel();
+  send_({.loan = loan_, .session = session_, .kind = DeviceMessage::Kind::closed});
+  for (const auto index : {vfio::intx, vfio::msi, vfio::msix}) disconnect_interrupts(index);
+  unexpose(0, 0, true);
+  const auto self = shared_from_this();
+  for (auto& [request, done] : std::exchange(waiting_, {})) done(std::unexpected(ECANCELED));
+}
+
+} // namespace smartio

@@ -1,0 +1,85 @@
+"""Two hosts that share nothing but a bridge and a network: L lends its disk, B drives it. Their nodes drive the bridge's
+ends themselves; both kernels are Debian's.
+"""
+
+import contextlib
+import json
+import os
+import time
+
+import pytest
+
+from guest import Guest
+from lending import Nodes
+from ntb_guests import simulate_bridge
+from topology import Topology, blank_disk, vfio_user
+
+LENDER, BORROWER, PORT = 8, 4, 7808
+BRIDGE = "00:12.0"
+CHUNK = 128 << 10
+
+
+class Host:
+    """A guest with one end of a bridge, and its node."""
+
+    def __init__(self, guest, number):
+        self.guest, self.number, self.address = guest, number, f"10.0.0.{number}"
+        guest.check(f"modprobe virtio_net; ip link set eth0 up && ip addr add {self.address}/24 dev eth0")
+        self.nodes = Nodes(guest, self.address)
+
+    def start(self):
+        self.nodes.start(self.number, PORT, "--insecure")
+        self.check(f"config ntb {BRIDGE}")
+
+    def check(self, words, seconds=60):
+        return self.nodes.check(self.number, words, seconds)
+
+    def tool(self, words, seconds=60):
+        return self.nodes.tool(self.number, words, seconds)
+
+    def bridge(self):
+        return next(f for f in self.nodes.json(self.number, "status")["fabrics"] if f["kind"] == "ntb")
+
+    def await_bridge(self, state, seconds=20):
+        end = time.monotonic() + seconds
+        while self.bridge()["state"] != state:
+            assert time.monotonic() < end, f"node {self.number}: {self.bridge()}"
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",)):
+    """A bridge, and the hosts L and B at its ends with their nodes up; the disk of L is at 01:00.0."""
+    bridge = simulate_bridge(programs, model)
+    network = directory / "network.sock"
+    guests = []
+    with contextlib.ExitStack() as stack:
+        for side, number, role in (("a", LENDER, "server=on"), ("b", BORROWER, "server=off")):
+            machine = Topology()
+            if side in disks:
+                machine.nvme(disk if side == "a" and disk else blank_disk(directory / f"disk-{side}"))
+            machine.devices += [{**vfio_user(bridge.end(side)), "addr": "0x12"},
+                                f"-netdev stream,id=net,{role},addr.type=unix,addr.path={network} "
+                                f"-device virtio-net-pci,netdev=net,addr=0x13,mac=52:54:00:00:00:0{number}"]
+            guest = Guest(bed, f"bridge-{model}-{side}", machine.devices, kernel=kernel, iommu="intel", programs=["ours"])
+            guests.append(Host(stack.enter_context(guest), number))
+        for host in guests:
+            host.start()
+        lender, borrower = guests
+        for host in guests:
+            host.await_bridge("up")
+        lender.check(f"connect {BORROWER} --address {borrower.address}:{PORT}")
+        yield bridge, lender, borrower
+
+
+def test_a_disk_is_driven_from_another_host(bed, programs, tmp_path):
+    content = os.urandom(1 << 20)
+    disk = blank_disk(tmp_path / "disk")
+    with open(disk, "r+b") as file:
+        file.seek(16 << 20)
+        file.write(content)
+    with hosts(bed, programs, tmp_path, disk) as (_, lender, borrower):
+        device = lender.nodes.lend("01:00.0")
+        borrower.check(f"borrow {device}")
+        print(borrower.guest.check(f"smartio_nvme --run-dir /run/node{BORROWER} {device} identify", 60))
+    programs.end()
