@@ -92,6 +92,7 @@ private:
   void look();
   boost::asio::awaitable<void> look_again();
   boost::asio::awaitable<Result<void>> look_once(bool ticked);
+  boost::asio::awaitable<Result<void>> beat();
   boost::asio::awaitable<Result<Hello>> read_hello();
   boost::asio::awaitable<Result<void>> greet(Hello hello);
   boost::asio::awaitable<Result<void>> sign();

@@ -37,7 +37,7 @@ Peer::Hello Peer::own_hello() const {
 void Peer::tick() {
   if (closing_) return;
   ticked_ = true;
-  look();
+  if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(), asio::detached);
   timer_.expires_after(options_.silence / 6);
   timer_.async_wait([weak = weak_from_this()](boost::system::error_code error) {
     if (const auto self = weak.lock(); self && !error) self->tick();
@@ -51,14 +51,22 @@ void Peer::look() {
 
 asio::awaitable<void> Peer::look_again() {
   const auto self = shared_from_this();
-  while (std::exchange(wanted_, false) && !closing_) {
-    auto done = co_await look_once(std::exchange(ticked_, false));
+  while ((wanted_ || ticked_) && !closing_) {
+    const bool wanted = std::exchange(wanted_, false), ticked = std::exchange(ticked_, false);
+    auto done = wanted || !state_.up ? co_await look_once(ticked) : co_await beat();
     if (!done && !closing_) set_down(to_string(done.error()));
   }
   looking_ = false;
 }
 
-/// Whatever was missed by an interrupt that got lost is found at the next tick.
+/// All that a tick costs while all is well: no register is read, since a busy bridge may let a read wait for long.
+asio::awaitable<Result<void>> Peer::beat() {
+  if (!heard() && steady_clock::now() - heard_ > options_.silence) set_down("it is silent");
+  auto done = co_await sign();
+  co_return done;
+}
+
+/// Whatever was missed because an interrupt got lost is found at a tick while the peer is down.
 asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   auto done = co_await completed<void>([this](auto called) { adapter_->clear_doorbells(1, std::move(called)); });
   if (!done) co_return done;
@@ -79,7 +87,6 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   if (news && state_.up) set_down(hello->magic == 0 ? "it has left" : "it has started anew");
   peer_ = *hello;
   if (heard()) set_up();
-  if (state_.up && steady_clock::now() - heard_ > options_.silence) set_down("it is silent");
   if (!state_.up && (ticked || news)) done = co_await greet(own_hello());
   if (done && peer_.magic != 0 && (ticked || news)) done = co_await sign();
   if (done && !state_.up && (ticked || news))

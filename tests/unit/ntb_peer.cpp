@@ -148,6 +148,7 @@ TEST_CASE("scratchpads that make no sense are no peer, and are written anew") {
   Nodes nodes("gen4");
   REQUIRE(nodes.both_up());
   for (unsigned i = 0; i < 16; ++i) nodes.pair.b.set_reg(0x8080 + 4 * i, 0xffffffff);
+  nodes.pair.b.set_reg(0x100, 1); // have a look
   CHECK(nodes.reach([&] { return !nodes.a.up(); }));
   CHECK(nodes.both_up());
 }

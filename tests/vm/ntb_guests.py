@@ -115,11 +115,11 @@ class Bridge:
             assert control.recv(16) == b"ok\n"
 
 
-def simulate_bridge(programs, model):
+def simulate_bridge(programs, model, window="2M"):
     directory = programs.directory
     process = programs.start("bridge", "tools/smartio_sim/smartio_sim", "ntb", "--socket-a", directory / "a.sock",
                              "--socket-b", directory / "b.sock", "--faults", directory / "faults.sock",
-                             "--model", model, stdout=subprocess.PIPE)
+                             "--model", model, "--window", window, stdout=subprocess.PIPE)
     bridge = Bridge(process, directory)
     line = bridge.line()
     assert line == f"ready {bridge.end('a')} {bridge.end('b')}\n", line

@@ -3,11 +3,10 @@ ends themselves; both kernels are Debian's.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import time
-
-import pytest
 
 from guest import Guest
 from lending import Nodes
@@ -50,7 +49,7 @@ class Host:
 @contextlib.contextmanager
 def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",)):
     """A bridge, and the hosts L and B at its ends with their nodes up; the disk of L is at 01:00.0."""
-    bridge = simulate_bridge(programs, model)
+    bridge = simulate_bridge(programs, model, "64M")
     network = directory / "network.sock"
     guests = []
     with contextlib.ExitStack() as stack:
@@ -72,14 +71,46 @@ def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disk
         yield bridge, lender, borrower
 
 
-def test_a_disk_is_driven_from_another_host(bed, programs, tmp_path):
-    content = os.urandom(1 << 20)
-    disk = blank_disk(tmp_path / "disk")
-    with open(disk, "r+b") as file:
-        file.seek(16 << 20)
+def drive(host, device, words, seconds=120):
+    """smartio_nvme's output as a program of HOST."""
+    return host.guest.check(f"smartio_nvme --run-dir /run/node{host.number} {device} {words}", seconds)
+
+
+def sample_disk(path, offset, size):
+    """A disk with random bytes at OFFSET, and these."""
+    content = os.urandom(size)
+    with open(blank_disk(path), "r+b") as file:
+        file.seek(offset)
         file.write(content)
+    return content
+
+
+def test_a_disk_is_driven_from_another_host(bed, programs, tmp_path):
+    disk = tmp_path / "disk"
+    content = sample_disk(disk, 16 << 20, 16 << 20)
     with hosts(bed, programs, tmp_path, disk) as (_, lender, borrower):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
-        print(borrower.guest.check(f"smartio_nvme --run-dir /run/node{BORROWER} {device} identify", 60))
+        assert borrower.nodes.json(BORROWER, f"show {device}")["fabric"] == "ntb"
+        borrower.guest.check(f"head -c {2 << 20} /dev/urandom >/run/data")
+        drive(borrower, device, "write 8192 </run/data")
+        drive(borrower, device, "read 8192 4096 | cmp - /run/data")
+        assert borrower.guest.check("sha256sum </run/data").split()[0] == sha256(disk, 4 << 20, 2 << 20)
+        read = drive(borrower, device, f"read {(16 << 20) // 512} {(16 << 20) // 512} | sha256sum").split()[0]
+        assert read == hashlib.sha256(content).hexdigest()
+        for mode in ("", "--interrupts"):
+            bench = json.loads(drive(borrower, device, f"bench --commands 200 --bs 4096 --json {mode}"))
+            print(mode or "polled", bench)
+        borrower.check(f"return {device}")
+        assert lender.nodes.state(LENDER, device) == "available"
+        for host in (lender, borrower):
+            assert host.bridge()["used_bytes"] == 0
+        for host in (borrower, lender):
+            host.nodes.end()
     programs.end()
+
+
+def sha256(file, offset, size):
+    with open(file, "rb") as opened:
+        opened.seek(offset)
+        return hashlib.sha256(opened.read(size)).hexdigest()
