@@ -154,7 +154,6 @@ void Peer::set_up() {
 void Peer::set_down(const std::string& reason) {
   state_.reason = reason;
   if (!std::exchange(state_.up, false)) return;
-  last_count_ = 0;
   asio::post(io_, changed_);
 }
 

@@ -25,8 +25,11 @@ struct Node {
 struct Nodes {
   explicit Nodes(const char* chip) : pair(chip, false) {}
   bool reach(const std::function<bool()>& condition) {
-    for (int i = 0; i < 500 && !condition(); ++i) io.run_for(10ms);
-    return condition();
+    for (int i = 0; i < 500; ++i) {
+      if (condition()) return true;
+      io.run_for(10ms);
+    }
+    return false;
   }
   bool both_up() {
     return reach([this] { return a.up() && b.up(); });

@@ -143,6 +143,7 @@ std::optional<std::uint64_t> Bridge::locate(Side from, unsigned window, std::uin
 void Bridge::read_window(Side from, unsigned window, std::uint64_t offset, std::uint32_t bytes, vfio::Completion done) {
   auto* reader = end(from);
   ++count(from).reads;
+  push_writes(from);
   const auto number = reader->owe(bytes, std::move(done));
   const auto address = locate(from, window, offset, bytes);
   if (!address || faults_.reads_time_out) return reader->settle(number, std::unexpected(ETIMEDOUT));
@@ -153,6 +154,20 @@ void Bridge::read_window(Side from, unsigned window, std::uint64_t offset, std::
                         [weak = reader->weak_from_this(), number](std::expected<std::vector<std::byte>, int> result) {
                           if (const auto function = weak.lock()) function->settle(number, std::move(result));
                         });
+}
+
+/// A read does not pass a write that went before it (PCI Express Base 5.0, 2.4.1).
+void Bridge::push_writes(Side from) {
+  std::deque<HeldWrite> kept;
+  for (auto& write : std::exchange(held_writes_, {})) {
+    if (write.from != from) {
+      kept.push_back(std::move(write));
+      continue;
+    }
+    held_bytes_ -= write.data.size();
+    deliver_write(write);
+  }
+  held_writes_ = std::move(kept);
 }
 
 bool Bridge::write_window(Side from, unsigned window, std::uint64_t offset, std::vector<std::byte> data) {

@@ -85,6 +85,7 @@ private:
   static void add_up(Counters& sum, NtbFunction& function);
   void deliver_doorbell(Side from, unsigned bit);
   void deliver_write(const HeldWrite& write);
+  void push_writes(Side from);
   void hold(HeldWrite write);
   void release();
 

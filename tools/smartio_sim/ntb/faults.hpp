@@ -13,7 +13,7 @@ struct Faults {
   bool link_down = false;       ///< whatever the two ends ask for
   bool loses_registers = false; ///< when the link goes down, translations, limits and scratchpads are gone
   Passing doorbells = Passing::normal;
-  Passing writes = Passing::normal; ///< through windows; doorbells overtake those that are held
+  Passing writes = Passing::normal; ///< through windows; doorbells overtake those that are held, reads do not
   bool reads_time_out = false;      ///< reads through windows give ones
   bool translation_stuck = false;   ///< translation bases keep their value
 };

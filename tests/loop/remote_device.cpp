@@ -1,0 +1,261 @@
+// A device lent over a bridge: both nodes' ends of a session, joined by the simulated bridge.
+#include "ntb_pair.hpp"
+#include "remote_client.hpp"
+#include "remote_device.hpp"
+#include "test_device.hpp"
+#include "user/codec.hpp"
+
+#include <cstring>
+
+using namespace smartio;
+using ::testing::TestDevice;
+using namespace std::chrono_literals;
+using core::DeviceMessage;
+using fabric::ntb::Peer;
+using smartio::testing::NtbPair;
+
+namespace {
+
+constexpr std::uint64_t page = TestDevice::page;
+constexpr core::LoanId loan{DeviceId{0x80000}, 1};
+
+struct Session {
+  Session() {
+    for (auto* peer : {&a, &b})
+      Peer::open(
+          io, (peer == &a ? pair.a : pair.b).device, {.node = NodeId(peer == &a ? 4U : 8U), .silence = 1s}, [] {},
+          [peer](auto opened) { *peer = std::move(opened).value(); });
+    REQUIRE(reach([this] { return a && b && a->state().up && b->state().up; }));
+    device = std::make_shared<RemoteDevice>(io, loan, 1, a, 500ms, [this](const DeviceMessage& message) {
+      to_lender.push_back(core::encode(message));
+    });
+    client = std::make_shared<RemoteClient>(io, loan, 1, b, std::make_shared<PeerWindows>(),
+                                            [this](const DeviceMessage& message) { to_borrower.push_back(message); });
+    device->on_lost([this] { lost = true; });
+    client->admitted(lent);
+  }
+  ~Session() {
+    device->close();
+    client->close();
+  }
+
+  bool reach(const std::function<bool()>& condition) {
+    for (int i = 0; i < 300; ++i) {
+      if (condition()) return true;
+      deliver();
+      io.run_for(5ms);
+    }
+    return false;
+  }
+  void deliver() {
+    for (const auto& bytes : std::exchange(to_lender, {})) client->received(core::decode_device_message(bytes).value());
+    for (auto& message : std::exchange(to_borrower, {})) device->received(std::move(message));
+  }
+  vfio::Reply ask(vfio::Request request) {
+    const auto reply = std::make_shared<std::optional<vfio::Reply>>(); // may outlive the question
+    device->submit(std::move(request), [reply](vfio::Reply answer) { reply->emplace(std::move(answer)); });
+    REQUIRE(reach([&] { return reply->has_value(); }));
+    return std::move(**reply);
+  }
+  std::uint64_t read(std::uint64_t offset) {
+    const auto data = std::get<vfio::Data>(ask(vfio::RegionRead{0, offset, 8}).value()).bytes;
+    std::uint64_t value = 0;
+    std::memcpy(&value, data.data(), sizeof value);
+    return value;
+  }
+  vfio::RegionInfo region(std::uint32_t index) {
+    return std::get<vfio::RegionInfo>(ask(vfio::GetRegionInfo{index}).value());
+  }
+  Fd connect(unsigned vector) {
+    auto event = make_eventfd().value();
+    vfio::SetIrqs irqs{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::msix, vector, 1, {}, {}};
+    irqs.eventfds.push_back(event.duplicate().value());
+    REQUIRE(ask(std::move(irqs)));
+    return event;
+  }
+
+  boost::asio::io_context io;
+  NtbPair pair{"gen4", false};
+  std::shared_ptr<Peer> a, b;
+  std::shared_ptr<TestDevice> lent = std::make_shared<TestDevice>();
+  std::shared_ptr<RemoteDevice> device;
+  std::shared_ptr<RemoteClient> client;
+  std::vector<std::string> to_lender;
+  std::vector<DeviceMessage> to_borrower;
+  bool lost = false;
+};
+
+} // namespace
+
+TEST_CASE("registers that the lender exposes are accessed through the bridge, all others by message") {
+  Session session;
+  std::memset(session.lent->bar0.bytes().data() + page, 0x11, page);
+  const auto info = session.region(0);
+  CHECK(info.size == 4 * page);
+  CHECK(info.areas.empty()); // this bridge's BAR cannot be mapped
+  const auto before = session.lent->region_accesses;
+  CHECK(session.read(page) == 0x1111111111111111);
+  CHECK(session.ask(vfio::RegionWrite{0, page + 8, std::vector<std::byte>(8, std::byte{0x22})}));
+  CHECK(session.lent->bar0.bytes()[page + 8] == std::byte{0x22});
+  CHECK(session.lent->region_accesses == before);
+  session.read(0);
+  CHECK(session.lent->region_accesses == before + 1);
+}
+
+TEST_CASE("what was exposed for a session ends with it") {
+  Session session;
+  session.region(0);
+  CHECK(session.b->used_bytes() == 4 * page);
+  session.region(0); // asked again: the same
+  CHECK(session.b->used_bytes() == 4 * page);
+  // What is mapped there the bridge reads itself, and at once.
+  const auto reached = [&session] {
+    return session.pair.a.ask(vfio::RegionRead{Peer::aperture_region, 2 * page, 8})->has_value();
+  };
+  CHECK(reached());
+  session.client->close();
+  CHECK(session.b->used_bytes() == 0);
+  CHECK_FALSE(reached());
+  CHECK(session.reach([&] { return session.lost; }));
+}
+
+TEST_CASE("without room in the window registers are reached by messages") {
+  Session session;
+  const auto all = session.b->reserve(smartio::testing::NtbHost::window_bytes - page);
+  REQUIRE(all.has_value());
+  session.region(0);
+  const auto before = session.lent->region_accesses;
+  session.read(page);
+  CHECK(session.lent->region_accesses == before + 1);
+}
+
+TEST_CASE("an interrupt is a doorbell of the bridge") {
+  Session session;
+  const auto first = session.connect(0), third = session.connect(2);
+  session.lent->fire(2);
+  CHECK(session.reach([&] { return drain_eventfd(third.get()) == 1; }));
+  CHECK(drain_eventfd(first.get()) == 0);
+  CHECK(session.to_borrower.empty());
+}
+
+TEST_CASE("an interrupt is a message when there are no doorbells left") {
+  Session session;
+  while (session.a->claim_doorbell([] {})) continue;
+  const auto event = session.connect(1);
+  session.lent->fire(1);
+  CHECK(session.reach([&] { return drain_eventfd(event.get()) == 1; }));
+}
+
+TEST_CASE("an interrupt does not overtake what the device wrote before") {
+  Session session;
+  const auto event = session.connect(0);
+  const auto memory = make_memfd("memory", page).value();
+  const auto seen = Mapping::map(memory.get(), 0, page).value();
+  const auto offset = session.a->reserve(page).value();
+  session.a->device()->submit(
+      vfio::DmaMap{session.a->inbound(offset), page, Access::read_write, memory.duplicate().value(), 0},
+      [](const vfio::Reply& reply) { REQUIRE(reply.has_value()); });
+  session.pair.bridge.set_faults({.writes = sim::ntb::Passing::held});
+  session.pair.b.write(Peer::aperture_region, offset, 4, 0x55); // as the device does
+  CHECK(seen.bytes()[0] == std::byte{0});
+  session.lent->fire(0);
+  CHECK(session.reach([&] { return drain_eventfd(event.get()) == 1; }));
+  CHECK(seen.bytes()[0] == std::byte{0x55});
+}
+
+TEST_CASE("the end of interrupts gives doorbells back") {
+  Session session;
+  int most = 0;
+  for (int round = 0; round < 3; ++round) {
+    const auto event = session.connect(0);
+    REQUIRE(session.ask(vfio::SetIrqs{vfio::irq_data_none | vfio::irq_action_trigger, vfio::msix, 0, 0, {}, {}}));
+  }
+  while (session.a->claim_doorbell([] {})) ++most;
+  CHECK(most == 31);
+}
+
+TEST_CASE("memory is refused when the lender cannot give its device the aperture, and its room is free again") {
+  Session session;
+  const auto memory = make_memfd("memory", page).value();
+  const auto reply = session.ask(vfio::DmaMap{Iova{page}, page, Access::read_write, memory.duplicate().value(), 0});
+  REQUIRE_FALSE(reply.has_value());
+  CHECK(reply.error() == EOPNOTSUPP);
+  CHECK(session.a->used_bytes() == 0);
+  CHECK(session.lent->windows.empty());
+}
+
+TEST_CASE("more memory than the window has room for is refused") {
+  Session session;
+  const auto memory = make_memfd("memory", page).value();
+  const auto size = smartio::testing::NtbHost::window_bytes;
+  const auto reply = session.ask(vfio::DmaMap{Iova{page}, size, Access::read, memory.duplicate().value(), 0});
+  REQUIRE_FALSE(reply.has_value());
+  CHECK(reply.error() == ENOSPC);
+}
+
+TEST_CASE("a lender that does not answer loses the device") {
+  Session session;
+  session.lent->ignore = [](const vfio::Request&) { return true; };
+  const auto reply = session.ask(vfio::Reset{});
+  CHECK(reply.error() == ECANCELED);
+  CHECK(session.lost);
+  CHECK(session.ask(vfio::Reset{}).error() == ENODEV);
+}
+
+TEST_CASE("answers that were not asked for lose the device") {
+  Session session;
+  const auto kind = GENERATE(DeviceMessage::Kind::reply, DeviceMessage::Kind::command);
+  session.device->received({.loan = loan, .session = 1, .kind = kind, .number = 77});
+  CHECK(session.lost);
+}
+
+TEST_CASE("malformed commands are answered with an errno and reach nothing") {
+  Session session;
+  using vfio::user::Command;
+  const auto refused = [&](Command command, std::string payload, bool window = false) {
+    session.client->received({.loan = loan,
+                              .session = 1,
+                              .kind = DeviceMessage::Kind::command,
+                              .number = 9,
+                              .code = static_cast<std::uint16_t>(command),
+                              .window = window,
+                              .payload = std::move(payload)});
+    REQUIRE(session.to_borrower.size() == 1);
+    const auto reply = std::move(session.to_borrower.front());
+    session.to_borrower.clear();
+    return reply.kind == DeviceMessage::Kind::reply && reply.number == 9 && reply.code != 0;
+  };
+  for (const auto command : {Command::version, Command::get_region_info, Command::set_irqs, Command::dma_map,
+                             Command::dma_read, Command{99}})
+    CHECK(refused(command, "x"));
+  CHECK(refused(Command::dma_map, std::string(32, '\xff'), true));
+  CHECK(refused(Command::reset, "", true));
+  CHECK(session.lent->windows.empty());
+  CHECK(session.lent->resets == 0);
+}
+
+TEST_CASE("a message of the wrong kind ends the session at the lender") {
+  Session session;
+  session.client->received({.loan = loan, .session = 1, .kind = DeviceMessage::Kind::reply});
+  CHECK(session.to_borrower.back().kind == DeviceMessage::Kind::closed);
+}
+
+TEST_CASE("a device message is what it was after a journey, and anything else is none") {
+  const DeviceMessage message{.loan = loan,
+                              .session = 7,
+                              .kind = DeviceMessage::Kind::interrupt,
+                              .number = 2,
+                              .code = 3,
+                              .window = true,
+                              .doorbells = {1, 2, core::no_doorbell},
+                              .payload = "payload"};
+  const auto bytes = core::encode(message);
+  CHECK(core::decode_device_message(bytes) == message);
+  for (std::size_t size = 0; size < core::device_message_head + 3; ++size)
+    CHECK_FALSE(core::decode_device_message(bytes.substr(0, size)).has_value());
+  for (const std::size_t at : {22U, 23U}) { // kind, window
+    auto bad = bytes;
+    bad[at] = '\x09';
+    CHECK_FALSE(core::decode_device_message(bad).has_value());
+  }
+}
