@@ -1,4 +1,5 @@
-"""Guests with Linux's own NTB drivers, which Debian's kernels leave out, and the simulated bridge between two of them.
+"""Guests with Linux's own NTB drivers, which Debian's kernels leave out, the simulated bridge, and our own driver at an
+end of it.
 
 The kernel (drivers built in, its clients as modules) is the one that SMARTIO_VM_KERNEL names, or that lies beside the
 source tree; a test is skipped where there is none, and fails under CI=true.
@@ -13,14 +14,16 @@ import select
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 import initramfs
 from guest import Guest
-from programs import START_SECONDS
+from programs import START_SECONDS, die_with_parent
 
 HERE = pathlib.Path(__file__).parent
+PROBE_SECONDS = 60  # longer than it waits for anything
 CLIENTS = ["ntb_pingpong", "ntb_perf", "ntb_transport", "ntb_netdev", "ntb_tool"]
 
 
@@ -124,6 +127,71 @@ def simulate_bridge(programs, model, window="2M"):
     line = bridge.line()
     assert line == f"ready {bridge.end('a')} {bridge.end('b')}\n", line
     return bridge
+
+
+class ProbeError(Exception):
+    """ntb_probe said that it could not do something."""
+
+
+@dataclasses.dataclass
+class Probe:
+    """ntb_probe (tests/support), which drives an end with fabric/ntb. SEND takes a line, RECEIVE gives the answer."""
+    send: Callable
+    receive: Callable
+
+    def say(self, *words):
+        """The value of one of its commands."""
+        line = " ".join(map(str, words))
+        self.send(line)
+        answer = self.receive().rstrip("\n")
+        if answer != "ok" and not answer.startswith("ok "):
+            raise ProbeError(f"{line[:60]}: {answer!r}")
+        return answer[3:]
+
+
+@contextlib.contextmanager
+def probe_here(programs, bridge, side):
+    """The probe on this machine, through the end's socket."""
+    command = [programs.build / "tests/support/ntb_probe", bridge.end(side)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          preexec_fn=die_with_parent) as process:
+        def send(line):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+
+        def receive():
+            readable, _, _ = select.select([process.stdout], [], [], PROBE_SECONDS)
+            return process.stdout.readline() if readable else ""
+        try:
+            assert (said := receive()) == "ready\n", said
+            yield Probe(send, receive)
+            process.stdin.close()
+            assert process.wait(START_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+def probe_in(guest, where):
+    """The probe in a guest, through kernel VFIO: of the function at WHERE, which is bound to vfio-pci. It ends with the
+    guest; a shell holds the fifos open for it."""
+    guest.check("mkfifo /run/say /run/answer && "
+                f"( ntb_probe {where} 0<>/run/say 1<>/run/answer 2>/dev/null & ) >/dev/null")
+
+    def receive():
+        return guest.check("read -r line </run/answer; echo $line", PROBE_SECONDS)
+    assert (said := receive()) == "ready\n", said
+    return Probe(lambda line: guest.check(f"echo {line} >/run/say"), receive)
+
+
+@contextlib.contextmanager
+def single(bed, programs, model, directory, iommu):
+    """A bridge and a guest at its end a; nobody is at the other yet."""
+    kernel = find_kernel()
+    boot = (kernel / "bzImage", directory / "initrd")
+    build_initramfs(bed.tree, kernel, boot[1])
+    bridge = simulate_bridge(programs, model)
+    with NtbGuest(bed, f"{model}-linux", boot, bridge.end("a"), iommu) as guest:
+        yield bridge, guest
 
 
 @contextlib.contextmanager
