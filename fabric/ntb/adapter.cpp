@@ -20,6 +20,20 @@ bool no_window(unsigned index, Adapter::Done& done) {
 
 } // namespace
 
+/// Their steps must not mix: two that program one window would each find the other's values.
+void Adapter::take_turn(std::shared_ptr<Steps> steps, Done done) {
+  waiting_.push_back({std::move(steps), std::move(done)});
+  if (waiting_.size() == 1) next_turn();
+}
+
+void Adapter::next_turn() {
+  waiting_.front().steps->run([self = shared_from_this()](Result<void> result) {
+    std::exchange(self->waiting_.front().done, nullptr)(std::move(result)); // what this asks for comes later
+    self->waiting_.pop_front();
+    if (!self->waiting_.empty()) self->next_turn();
+  });
+}
+
 /// Until a window is asked for the peer reaches nothing, and no doorbell signals.
 void Adapter::prepare(Steps& steps) const {
   steps.change_config(config_command, 2, 0, memory_and_bus_master);
@@ -52,7 +66,7 @@ void Adapter::start(std::vector<Fd> events, Done done) {
   windows_ = {};
   enabled_ = 0;
   started_ = true;
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 void Adapter::recover(Done done) {
@@ -61,7 +75,7 @@ void Adapter::recover(Done done) {
   for (unsigned i = 0; i < window_count; ++i) program(*steps, i, windows_[i]);
   if (started_) steps->write(interrupt_disable, 8, all_bits & ~(link_bits_ | enabled_));
   if (link_wanted_) want_link(*steps, true);
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 void Adapter::want_link(Steps& steps, bool up) const {
@@ -78,14 +92,14 @@ void Adapter::enable_link(Done done) {
   link_wanted_ = true;
   auto steps = Steps::on(device_);
   want_link(*steps, true);
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 void Adapter::disable_link(Done done) {
   link_wanted_ = false;
   auto steps = Steps::on(device_);
   want_link(*steps, false);
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 /// On generation 4 the event cannot be cleared before the slot's record of it.
@@ -139,7 +153,7 @@ void Adapter::open_window(unsigned index, Iova base, std::uint64_t bytes, Done d
   windows_[index] = {at, bytes};
   auto steps = Steps::on(device_);
   program(*steps, index, windows_[index]);
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 void Adapter::close_window(unsigned index, Done done) {
@@ -147,7 +161,7 @@ void Adapter::close_window(unsigned index, Done done) {
   windows_[index] = {};
   auto steps = Steps::on(device_);
   program(*steps, index, {});
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 DoorbellTarget Adapter::doorbell_target(unsigned bit) const { return {0, doorbells + 4 * bit, 4, 1}; }
@@ -180,7 +194,7 @@ void Adapter::enable_doorbells(std::uint64_t bits, Done done) {
   enabled_ = bits & shape_.usable_doorbells;
   auto steps = Steps::on(device_);
   steps->write(interrupt_disable, 8, all_bits & ~(link_bits_ | enabled_));
-  steps->run(std::move(done));
+  take_turn(std::move(steps), std::move(done));
 }
 
 void Adapter::write_peer_scratchpad(unsigned index, std::uint32_t value, Done done) {

@@ -37,7 +37,8 @@ struct DoorbellTarget {
   std::uint32_t data;
 };
 
-/// Single-threaded, never waits: what asks the device completes later, or before the call returns. A failed call may
+/// Single-threaded, never waits: what asks the device completes later, or before the call returns. Calls that change
+/// what recover() brings back take effect one after the other, in order; the others overtake them. A failed call may
 /// have done a part of its steps; recover() makes it whole. After ENODEV the device is gone for good.
 class Adapter : public std::enable_shared_from_this<Adapter> {
 public:
@@ -88,9 +89,17 @@ private:
   void want_link(Steps& steps, bool up) const;
   void program(Steps& steps, unsigned index, const Window& window) const;
   void acknowledge_link(Steps& steps) const;
+  void take_turn(std::shared_ptr<Steps> steps, Done done);
+  void next_turn();
   template <class T> void tell(std::shared_ptr<Steps> steps, std::shared_ptr<T> found, Told<T> told);
 
+  struct Turn {
+    std::shared_ptr<Steps> steps;
+    Done done;
+  };
+
   std::shared_ptr<vfio::Device> device_;
+  std::deque<Turn> waiting_; ///< the first one is under way
   Shape shape_;
   std::uint64_t link_bits_ = 0; ///< interrupt status bits that a change of the link sets or may share
   std::array<std::uint64_t, window_count> bar_{}, secondary_bar_{}; ///< addresses that limits count from

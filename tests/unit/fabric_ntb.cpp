@@ -166,6 +166,48 @@ TEST_CASE("scratchpads carry words to the peer") {
   CHECK_FALSE(did(*ends.a.adapter, &Adapter::write_peer_scratchpad, 16U, 0U).has_value());
 }
 
+TEST_CASE("what is asked for at once takes effect one after the other") {
+  /// Answers when it is told to.
+  struct Slow final : vfio::Device {
+    explicit Slow(std::shared_ptr<vfio::Device> fast) : device(std::move(fast)) {}
+    void submit(vfio::Request request, vfio::Completion done) override {
+      device->submit(std::move(request), [this, done = std::move(done)](vfio::Reply reply) mutable {
+        answers.push_back([done = std::move(done), reply = std::move(reply)]() mutable { done(std::move(reply)); });
+      });
+    }
+    void on_lost(std::move_only_function<void()>) override {}
+    void answer_all() {
+      for (; !answers.empty(); answers.pop_front()) answers.front()();
+    }
+    std::shared_ptr<vfio::Device> device;
+    std::deque<std::move_only_function<void()>> answers;
+  };
+  Ends ends(any_chip());
+  const auto slow = std::make_shared<Slow>(ends.pair.b.device);
+  std::shared_ptr<Adapter> adapter;
+  Adapter::open(slow, [&adapter](auto opened) { adapter = opened.value(); });
+  slow->answer_all();
+  REQUIRE(adapter);
+
+  std::vector<int> order;
+  const auto done = [&order](int number) {
+    return [&order, number](Result<void> result) { order.push_back(result ? number : -number); };
+  };
+  adapter->enable_link(done(1));
+  adapter->open_window(0, Iova{NtbHost::memory_at + window}, window, done(2));
+  adapter->recover(done(3));
+  adapter->open_window(0, memory, window, done(4));
+  adapter->close_window(1, [&](Result<void> result) {
+    done(5)(std::move(result));
+    adapter->open_window(1, memory, window, done(6));
+  });
+  slow->answer_all();
+  CHECK(order == std::vector{1, 2, 3, 4, 5, 6});
+  ends.pair.b.memory()[0] = std::byte{0x12};
+  CHECK(ends.pair.a.read(2, 0, 1) == 0x12);
+  CHECK(ends.pair.a.read(4, 0, 1) == 0x12);
+}
+
 TEST_CASE("recovery brings back windows, doorbells and the link after they were lost") {
   const bool reset = GENERATE(true, false);
   Ends ends(any_chip());
