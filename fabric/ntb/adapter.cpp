@@ -102,10 +102,11 @@ void Adapter::disable_link(Done done) {
   take_turn(std::move(steps), std::move(done));
 }
 
-/// On generation 4 the event cannot be cleared before the slot's record of it.
+/// On generation 4 the event cannot be cleared before the slot's record of it. On generation 3 a doorbell that shares
+/// the link's vector goes with it.
 void Adapter::acknowledge_link(Steps& steps) const {
   if (shape_.generation == 4) steps.write(slot_status, 2, link_changed);
-  steps.write(interrupt_status, 8, std::uint64_t{1} << link_event);
+  steps.write(interrupt_status, 8, link_bits_);
 }
 
 template <class T> void Adapter::tell(std::shared_ptr<Steps> steps, std::shared_ptr<T> found, Told<T> told) {

@@ -94,6 +94,18 @@ TEST_CASE("the link comes up when both ends want it, and both are told") {
   CHECK_FALSE(told<fabric::ntb::Link>(*ends.a.adapter, &Adapter::read_link).up);
 }
 
+TEST_CASE("a doorbell that shares the link's vector is forgotten when the link is looked at") {
+  Ends ends("gen3");
+  auto& adapter = *ends.b.adapter;
+  for (int i = 0; i < 2; ++i) {
+    ends.b.signalled(31);
+    ends.pair.a.write(0, 0x100 + 4 * 31, 4, 1);
+    CHECK(ends.b.signalled(31));
+    CHECK(told<fabric::ntb::Link>(adapter, &Adapter::read_link).up);
+    CHECK(told<std::uint64_t>(adapter, &Adapter::read_doorbells) == 0);
+  }
+}
+
 TEST_CASE("a window is closed until it is opened, and again afterwards") {
   Ends ends(any_chip());
   for (const unsigned index : {0U, 1U}) {
