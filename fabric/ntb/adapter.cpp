@@ -139,7 +139,9 @@ void Adapter::program(Steps& steps, unsigned index, const Window& window) const 
   steps.set(limit + step, 8, bar_[index]);
   steps.set(translation_base + step, 8, window.base);
   if (window.bytes == 0) return;
-  if (shape_.generation == 4) steps.set(base_index + 2 * index, 2, std::bit_width(window.bytes) - 1U);
+  // Only for Ice Lake (whose alignment is 0): Linux leaves it alone on Sapphire Rapids.
+  if (shape_.generation == 4 && shape_.alignment == 0)
+    steps.set(base_index + 2 * index, 2, std::bit_width(window.bytes) - 1U);
   if (shape_.generation == 3) steps.set(secondary_limit + step, 8, secondary_bar_[index] + window.bytes);
   steps.set(limit + step, 8, bar_[index] + window.bytes);
 }

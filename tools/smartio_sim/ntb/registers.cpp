@@ -40,7 +40,8 @@ Registers::Registers(const Chip& chip, Side side, std::uint64_t window_bytes)
   for (unsigned i = 0; i < scratchpad_count; ++i) put(scratchpads + 4 * i, 0, 4, 0xffffffff);
   if (chip.generation == 4) {
     put(control, 0, 4, 0x7fe);
-    for (unsigned i = 0; i < window_count; ++i) put(base_index + 2 * i, 0, 2, 0x3f);
+    // Not verified: on Sapphire Rapids, where Linux does not use it, it does not exist.
+    for (unsigned i = 0; i < window_count && chip.bar_aligned; ++i) put(base_index + 2 * i, 0, 2, 0x3f);
     put(link_control, 0, 2, link_disable);
     put(ppd0, 0, 4, start_training);
     put(ppd1, side == Side::a ? chip.position_of_a : chip.position_of_b, 4, 0);
