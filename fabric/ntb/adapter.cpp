@@ -83,7 +83,10 @@ void Adapter::want_link(Steps& steps, bool up) const {
     steps.change(control, 4, up ? config_lock_and_disable : snooping, up ? snooping : config_lock_and_disable);
     return;
   }
-  steps.change(control, 4, snooping, up ? snooping : 0);
+  if (up)
+    steps.write(control, 4, snooping); // without the bits that forbid it, whatever firmware left
+  else
+    steps.change(control, 4, snooping, 0);
   steps.change(link_control, 2, link_disable, up ? 0 : link_disable);
   if (up) steps.change(ppd0, 4, 0, start_training);
 }
@@ -181,6 +184,7 @@ void Adapter::read_doorbells(Told<std::uint64_t> told) {
   auto steps = Steps::on(device_);
   auto bits = std::make_shared<std::uint64_t>();
   steps->read(interrupt_status, 8, [bits, usable = shape_.usable_doorbells](std::uint64_t status) -> Result<void> {
+    if (status == UINT64_MAX) return fail_errno(ENODEV, "read the bridge's doorbells");
     *bits = status & usable;
     return {};
   });

@@ -53,7 +53,8 @@ public:
   /// Bus master on, all doorbells disabled and cleared, and an eventfd for each of vector_count vectors: doorbell i
   /// signals the i-th, the link's changes the last (generation 3: the last but one). The eventfds are taken over.
   void start(std::vector<Fd> events, Done done);
-  /// Programs everything again: after the device has lost its registers (reset, or link down with some bridges).
+  /// Programs everything again: after the device has lost its registers (reset, or link down with some bridges). The
+  /// windows are closed meanwhile, and doorbells are not cleared: look at them, and at the link, afterwards.
   void recover(Done done);
 
   void enable_link(Done done); ///< asks for the link; it comes up when the peer does too, some time later

@@ -94,6 +94,14 @@ TEST_CASE("the link comes up when both ends want it, and both are told") {
   CHECK_FALSE(told<fabric::ntb::Link>(*ends.a.adapter, &Adapter::read_link).up);
 }
 
+TEST_CASE("the link is asked for with coherent accesses, whatever firmware left") {
+  NtbPair pair("gen4", false);
+  End end(pair.a);
+  pair.a.set_reg(0, 0x2a8); // NTBCNTL: no snooping, in either direction and window
+  REQUIRE(did(*end.adapter, &Adapter::enable_link).has_value());
+  CHECK(pair.a.reg(0) == 0x154);
+}
+
 TEST_CASE("a doorbell that shares the link's vector is forgotten when the link is looked at") {
   Ends ends("gen3");
   auto& adapter = *ends.b.adapter;
@@ -246,6 +254,27 @@ TEST_CASE("a device that is gone is ENODEV; one that is no bridge is refused") {
   const auto done = did(*ends.a.adapter, &Adapter::enable_link);
   REQUIRE_FALSE(done.has_value());
   CHECK(done.error().code == std::errc::no_such_device);
+
+  /// As the kernel's VFIO reads what was pulled out.
+  struct Pulled final : vfio::Device {
+    void submit(vfio::Request request, vfio::Completion answer) override {
+      const auto* read = std::get_if<vfio::RegionRead>(&request);
+      if (present || read == nullptr) return device->submit(std::move(request), std::move(answer));
+      answer(vfio::Data{Bytes(read->count, std::byte{0xff})});
+    }
+    void on_lost(std::move_only_function<void()>) override {}
+    std::shared_ptr<vfio::Device> device;
+    bool present = true;
+  };
+  const auto pulled = std::make_shared<Pulled>();
+  pulled->device = ends.pair.b.device;
+  std::shared_ptr<Adapter> adapter;
+  Adapter::open(pulled, [&adapter](auto opened) { adapter = opened.value(); });
+  pulled->present = false;
+  Error error;
+  adapter->read_doorbells([&error](Result<std::uint64_t> bits) { error = bits ? Error{} : bits.error(); });
+  CHECK(error.code == std::errc::no_such_device);
+  CHECK_FALSE(told<fabric::ntb::Link>(*adapter, &Adapter::read_link).up);
 
   struct Stranger final : vfio::Device {
     void submit(vfio::Request, vfio::Completion done) override { done(vfio::Data{Bytes(4)}); }
