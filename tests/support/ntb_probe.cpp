@@ -1,7 +1,7 @@
 // Drives one end of a non-transparent bridge with fabric/ntb and does what its standard input says, a line at a time;
-// each is answered with a line, "ok", "ok VALUE" or "error SENTENCE". ntb_probe SOCKET-OF-A-SERVER|BDF (a function bound
-// to vfio-pci). Numbers are decimal or 0x..., bytes are hex. Its memory is as large as both windows, window 0 first, and
-// mapped for the bridge at `memory_at` until `unmap`.
+// each is answered with a line, "ok", "ok VALUE" or "error SENTENCE". ntb_probe SOCKET-OF-A-SERVER, or of a function
+// bound to vfio-pci: ntb_probe BDF [type1|iommufd]. Numbers are decimal or 0x..., bytes are hex. Its memory is as large
+// as both windows, window 0 first, and mapped for the bridge at `memory_at` until `unmap`.
 #include "kernel/device.hpp"
 #include "mapping.hpp"
 #include "ntb/adapter.hpp"
@@ -88,14 +88,16 @@ Bytes from_hex(const std::string& text) {
   return bytes;
 }
 
-Result<std::shared_ptr<vfio::Device>> open_device(const std::string& name) {
+Result<std::shared_ptr<vfio::Device>> open_device(const std::string& name, std::string_view interface) {
   const std::chrono::milliseconds timeout{4000};
   if (name.find('/') != std::string::npos)
     return TRY(await<std::shared_ptr<vfio::user::Client>>(
         [&](auto opened) { vfio::user::Client::connect(io, name, timeout, std::move(opened)); }));
+  const auto which = interface == "iommufd" ? vfio::kernel::Interface::iommufd : vfio::kernel::Interface::type1;
   return TRY(await<std::shared_ptr<vfio::kernel::Device>>([&](auto opened) {
     vfio::kernel::Device::open(io, vfio::kernel::real_system(),
-                               {.bdf = parse_bdf(name).value_or(Bdf{}), .timeout = timeout}, std::move(opened));
+                               {.bdf = parse_bdf(name).value_or(Bdf{}), .interface = which, .timeout = timeout},
+                               std::move(opened));
   }));
 }
 
@@ -108,11 +110,11 @@ struct Aperture {
 
 class Probe {
 public:
-  static Result<std::unique_ptr<Probe>> open(const std::string& name) {
+  static Result<std::unique_ptr<Probe>> open(const std::string& name, std::string_view interface) {
     std::unique_ptr<Probe> probe(new Probe);
-    probe->device_ = TRY(open_device(name));
-    probe->adapter_ = TRY(await<std::shared_ptr<Adapter>>(
-        [&](auto opened) { Adapter::open(probe->device_, std::move(opened)); }));
+    probe->device_ = TRY(open_device(name, interface));
+    probe->adapter_ =
+        TRY(await<std::shared_ptr<Adapter>>([&](auto opened) { Adapter::open(probe->device_, std::move(opened)); }));
     TRY(probe->begin());
     return probe;
   }
@@ -212,9 +214,7 @@ private:
     return fmt::format("{}", drain_eventfd(events_[vector].get()));
   }
   Text signalled() { return fmt::format("{}", drain_eventfd(events_[number() % events_.size()].get())); }
-  Text doorbells() {
-    return fmt::format("{:#x}", TRY(ask<std::uint64_t>(*adapter_, &Adapter::read_doorbells)));
-  }
+  Text doorbells() { return fmt::format("{:#x}", TRY(ask<std::uint64_t>(*adapter_, &Adapter::read_doorbells))); }
   Text scratchpad() {
     return fmt::format("{:#x}", TRY(ask<std::uint32_t>(*adapter_, &Adapter::read_scratchpad, small())));
   }
@@ -275,8 +275,7 @@ private:
       }
       return {};
     }
-    const auto answer =
-        TRY(submit(vfio::RegionRead{aperture.region, offset, static_cast<std::uint32_t>(data.size())}));
+    const auto answer = TRY(submit(vfio::RegionRead{aperture.region, offset, static_cast<std::uint32_t>(data.size())}));
     std::ranges::copy(std::get<vfio::Data>(answer).bytes, data.begin());
     return {};
   }
@@ -331,7 +330,7 @@ private:
 } // namespace
 
 int main(int argc, char** argv) {
-  const auto probe = Probe::open(argc > 1 ? argv[1] : "");
+  const auto probe = Probe::open(argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "");
   if (!probe) {
     std::cout << "error " << to_string(probe.error()) << std::endl;
     return 1;

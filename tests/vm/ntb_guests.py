@@ -171,16 +171,18 @@ def probe_here(programs, bridge, side):
             process.kill()
 
 
-def probe_in(guest, where):
-    """The probe in a guest, through kernel VFIO: of the function at WHERE, which is bound to vfio-pci. It ends with the
-    guest; a shell holds the fifos open for it."""
-    guest.check("mkfifo /run/say /run/answer && "
-                f"( ntb_probe {where} 0<>/run/say 1<>/run/answer 2>/dev/null & ) >/dev/null")
+@contextlib.contextmanager
+def probe_in(guest, where, interface):
+    """The probe in a guest, through kernel VFIO: of the function at WHERE, which is bound to vfio-pci."""
+    guest.check("rm -f /run/say /run/answer; mkfifo /run/say /run/answer; "
+                f"( ntb_probe {where} {interface} 0<>/run/say 1<>/run/answer 2>/dev/null & echo $! >/run/probe ) "
+                ">/dev/null")
 
     def receive():
-        return guest.check("read -r line </run/answer; echo $line", PROBE_SECONDS)
+        return guest.check("head -n 1 /run/answer", PROBE_SECONDS)
     assert (said := receive()) == "ready\n", said
-    return Probe(lambda line: guest.check(f"echo {line} >/run/say"), receive)
+    yield Probe(lambda line: guest.check(f"echo {line} >/run/say"), receive)
+    guest.check("kill $(cat /run/probe) && while [ -e /proc/$(cat /run/probe) ]; do usleep 20000; done")
 
 
 @contextlib.contextmanager
