@@ -215,12 +215,17 @@ private:
   }
   Text signalled() { return fmt::format("{}", drain_eventfd(events_[number() % events_.size()].get())); }
   Text doorbells() { return fmt::format("{:#x}", TRY(ask<std::uint64_t>(*adapter_, &Adapter::read_doorbells))); }
-  Text scratchpad() {
-    return fmt::format("{:#x}", TRY(ask<std::uint32_t>(*adapter_, &Adapter::read_scratchpad, small())));
+  Text scratchpads() {
+    std::string values;
+    for (unsigned i = 0; i < fabric::ntb::scratchpad_count; ++i)
+      values += fmt::format("{:#x} ", TRY(ask<std::uint32_t>(*adapter_, &Adapter::read_scratchpad, i)));
+    return values;
   }
-  Text write_scratchpad() {
-    const auto index = small(), value = small();
-    return does(&Adapter::write_peer_scratchpad, index, value);
+  Text write_scratchpads() {
+    const auto first = small();
+    for (unsigned i = 0; i < fabric::ntb::scratchpad_count; ++i)
+      TRY(ask<void>(*adapter_, &Adapter::write_peer_scratchpad, i, first + i));
+    return "";
   }
   Text open_window() {
     const auto index = small();
@@ -298,8 +303,8 @@ private:
       {"enable-link", [](Probe& probe) { return probe.does(&Adapter::enable_link); }},
       {"disable-link", [](Probe& probe) { return probe.does(&Adapter::disable_link); }},
       {"await-link", &Probe::await_link},
-      {"write-scratchpad", &Probe::write_scratchpad}, // INDEX VALUE
-      {"scratchpad", &Probe::scratchpad},             // INDEX
+      {"scratchpads", &Probe::scratchpads},
+      {"write-scratchpads", &Probe::write_scratchpads}, // VALUE-OF-THE-FIRST, the next is one more
       {"ring", [](Probe& probe) { return probe.does(&Adapter::ring, probe.small()); }},
       {"doorbells", &Probe::doorbells},
       {"clear", [](Probe& probe) { return probe.does(&Adapter::clear_doorbells, probe.number()); }},

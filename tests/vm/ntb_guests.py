@@ -135,15 +135,13 @@ class ProbeError(Exception):
 
 @dataclasses.dataclass
 class Probe:
-    """ntb_probe (tests/support), which drives an end with fabric/ntb. SEND takes a line, RECEIVE gives the answer."""
-    send: Callable
-    receive: Callable
+    """ntb_probe (tests/support), which drives an end with fabric/ntb. ASK says a line and returns the answer."""
+    ask: Callable
 
     def say(self, *words):
         """The value of one of its commands."""
         line = " ".join(map(str, words))
-        self.send(line)
-        answer = self.receive().rstrip("\n")
+        answer = self.ask(line).rstrip("\n")
         if answer != "ok" and not answer.startswith("ok "):
             raise ProbeError(f"{line[:60]}: {answer!r}")
         return answer[3:]
@@ -155,16 +153,17 @@ def probe_here(programs, bridge, side):
     command = [programs.build / "tests/support/ntb_probe", bridge.end(side)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                           preexec_fn=die_with_parent) as process:
-        def send(line):
-            process.stdin.write(f"{line}\n")
-            process.stdin.flush()
-
-        def receive():
+        def answer():
             readable, _, _ = select.select([process.stdout], [], [], PROBE_SECONDS)
             return process.stdout.readline() if readable else ""
+
+        def ask(line):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            return answer()
         try:
-            assert (said := receive()) == "ready\n", said
-            yield Probe(send, receive)
+            assert (said := answer()) == "ready\n", said
+            yield Probe(ask)
             process.stdin.close()
             assert process.wait(START_SECONDS) == 0
         finally:
@@ -177,11 +176,9 @@ def probe_in(guest, where, interface):
     guest.check("rm -f /run/say /run/answer; mkfifo /run/say /run/answer; "
                 f"( ntb_probe {where} {interface} 0<>/run/say 1<>/run/answer 2>/dev/null & echo $! >/run/probe ) "
                 ">/dev/null")
-
-    def receive():
-        return guest.check("head -n 1 /run/answer", PROBE_SECONDS)
-    assert (said := receive()) == "ready\n", said
-    yield Probe(lambda line: guest.check(f"echo {line} >/run/say"), receive)
+    answer = "head -n 1 /run/answer"
+    assert (said := guest.check(answer, PROBE_SECONDS)) == "ready\n", said
+    yield Probe(lambda line: guest.check(f"echo {line} >/run/say; {answer}", PROBE_SECONDS))
     guest.check("kill $(cat /run/probe) && while [ -e /proc/$(cat /run/probe) ]; do usleep 20000; done")
 
 

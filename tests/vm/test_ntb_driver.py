@@ -15,7 +15,7 @@ from ntb_guests import ProbeError, probe_here, probe_in, single
 from topology import vfio_user
 
 WINDOW_BYTES = 2 << 20
-SAMPLE_BYTES = 8 << 10
+SAMPLE_BYTES = 5 << 10  # more than a page
 PAGE = 4096
 
 
@@ -27,6 +27,9 @@ def test_our_driver_and_linux_meet_over_a_bridge(bed, programs, tmp_path, model)
         check_everything(linux, ours)
         check_lost_registers(bridge, linux, ours)
         check_counters(bridge)
+        linux.stop()
+        assert ours.say("await-link", "down") == "down"
+        assert bytes.fromhex(ours.say("peek", 0, 0, PAGE)) == ones(PAGE)
     programs.end()
 
 
@@ -75,12 +78,15 @@ def await_link(linux, ours, state):
 
 
 def check_scratchpads(linux, ours):
-    for index in range(16):
-        linux.debug("ntb_tool", f"echo {0x10203040 + index:#x} > peer0/spad{index}")
-        ours.say("write-scratchpad", index, 0xf0000000 + index)
-    for index in range(16):
-        assert int(ours.say("scratchpad", index), 0) == 0x10203040 + index
-        assert int(linux.debug("ntb_tool", f"cat spad{index}"), 0) == 0xf0000000 + index
+    theirs, mine = ([first + index for index in range(16)] for first in (0x10203040, 0xf0000000))
+    linux.debug("ntb_tool", "; ".join(f"echo {value:#x} > peer0/spad{index}" for index, value in enumerate(theirs)))
+    ours.say("write-scratchpads", mine[0])
+    assert numbers(ours.say("scratchpads")) == theirs
+    assert numbers(linux.debug("ntb_tool", "for i in $(seq 0 15); do cat spad$i; done")) == mine
+
+
+def numbers(text):
+    return [int(word, 0) for word in text.split()]
 
 
 def check_doorbells(linux, ours):
