@@ -1,83 +1,21 @@
 // The drivers of non-transparent bridges, on the simulated one.
-#include "ntb/adapter.hpp"
-#include "ntb_pair.hpp"
+#include "ntb_ends.hpp"
 
 #include <cstring>
 
 using namespace smartio;
 using namespace smartio::testing;
-using fabric::ntb::Adapter;
-
-namespace {
-
-const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
-
-Result<std::shared_ptr<Adapter>> open(NtbHost& host) {
-  std::optional<Result<std::shared_ptr<Adapter>>> result;
-  Adapter::open(host.device, [&result](auto opened) { result.emplace(std::move(opened)); });
-  REQUIRE(result.has_value());
-  return std::move(*result);
-}
-
-/// The result of an operation of an adapter, which completes at once on the simulated bridge.
-template <class... Args, class... Given>
-Result<void> did(Adapter& adapter, void (Adapter::*operation)(Args...), Given&&... given) {
-  std::optional<Result<void>> result;
-  (adapter.*operation)(std::forward<Given>(given)...,
-                       [&result](Result<void> done) { result.emplace(std::move(done)); });
-  REQUIRE(result.has_value());
-  return std::move(*result);
-}
-
-template <class T, class... Args, class... Given>
-T told(Adapter& adapter, void (Adapter::*operation)(Args...), Given&&... given) {
-  std::optional<Result<T>> result;
-  (adapter.*operation)(std::forward<Given>(given)..., [&result](Result<T> value) { result.emplace(std::move(value)); });
-  REQUIRE(result.has_value());
-  REQUIRE(result->has_value());
-  return **result;
-}
-
-struct End {
-  std::shared_ptr<Adapter> adapter;
-  std::vector<Fd> events; ///< ours; the adapter has duplicates
-
-  explicit End(NtbHost& host) : adapter(open(host).value()) {
-    std::vector<Fd> given;
-    for (unsigned i = 0; i < fabric::ntb::vector_count; ++i) {
-      events.push_back(make_eventfd().value());
-      given.push_back(events.back().duplicate().value());
-    }
-    REQUIRE(did(*adapter, &Adapter::start, std::move(given)).has_value());
-  }
-  bool signalled(unsigned vector) { return drain_eventfd(events[vector].get()) > 0; }
-  unsigned link_vector() const { return adapter->shape().generation == 3 ? 31 : 32; }
-};
-
-struct Ends {
-  explicit Ends(const char* chip) : pair(chip, false), a(pair.a), b(pair.b) {
-    REQUIRE(did(*a.adapter, &Adapter::enable_link).has_value());
-    REQUIRE(did(*b.adapter, &Adapter::enable_link).has_value());
-  }
-  NtbPair pair;
-  End a, b;
-};
-
-constexpr Iova memory{NtbHost::memory_at};
-constexpr std::uint64_t window = NtbHost::window_bytes;
-
-} // namespace
 
 TEST_CASE("an adapter says what it is") {
   NtbPair ice_lake("gen4", false), sapphire_rapids("gen4-spr", false), skylake("gen3", false);
   for (auto* pair : {&ice_lake, &sapphire_rapids, &skylake}) {
-    const auto a = open(pair->a).value(), b = open(pair->b).value();
+    const auto a = open_adapter(pair->a).value(), b = open_adapter(pair->b).value();
     CHECK(a->shape().upstream);
     CHECK_FALSE(b->shape().upstream);
     CHECK(a->shape().window_bytes == std::array{window, window});
   }
-  CHECK(open(skylake.a).value()->shape().usable_doorbells == 0x7fffffff);
-  CHECK(open(ice_lake.a).value()->shape().usable_doorbells == 0xffffffff);
+  CHECK(open_adapter(skylake.a).value()->shape().usable_doorbells == 0x7fffffff);
+  CHECK(open_adapter(ice_lake.a).value()->shape().usable_doorbells == 0xffffffff);
 }
 
 TEST_CASE("the link comes up when both ends want it, and both are told") {
@@ -186,48 +124,6 @@ TEST_CASE("scratchpads carry words to the peer") {
   CHECK_FALSE(did(*ends.a.adapter, &Adapter::write_peer_scratchpad, 16U, 0U).has_value());
 }
 
-TEST_CASE("what is asked for at once takes effect one after the other") {
-  /// Answers when it is told to.
-  struct Slow final : vfio::Device {
-    explicit Slow(std::shared_ptr<vfio::Device> fast) : device(std::move(fast)) {}
-    void submit(vfio::Request request, vfio::Completion done) override {
-      device->submit(std::move(request), [this, done = std::move(done)](vfio::Reply reply) mutable {
-        answers.push_back([done = std::move(done), reply = std::move(reply)]() mutable { done(std::move(reply)); });
-      });
-    }
-    void on_lost(std::move_only_function<void()>) override {}
-    void answer_all() {
-      for (; !answers.empty(); answers.pop_front()) answers.front()();
-    }
-    std::shared_ptr<vfio::Device> device;
-    std::deque<std::move_only_function<void()>> answers;
-  };
-  Ends ends(any_chip());
-  const auto slow = std::make_shared<Slow>(ends.pair.b.device);
-  std::shared_ptr<Adapter> adapter;
-  Adapter::open(slow, [&adapter](auto opened) { adapter = opened.value(); });
-  slow->answer_all();
-  REQUIRE(adapter);
-
-  std::vector<int> order;
-  const auto done = [&order](int number) {
-    return [&order, number](Result<void> result) { order.push_back(result ? number : -number); };
-  };
-  adapter->enable_link(done(1));
-  adapter->open_window(0, Iova{NtbHost::memory_at + window}, window, done(2));
-  adapter->recover(done(3));
-  adapter->open_window(0, memory, window, done(4));
-  adapter->close_window(1, [&](Result<void> result) {
-    done(5)(std::move(result));
-    adapter->open_window(1, memory, window, done(6));
-  });
-  slow->answer_all();
-  CHECK(order == std::vector{1, 2, 3, 4, 5, 6});
-  ends.pair.b.memory()[0] = std::byte{0x12};
-  CHECK(ends.pair.a.read(2, 0, 1) == 0x12);
-  CHECK(ends.pair.a.read(4, 0, 1) == 0x12);
-}
-
 TEST_CASE("recovery brings back windows, doorbells and the link after they were lost") {
   const bool reset = GENERATE(true, false);
   Ends ends(any_chip());
@@ -254,27 +150,6 @@ TEST_CASE("a device that is gone is ENODEV; one that is no bridge is refused") {
   const auto done = did(*ends.a.adapter, &Adapter::enable_link);
   REQUIRE_FALSE(done.has_value());
   CHECK(done.error().code == std::errc::no_such_device);
-
-  /// As the kernel's VFIO reads what was pulled out.
-  struct Pulled final : vfio::Device {
-    void submit(vfio::Request request, vfio::Completion answer) override {
-      const auto* read = std::get_if<vfio::RegionRead>(&request);
-      if (present || read == nullptr) return device->submit(std::move(request), std::move(answer));
-      answer(vfio::Data{Bytes(read->count, std::byte{0xff})});
-    }
-    void on_lost(std::move_only_function<void()>) override {}
-    std::shared_ptr<vfio::Device> device;
-    bool present = true;
-  };
-  const auto pulled = std::make_shared<Pulled>();
-  pulled->device = ends.pair.b.device;
-  std::shared_ptr<Adapter> adapter;
-  Adapter::open(pulled, [&adapter](auto opened) { adapter = opened.value(); });
-  pulled->present = false;
-  Error error;
-  adapter->read_doorbells([&error](Result<std::uint64_t> bits) { error = bits ? Error{} : bits.error(); });
-  CHECK(error.code == std::errc::no_such_device);
-  CHECK_FALSE(told<fabric::ntb::Link>(*adapter, &Adapter::read_link).up);
 
   struct Stranger final : vfio::Device {
     void submit(vfio::Request, vfio::Completion done) override { done(vfio::Data{Bytes(4)}); }
