@@ -33,18 +33,18 @@ def test_our_driver_and_linux_meet_over_a_bridge(bed, programs, tmp_path, model)
     programs.end()
 
 
-def test_our_driver_on_kernel_vfio_and_linux_meet_over_a_bridge(bed, programs, tmp_path):
-    with single(bed, programs, "gen4", tmp_path, iommu=True) as (bridge, linux), \
-            Guest(bed, "gen4-ours", [{**vfio_user(bridge.end("b")), "addr": "0x12"}], kernel="own", iommu="intel",
+@pytest.mark.parametrize("model,interface", [("gen4", "iommufd"), ("gen3", "type1")])
+def test_our_driver_on_kernel_vfio_and_linux_meet_over_a_bridge(bed, programs, tmp_path, model, interface):
+    with single(bed, programs, model, tmp_path, iommu=True) as (bridge, linux), \
+            Guest(bed, f"{model}-ours", [{**vfio_user(bridge.end("b")), "addr": "0x12"}], kernel="own", iommu="intel",
                   programs=["ours"]) as guest:
         function = Function(guest, "00:12.0")
         assert function.driver() == "ntb_hw_intel"
         function.bind("vfio-pci")
         linux.load("ntb_tool")
-        for interface in ("iommufd", "type1"):
-            with probe_in(guest, function.where, interface) as ours:
-                assert ours.say("shape").endswith("mapped")  # its aperture is reached by loads and stores
-                check_everything(linux, ours)
+        with probe_in(guest, function.where, interface) as ours:
+            assert ours.say("shape").endswith("mapped")  # its aperture is reached by loads and stores
+            check_everything(linux, ours)
         check_counters(bridge)
     programs.end()
 
@@ -94,7 +94,7 @@ def check_doorbells(linux, ours):
     valid = int(linux.debug("ntb_tool", "cat db_valid_mask"), 0)
     assert usable & ~valid == 0
     linux.debug("ntb_tool", f"echo 'c {valid:#x}' > db; echo 'c {valid:#x}' > db_mask")
-    for bit in (0, 1, usable.bit_length() - 1):
+    for bit in (0, usable.bit_length() - 1):
         check_doorbell_to_linux(linux, ours, bit)
         check_doorbell_to_us(linux, ours, bit)
     linux.debug("ntb_tool", f"echo 's {valid:#x}' > db_mask")
