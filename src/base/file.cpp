@@ -55,8 +55,8 @@ Result<void> replace_file(const std::string& path, const std::string& text) {
   return {};
 }
 
-Result<Fd> own_directory(const std::string& directory) {
-  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + directory);
+Result<Fd> own_directory(const std::string& directory, unsigned mode) {
+  if (::mkdir(directory.c_str(), mode) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + directory);
   const auto path = directory + "/lock";
   Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock) return fail_errno(errno, "open " + path);

@@ -15,8 +15,8 @@ Result<std::optional<std::string>> read_file(const std::string& path);
 /// disk.
 Result<void> replace_file(const std::string& path, const std::string& text);
 
-/// Makes the directory (mode 0700) if its parent exists, and locks DIRECTORY/lock for as long as the descriptor lives.
-/// Errc::busy if another process has it.
-Result<Fd> own_directory(const std::string& directory);
+/// Makes the directory if its parent exists, and locks DIRECTORY/lock for as long as the descriptor lives. Errc::busy
+/// if another process has it. The mode of a directory that is there already stays.
+Result<Fd> own_directory(const std::string& directory, unsigned mode = 0700);
 
 } // namespace smartio

@@ -81,7 +81,8 @@ Result<void> Shell::open_directories() {
   if (!config_.run_dir.empty()) {
     if (config_.run_dir.size() > 80)
       return fail(Errc::bad_request, "{} is too long for a run directory: at most 80 bytes", config_.run_dir);
-    run_lock_ = TRY(own_directory(config_.run_dir));
+    // Users to whom a loan is given pass through; each socket has its own mode.
+    run_lock_ = TRY(own_directory(config_.run_dir, 0711));
     // What a crash left: sockets nobody serves. Nobody else may be here, the directory is ours.
     std::error_code ignored;
     std::filesystem::remove_all(loans_directory(), ignored);
