@@ -96,6 +96,7 @@ private:
   DeviceSource local_source(const core::OpenLoan& loan);
   DeviceSource user_source(const std::string& path);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
+  static std::string random_uuid();
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
 
@@ -158,6 +159,7 @@ private:
   std::unique_ptr<HostDevices> host_;
   /// One for all, so that functions of one IOMMU group find each other.
   std::shared_ptr<vfio::kernel::System> kernel_ = vfio::kernel::real_system();
+  const std::string vf_token_ = random_uuid(); ///< of all functions this node lends; nobody else knows it
   std::optional<vfio::host::Uevents> uevents_;
   std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
   Bridges bridges_;

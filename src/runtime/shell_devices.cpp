@@ -4,6 +4,8 @@
 
 #include "result.hpp"
 
+#include <random>
+
 namespace smartio {
 
 namespace {
@@ -36,6 +38,14 @@ vfio::kernel::Interface interface_of(const std::string& option) {
 }
 
 } // namespace
+
+/// A UUID (RFC 4122, version 4); std::random_device is the kernel's generator here.
+std::string Shell::random_uuid() {
+  std::random_device random;
+  const std::uint32_t b = random(), c = random();
+  return fmt::format("{:08x}-{:04x}-4{:03x}-{:04x}-{:04x}{:08x}", random(), b >> 16, b & 0xfff, c >> 18 | 0x8000,
+                     c & 0xffff, random());
+}
 
 /// What is plugged in, pulled out or made by SR-IOV. Without it, `scan` finds the same.
 void Shell::watch_host() {
@@ -70,7 +80,8 @@ DeviceSource Shell::user_source(const std::string& path) {
 
 DeviceSource Shell::kernel_source(const Bdf& bdf, vfio::kernel::Interface interface) {
   return {[this, bdf, interface](DeviceSource::Opened opened) {
-            vfio::kernel::Options options{.bdf = bdf, .interface = interface, .timeout = config_.timeout};
+            vfio::kernel::Options options{
+                .bdf = bdf, .interface = interface, .timeout = config_.timeout, .vf_token = vf_token_};
             vfio::kernel::Device::open(
                 io_, kernel_, std::move(options),
                 [this, bdf, opened = std::move(opened)](Result<std::shared_ptr<vfio::kernel::Device>> device) mutable {

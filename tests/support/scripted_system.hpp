@@ -25,6 +25,8 @@ class ScriptedSystem final : public kernel::System {
 public:
   // What there is.
   bool cdev = false, dma_buf = false, dma_buf_maps = false, map_file = true;
+  bool can_have_vfs = false;
+  std::string driver_of_physical;                        ///< empty: the function is not a virtual one
   unsigned group = 12, vectors = 8, vectors_to_give = 0; ///< 0: as many as asked for
   std::uint32_t device_flags = device_flag_pci | device_flag_reset, msix_flags = irq_flag_eventfd | irq_flag_noresize;
   std::uint32_t windows = 65535;
@@ -80,9 +82,13 @@ public:
   // Files
   kernel::Outcome<std::string> read_link(const std::string& path) override {
     if (const int number = failure("read_link " + path)) return std::unexpected(number);
+    if (path.ends_with("physfn") && driver_of_physical.empty()) return std::unexpected(ENOENT);
+    if (path.ends_with("physfn/driver")) return "../../../../bus/pci/drivers/" + driver_of_physical;
     return path.ends_with("iommu_group") ? "../../../kernel/iommu_groups/" + std::to_string(group) : path;
   }
-  kernel::Outcome<std::vector<std::string>> list(const std::string&) override {
+  kernel::Outcome<std::vector<std::string>> list(const std::string& path) override {
+    if (!path.ends_with("vfio-dev"))
+      return can_have_vfs ? std::vector<std::string>{"resource", "sriov_totalvfs"} : std::vector<std::string>{};
     if (!cdev) return std::unexpected(ENOENT);
     return std::vector<std::string>{"vfio3"};
   }

@@ -187,6 +187,7 @@ TEST_CASE("a VF token goes with the name, or with the binding, and must be a UUI
   const std::string token = "00112233-4455-6677-8899-aabbccddeeff";
   KernelBed bed;
   give_iommufd(*bed.system);
+  bed.system->can_have_vfs = true;
   for (const auto& [interface, call] : {std::pair(Interface::type1, "group_device 0000:06:00.0 vf_token=" + token),
                                         std::pair(Interface::iommufd, std::string("bind 00..ff"))}) {
     auto options = by(interface);
@@ -202,6 +203,30 @@ TEST_CASE("a VF token goes with the name, or with the binding, and must be a UUI
     auto options = by(Interface::type1);
     options.vf_token = bad;
     CHECK(fails_with(bed.open(options), Errc::bad_request));
+  }
+}
+
+TEST_CASE("a VF token is given to physical functions, and to virtual ones whose physical function is on vfio-pci") {
+  struct Row {
+    bool can_have_vfs;
+    const char* driver_of_physical;
+    bool given;
+  };
+  for (const auto& row : {Row{false, "", false}, Row{true, "", true}, Row{false, "vfio-pci", true},
+                          Row{false, "igb", false}, Row{false, "my-vfio-pci", false}}) {
+    KernelBed bed;
+    bed.system->can_have_vfs = row.can_have_vfs;
+    bed.system->driver_of_physical = row.driver_of_physical;
+    auto options = by(Interface::type1);
+    options.vf_token = "00112233-4455-6677-8899-aabbccddeeff";
+    const auto device = bed.open(options);
+    REQUIRE(device);
+    const auto calls = bed.system->calls();
+    CHECK(std::ranges::any_of(calls, [](const auto& call) {
+            return call.ends_with("vf_token=00112233-4455-6677-8899-"
+                                  "aabbccddeeff");
+          }) == row.given);
+    bed.close(*device);
   }
 }
 

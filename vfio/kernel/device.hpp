@@ -16,7 +16,7 @@ struct Options {
   Bdf bdf;
   Interface interface = Interface::automatic;
   std::chrono::milliseconds timeout{4000}; ///< for each request, once it is its turn
-  std::optional<std::string> vf_token;     ///< a UUID, for virtual functions
+  std::optional<std::string> vf_token;     ///< a UUID, the same for a physical function and its virtual ones
 };
 
 /// Single-threaded: everything on the event loop's thread. The io_context must outlive it.

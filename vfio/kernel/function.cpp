@@ -20,7 +20,7 @@ Function::Function(std::shared_ptr<System> system, unsigned group, Member::Joine
 
 Result<std::unique_ptr<Function>> Function::open(std::shared_ptr<System> system, const Options& options) {
   const auto place = TRY(locate(*system, options.bdf));
-  auto joined = TRY(Member::join(system, place, options.interface, options.token));
+  auto joined = TRY(Member::join(system, place, options.interface, place.takes_token ? options.token : std::nullopt));
   const auto info = system->device_info(joined.device.get());
   if (!info) return about(options.bdf, {std::error_code(info.error(), std::system_category()), "VFIO_DEVICE_GET_INFO"});
   if ((info->flags & device_flag_pci) == 0)

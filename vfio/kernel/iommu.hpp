@@ -19,11 +19,14 @@ struct Place {
   Bdf bdf;
   unsigned group;                  ///< its IOMMU group's number
   std::optional<std::string> cdev; ///< its node below /dev/vfio/devices, if it has one
+  bool takes_token = false;        ///< can have virtual functions, or is one of a function on vfio-pci
 };
 /// Errc::no_such_device; Errc::wrong_state: no IOMMU group.
 Result<Place> locate(System& system, const Bdf& bdf);
 
-/// What opens a virtual function whose physical function is driven from user space: a UUID, as text and as bytes.
+/// What virtual functions and their physical function prove with that they belong together, when all are driven from
+/// user space: a UUID, as text and as bytes. Opening the physical function sets it, unless a virtual one is open; a
+/// function that does not take one refuses any (vfio_pci_validate_vf_token, drivers/vfio/pci/vfio_pci_core.c).
 struct VfToken {
   std::string text;
   Token bytes;

@@ -3,6 +3,8 @@
 #include "result.hpp"
 #include "text.hpp"
 
+#include <algorithm>
+
 namespace smartio::vfio::kernel {
 
 const char* to_string(Interface interface) {
@@ -14,6 +16,19 @@ const char* to_string(Interface interface) {
   return "unknown";
 }
 
+namespace {
+
+bool takes_token(System& system, const std::string& directory) {
+  if (system.read_link(directory + "/physfn")) {
+    const auto driver = system.read_link(directory + "/physfn/driver");
+    return driver && driver->ends_with("/vfio-pci");
+  }
+  const auto attributes = system.list(directory);
+  return attributes && std::ranges::find(*attributes, "sriov_totalvfs") != attributes->end();
+}
+
+} // namespace
+
 Result<Place> locate(System& system, const Bdf& bdf) {
   const auto name = to_string(bdf);
   const auto directory = "/sys/bus/pci/devices/" + name;
@@ -24,7 +39,7 @@ Result<Place> locate(System& system, const Bdf& bdf) {
   if (!number)
     return fail(Errc::wrong_state,
                 "{} is in no IOMMU group: switch the IOMMU on (intel_iommu=on, or the firmware's setup).", name);
-  Place place{bdf, static_cast<unsigned>(*number), std::nullopt};
+  Place place{bdf, static_cast<unsigned>(*number), std::nullopt, takes_token(system, directory)};
   const auto nodes = system.list(directory + "/vfio-dev");
   if (nodes && !nodes->empty()) place.cdev = "/dev/vfio/devices/" + nodes->front();
   return place;
@@ -59,9 +74,11 @@ std::unexpected<Error> open_failure(int number, const std::string& path, const B
 }
 
 std::unexpected<Error> token_missing(const Bdf& bdf) {
-  return fail(Errc::not_permitted,
-              "{} belongs to a physical function that is driven from user space: its VF token is needed.",
-              to_string(bdf));
+  return fail(
+      Errc::not_permitted,
+      "{} shares a VF token with its physical or virtual functions, which another program has set: let the same "
+      "node lend them, the physical function first.",
+      to_string(bdf));
 }
 
 } // namespace smartio::vfio::kernel
