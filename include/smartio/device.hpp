@@ -97,6 +97,7 @@ public:
   Result<BarMapping> map_bar(unsigned bar) const;
 
   /// Lets the device reach `memory` at an address this library chooses. Errc::no_window when no address range is free.
+  /// Each GiB has the device's timeout for itself, also when the window ends.
   Result<DmaWindow> map_dma(const Memory& memory, Access by_device) const;
   /// The same at an address the caller chooses, a multiple of 4 KiB. Errc::bad_request if it overlaps another window.
   Result<DmaWindow> map_dma_at(Iova iova, const Memory& memory, Access by_device) const;

@@ -2,12 +2,15 @@
 
 #include "bar.hpp"
 
+#include <algorithm>
 #include <mutex>
 
 namespace smartio::detail {
 namespace {
 
 constexpr std::uint64_t page_size = 4096;
+// Pages are pinned one by one, at some GiB a second: no message may take longer than an answer does.
+constexpr std::uint64_t most_piece = 1ULL << 30;
 
 // Memory a device may still write is never reused: it stays mapped and referenced until the process ends.
 void keep_for_ever(const smartio::Memory& memory) {
@@ -31,7 +34,9 @@ Result<void> Window::map(smartio::Memory shared, Access by_device, std::optional
     return fail(Errc::bad_request, "Memory for a device is in whole pages of {} bytes, not {} bytes", page_size,
                 memory_->size());
   TRY(reserve(memory_->size(), chosen));
-  return map_piece(0, size, by_device, memory_->fd(), memory_->offset());
+  for (std::uint64_t at = 0; at < size; at += most_piece)
+    TRY(map_piece(at, std::min(size - at, most_piece), by_device, memory_->fd(), memory_->offset() + at));
+  return {};
 }
 
 Result<void> Window::map_registers(std::shared_ptr<DeviceCore> of, unsigned bar, Access by_device) {

@@ -18,7 +18,7 @@ struct Window {
 
   // One of these, once.
 
-  /// At `chosen`, or wherever there is room.
+  /// At `chosen`, or wherever there is room; a GiB at a time.
   Result<void> map(smartio::Memory shared, Access by_device, std::optional<Iova> chosen);
   /// Each mappable area of a register block where it is in the block.
   Result<void> map_registers(std::shared_ptr<DeviceCore> of, unsigned bar, Access by_device);

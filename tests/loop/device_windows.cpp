@@ -13,7 +13,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr std::uint64_t page = TestDevice::page;
+constexpr std::uint64_t page = TestDevice::page, gib = 1ULL << 30;
 
 std::size_t windows_of(TestServer& server) {
   return server.with([](TestDevice& model) { return model.windows.size(); });
@@ -47,6 +47,36 @@ TEST_CASE("the device reaches the memory of a window, and no longer when its des
     CHECK(memory->bytes()[5000] == std::byte{42});
     CHECK(windows_of(server) == 1);
   }
+  CHECK(windows_of(server) == 0);
+}
+
+TEST_CASE("very much memory is mapped a GiB at a time, at contiguous addresses, and none of it stays") {
+  constexpr std::uint64_t size = 5 * gib / 2;
+  TestServer server("large");
+  const auto device = open_device(server.address());
+  const auto memory = Memory::allocate(size); // nobody touches it
+  REQUIRE((device && memory));
+  {
+    const auto window = device->map_dma(*memory, Access::read_write);
+    REQUIRE(window);
+    CHECK(window->size() == size);
+    const auto iova = std::to_underlying(window->iova());
+    server.with([iova](TestDevice& model) {
+      REQUIRE(model.windows.size() == 3);
+      model.windows.at(iova + 2 * gib).memory.bytes()[7] = std::byte{42};
+      CHECK(model.windows.at(iova + gib).size == gib);
+      CHECK(model.windows.at(iova + 2 * gib).size == gib / 2);
+    });
+    CHECK(memory->bytes()[2 * gib + 7] == std::byte{42});
+  }
+  CHECK(windows_of(server) == 0);
+  std::size_t maps = 0;
+  server.with([&maps](TestDevice& model) {
+    model.refuse = [&maps](const vfio::Request& request) {
+      return std::get_if<vfio::DmaMap>(&request) != nullptr && ++maps == 3 ? ENOSPC : 0;
+    };
+  });
+  CHECK(fails_with(device->map_dma(*memory, Access::read_write), Errc::no_window));
   CHECK(windows_of(server) == 0);
 }
 

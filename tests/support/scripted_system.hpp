@@ -13,6 +13,7 @@
 #include <mutex>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 namespace testing {
@@ -49,6 +50,7 @@ public:
   void fail(std::string call, int number) { failures_[std::move(call)] = number; }
   void succeed(const std::string& call) { failures_.erase(call); }
   void hang(const std::string& call) { hanging_ = call; } ///< until release()
+  void slow(std::string call, std::chrono::milliseconds time) { slow_ = {std::move(call), time}; }
   void release() {
     const std::scoped_lock lock(mutex_);
     hanging_.clear();
@@ -59,6 +61,10 @@ public:
   std::vector<std::string> calls() {
     const std::scoped_lock lock(mutex_);
     return std::exchange(calls_, {});
+  }
+  std::vector<std::string> seen() { ///< the same, and keeps them
+    const std::scoped_lock lock(mutex_);
+    return calls_;
   }
   void signal(std::uint32_t index) { signal_eventfd(own_events_.at(index).get()); } ///< REQ or ERR
   unsigned mappings() const { return mappings_; }                                   ///< of this process
@@ -227,6 +233,8 @@ private:
     std::unique_lock lock(mutex_);
     calls_.push_back(name);
     released_.wait(lock, [this, &name] { return hanging_.empty() || !name.starts_with(hanging_); });
+    lock.unlock();
+    if (!slow_.first.empty() && name.starts_with(slow_.first)) std::this_thread::sleep_for(slow_.second);
     return failure(name);
   }
   kernel::Outcome<void> done(const std::string& name) {
@@ -268,6 +276,7 @@ private:
   std::condition_variable released_;
   std::map<std::string, int> failures_;
   std::string hanging_;
+  std::pair<std::string, std::chrono::milliseconds> slow_;
   std::vector<std::string> calls_;
   Fd epoll_;
   std::map<int, Reader> readers_;
@@ -298,6 +307,9 @@ struct KernelBed {
     device.submit(std::move(request), [&reply](Reply answer) { reply = std::move(answer); });
     run_until([&reply] { return reply.has_value(); });
     return std::move(reply).value();
+  }
+  bool asked(const std::string& call) { ///< waits until the kernel is asked that
+    return run_until([this, &call] { return std::ranges::count(system->seen(), call) != 0; });
   }
   int number(kernel::Device& device, Request request) {
     const auto reply = ask(device, std::move(request));

@@ -17,9 +17,9 @@ struct Bed : KernelBed {
   Fd file = make_memfd("window", 16 * page).value();
   std::string sentence;
 
-  explicit Bed(Interface interface = Interface::type1) {
+  explicit Bed(Interface interface = Interface::type1, std::chrono::milliseconds timeout = std::chrono::seconds(4)) {
     system->cdev = system->dma_buf = interface == Interface::iommufd;
-    device = open({.bdf = {0, 6, 0, 0}, .interface = interface}).value();
+    device = open({.bdf = {0, 6, 0, 0}, .interface = interface, .timeout = timeout}).value();
     device->on_failure([this](const Error& error) { sentence = to_string(error); });
     system->calls();
   }
@@ -248,4 +248,123 @@ TEST_CASE("a function that leaves takes its own windows with it, not its compani
   CHECK(std::ranges::count(calls, "unmap_dma 1000+1000") == 0);
   CHECK(bed.system->mappings() == 1);
   CHECK(bed.map(0x2000, page) == 0);
+}
+
+namespace {
+
+constexpr std::uint64_t gib = 1ULL << 30;
+
+/// A file of 2.5 GiB, without memory: nobody touches it.
+Fd large_file() { return make_memfd("large", 5 * gib / 2).value(); }
+
+} // namespace
+
+TEST_CASE("TYPE1: a window of more than a GiB is mapped in pieces, and unmapped exactly so") {
+  Bed bed;
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 2 * gib + page, gib / 2 - page)) == 0);
+  CHECK(bed.system->calls() == Strings{"mmap 1ffff000+40000000 rw", "map_dma 100000000+40000000 3 0",
+                                       "mmap 5ffff000+40000000 rw", "map_dma 140000000+40000000 3 0",
+                                       "mmap 9ffff000+1000 rw", "map_dma 180000000+1000 3 0"});
+  CHECK(bed.system->mappings() == 3);
+  CHECK(bed.unmap(0x100000000, gib) == EINVAL); // where it would cut the window, though not a piece
+  CHECK(bed.unmapped(0x100000000, 2 * gib + page) == 2 * gib + page);
+  CHECK(bed.system->calls() == Strings{"unmap_dma 180000000+1000", "munmap 1000", "unmap_dma 140000000+40000000",
+                                       "munmap 40000000", "unmap_dma 100000000+40000000", "munmap 40000000"});
+  CHECK(bed.system->mappings() == 0);
+}
+
+TEST_CASE("iommufd: a window of more than a GiB is mapped in pieces, and unmapped exactly so") {
+  Bed bed(Interface::iommufd);
+  for (const bool by_address : {false, true}) {
+    bed.system->map_file = !by_address;
+    CHECK(bed.number(*bed.device, window(large_file(), 0x40000000, 2 * gib, page)) == 0);
+    auto calls = bed.system->calls();
+    std::erase_if(calls, [](const auto& call) { return call.starts_with("mmap"); });
+    CHECK(calls ==
+          (by_address ? Strings{"map_space 40000000+40000000", "map_space 80000000+40000000"}
+                      : Strings{"map_space_file 40000000+40000000 1000", "map_space_file 80000000+40000000 40001000"}));
+    CHECK(bed.unmapped(0, 0, true) == 2 * gib);
+    calls = bed.system->calls();
+    std::erase_if(calls, [](const auto& call) { return call.starts_with("munmap"); });
+    CHECK(calls == Strings{"unmap_space 80000000+40000000", "unmap_space 40000000+40000000"});
+    CHECK(bed.system->mappings() == 0);
+  }
+}
+
+TEST_CASE("a window of which the kernel refuses a piece leaves nothing mapped") {
+  Bed bed;
+  bed.system->fail("map_dma 180000000", ENOMEM);
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 5 * gib / 2)) == ENOMEM);
+  CHECK(bed.sentence.find("windows hold 0 bytes") != std::string::npos);
+  auto calls = bed.system->calls();
+  CHECK(std::ranges::count(calls, "unmap_dma 140000000+40000000") == 1);
+  CHECK(std::ranges::count(calls, "unmap_dma 100000000+40000000") == 1);
+  CHECK(bed.system->mappings() == 0);
+  bed.system->succeed("map_dma 180000000");
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 5 * gib / 2)) == 0);
+}
+
+TEST_CASE("a device that keeps pieces of a refused window is cut off, and the window's addresses stay taken") {
+  Bed bed;
+  bed.system->fail("map_dma 180000000", ENOMEM);
+  bed.system->fail("unmap_dma 100000000", EIO);
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 5 * gib / 2)) == ENOTRECOVERABLE);
+  CHECK(bed.sentence.find("may still reach") != std::string::npos);
+  const auto calls = bed.system->calls();
+  CHECK(std::ranges::count(calls, "reset") == 1);
+  CHECK(bed.system->command() == 2); // bus mastering off
+  CHECK(bed.system->mappings() == 1);
+  CHECK(bed.map(0x100000000, page) == EEXIST);
+  bed.system->succeed("unmap_dma 100000000");
+  CHECK(bed.unmapped(0, 0, true) == 5 * gib / 2);
+  CHECK(bed.system->mappings() == 0);
+}
+
+TEST_CASE("the kernel's limit on windows counts pieces") {
+  Bed bed;
+  bed.system->windows = 3;
+  const auto second = bed.open({.bdf = {0, 6, 0, 1}}).value(); // asks for the limits again
+  REQUIRE(bed.map(0x1000, page) == 0);
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 5 * gib / 2)) == ENOSPC);
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 2 * gib)) == 0);
+  CHECK(bed.map(0x2000, page) == ENOSPC);
+  CHECK(bed.unmap(0x100000000, 2 * gib) == 0);
+  CHECK(bed.map(0x2000, page) == 0);
+  bed.close(second);
+}
+
+TEST_CASE("very much memory may take longer than a request, as long as each GiB is in time") {
+  constexpr std::chrono::milliseconds timeout{1000}, each{450}; // three pieces
+  Bed bed(Interface::type1, timeout);
+  unsigned lost = 0;
+  bed.device->on_lost([&lost] { ++lost; });
+  bed.system->slow("map_dma", each);
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 5 * gib / 2)) == 0);
+  bed.system->slow("unmap_dma", each);
+  CHECK(bed.unmap(0x100000000, 5 * gib / 2) == 0);
+  CHECK(lost == 0);
+  bed.system->slow("", {});
+  bed.system->hang("map_dma 140000000");
+  CHECK(bed.number(*bed.device, window(large_file(), 0x100000000, 5 * gib / 2)) == ETIMEDOUT);
+  CHECK(lost == 1);
+  bed.system->release();
+}
+
+TEST_CASE("closing a device ends a mapping under way, and what there is of it") {
+  Bed bed;
+  bed.system->hang("map_dma 140000000");
+  std::optional<int> outcome;
+  bed.device->submit(window(large_file(), 0x100000000, 5 * gib / 2),
+                     [&outcome](Reply reply) { outcome = reply ? 0 : reply.error(); });
+  REQUIRE(bed.asked("map_dma 140000000+40000000 3 0"));
+  bool closed = false;
+  bed.device->close([&closed] { closed = true; });
+  CHECK(outcome == ECANCELED);
+  bed.system->release();
+  CHECK(bed.run_until([&closed] { return closed; }));
+  const auto calls = bed.system->calls();
+  CHECK(std::ranges::count(calls, "map_dma 180000000+20000000 3 0") == 0);
+  CHECK(std::ranges::count(calls, "unmap_dma 140000000+40000000") == 1);
+  CHECK(std::ranges::count(calls, "unmap_dma 100000000+40000000") == 1);
+  CHECK(bed.system->mappings() == 0);
 }

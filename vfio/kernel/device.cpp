@@ -61,7 +61,7 @@ void Device::start(std::shared_ptr<System> system, const Options& options, std::
                    Opened opened) {
   worker_ = Worker::start(io_, options.timeout, weak_from_this(), [this] { stuck(); });
   auto job = [system = std::move(system), shared = shared_, bdf = options.bdf, interface = options.interface,
-              token = std::move(token)]() mutable -> Result<Answer> {
+              token = std::move(token)](const Progress&) mutable -> Result<Answer> {
     const Function::Options wanted{bdf, interface, token, shared->request_event.get(), shared->error_event.get()};
     shared->function = TRY(Function::open(std::move(system), wanted));
     shared->interface = shared->function->interface();
@@ -113,7 +113,9 @@ void Device::submit(Request request, Completion done) {
     return done(number == 0 ? Reply(Done{}) : std::unexpected(number));
   }
   const bool resets = std::holds_alternative<Reset>(request);
-  auto job = [shared = shared_, asked = std::move(request)] { return shared->function->carry_out(asked); };
+  auto job = [shared = shared_, asked = std::move(request)](const Progress& progress) {
+    return shared->function->carry_out(asked, progress);
+  };
   worker_->run(std::move(job), [this, resets, done = std::move(done)](Result<Answer> result) mutable {
     answered(std::move(result), resets, std::move(done));
   });
@@ -150,7 +152,7 @@ void Device::end(int number) {
   boost::system::error_code ignored;
   request_event_.close(ignored);
   error_event_.close(ignored);
-  worker_->end(number, [shared = std::move(shared_)]() mutable -> Result<Answer> {
+  worker_->end(number, [shared = std::move(shared_)](const Progress&) mutable -> Result<Answer> {
     shared->function.reset();
     return Done{};
   });

@@ -15,7 +15,7 @@ namespace smartio::vfio::kernel {
 struct Options {
   Bdf bdf;
   Interface interface = Interface::automatic;
-  std::chrono::milliseconds timeout{4000}; ///< for each request, once it is its turn
+  std::chrono::milliseconds timeout{4000}; ///< for each request, once it is its turn; for each GiB of a window
   std::optional<std::string> vf_token;     ///< a UUID, the same for a physical function and its virtual ones
 };
 

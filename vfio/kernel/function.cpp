@@ -46,7 +46,7 @@ Function::~Function() {
   // What fails here is made good by closing the device, unless somebody else holds a copy of its descriptor.
   registers_.quiesce();
   interrupts_.silence();
-  joined_.member.unmap(DmaUnmap{Iova{}, 0, true});
+  joined_.member.unmap(DmaUnmap{Iova{}, 0, true}, [] { return true; });
 }
 
 Result<void> Function::reset() {
@@ -55,18 +55,27 @@ Result<void> Function::reset() {
   return registers_.quiesce(); // the kernel restores what a reset clears
 }
 
-Result<Unmapped> Function::unmap(const DmaUnmap& range) {
-  auto bytes = joined_.member.unmap(range);
+Result<void> Function::map(const DmaMap& window, const Progress& progress) {
+  auto mapped = joined_.member.map(window, progress);
+  if (!mapped && mapped.error().code == std::errc::state_not_recoverable) cut_off(mapped.error());
+  return mapped;
+}
+
+Result<Unmapped> Function::unmap(const DmaUnmap& range, const Progress& progress) {
+  auto bytes = joined_.member.unmap(range, progress);
   if (bytes) return Unmapped{*bytes};
-  if (bytes.error().code == std::errc::invalid_argument) return std::unexpected(bytes.error());
-  // The device may still reach memory that its owner wants back: cut it off, whatever else it was doing.
-  const auto quiet = registers_.quiesce();
-  const auto cut = reset();
-  if (!quiet || !cut) bytes.error().context += ", and could not be cut off";
+  if (bytes.error().code != std::errc::invalid_argument) cut_off(bytes.error());
   return std::unexpected(bytes.error());
 }
 
-Result<Answer> Function::carry_out(const Request& request) {
+/// The device may still reach memory that its owner wants back: whatever else it was doing, it stops.
+void Function::cut_off(Error& why) {
+  const auto quiet = registers_.quiesce();
+  const auto cut = reset();
+  if (!quiet || !cut) why.context += ", and could not be cut off";
+}
+
+Result<Answer> Function::carry_out(const Request& request, const Progress& progress) {
   if (std::get_if<GetInfo>(&request)) return Info{info_.flags, registers_.count(), irq_count};
   if (const auto* get = std::get_if<GetRegionInfo>(&request))
     return TRY(registers_.info(get->index, interface() == Interface::iommufd));
@@ -75,10 +84,10 @@ Result<Answer> Function::carry_out(const Request& request) {
     return get->index == req ? IrqInfo{} : interrupts_.info(get->index); // REQ is for the device's owner
   }
   if (const auto* read = std::get_if<RegionRead>(&request)) return TRY(registers_.read(*read));
-  if (const auto* unmap_range = std::get_if<DmaUnmap>(&request)) return TRY(unmap(*unmap_range));
+  if (const auto* unmap_range = std::get_if<DmaUnmap>(&request)) return TRY(unmap(*unmap_range, progress));
   if (const auto* write = std::get_if<RegionWrite>(&request)) TRY(registers_.write(*write));
   if (const auto* set = std::get_if<SetIrqs>(&request)) TRY(interrupts_.set(*set));
-  if (const auto* map = std::get_if<DmaMap>(&request)) TRY(joined_.member.map(*map));
+  if (const auto* window = std::get_if<DmaMap>(&request)) TRY(map(*window, progress));
   if (std::get_if<Reset>(&request)) TRY(reset());
   return Done{};
 }

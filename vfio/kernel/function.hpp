@@ -21,7 +21,7 @@ public:
   static Result<std::unique_ptr<Function>> open(std::shared_ptr<System> system, const Options& options);
 
   /// Errors have an errno (system_category) for the reply, and a sentence for the log.
-  Result<Answer> carry_out(const Request& request);
+  Result<Answer> carry_out(const Request& request, const Progress& progress);
 
   Interface interface() const { return joined_.member.interface(); }
   unsigned group() const { return group_; }
@@ -33,7 +33,9 @@ private:
   Function(std::shared_ptr<System> system, unsigned group, Member::Joined joined, Info info, Registers registers);
   Result<void> prepare(const Options& options);
   Result<void> reset();
-  Result<Unmapped> unmap(const DmaUnmap& range);
+  Result<void> map(const DmaMap& window, const Progress& progress);
+  Result<Unmapped> unmap(const DmaUnmap& range, const Progress& progress);
+  void cut_off(Error& why);
 
   std::shared_ptr<System> system_;
   unsigned group_;

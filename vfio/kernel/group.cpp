@@ -13,8 +13,8 @@ public:
 
   Result<Fd> join(const Place& place, Interface wanted, const std::optional<VfToken>& token);
   void leave(unsigned id);
-  Result<void> map(unsigned id, const DmaMap& window);
-  Result<std::uint64_t> unmap(unsigned id, const DmaUnmap& range);
+  Result<void> map(unsigned id, const DmaMap& window, const Progress& progress);
+  Result<std::uint64_t> unmap(unsigned id, const DmaUnmap& range, const Progress& progress);
 
   Interface interface() const { return iommu_->interface(); }
   const Limits& limits() const { return limits_; }
@@ -27,8 +27,11 @@ private:
   Result<void> refresh_limits();
   Result<void> check(const DmaMap& window) const;
   Result<Window> describe(unsigned id, const DmaMap& map, Source& source) const;
+  Result<void> make(unsigned id, const DmaMap& map, const Source& source, Window window, const Progress& progress);
+  Outcome<void> map_pieces(const DmaMap& map, const Source& source, Window& window, const Progress& progress);
+  Outcome<void> unmap_pieces(std::uint64_t iova, Window& window, const Progress& progress);
   std::unexpected<Error> map_failure(int number, const DmaMap& window) const;
-  Result<void> remove(unsigned id, std::uint64_t iova);
+  Result<void> remove(unsigned id, std::uint64_t iova, const Progress& progress);
 
   std::shared_ptr<System> system_;
   unsigned number_, members_ = 0, ids_ = 0;
@@ -38,6 +41,12 @@ private:
 };
 
 namespace {
+
+/// The pages of files are pinned one by one, at some GiB a second. What is longer is cut here, so that no call of the
+/// kernel takes long; large pages fit in.
+constexpr std::uint64_t most_piece = 1ULL << 30;
+
+bool patient() { return true; } // Progress that nobody waits for
 
 /// Every group that was ever open. Never destroyed: a worker that hangs in the kernel may outlive main.
 std::shared_ptr<Group> find_group(const std::shared_ptr<System>& system, unsigned number) {
@@ -85,14 +94,14 @@ Result<Fd> Group::open_first(const Place& place, Interface wanted, const std::op
 Result<void> Group::refresh_limits() {
   auto limits = TRY(iommu_->limits());
   limits_ = std::move(limits);
-  const auto taken = static_cast<std::uint32_t>(windows_.count());
-  limits_.windows = limits_.windows > UINT32_MAX - taken ? UINT32_MAX : limits_.windows + taken;
+  const auto taken = windows_.pieces();
+  limits_.windows = static_cast<std::uint32_t>(std::min<std::uint64_t>(limits_.windows + taken, UINT32_MAX));
   return {};
 }
 
 void Group::leave(unsigned id) {
   for (const auto iova : windows_.of(id))
-    if (!remove(id, iova)) continue; // what stays goes with the domain
+    if (!remove(id, iova, patient)) continue; // what stays goes with the domain
   if (--members_ > 0) return;
   iommu_.reset();
   windows_ = {};
@@ -112,14 +121,16 @@ Result<void> Group::check(const DmaMap& window) const {
 }
 
 Result<Window> Group::describe(unsigned id, const DmaMap& map, Source& source) const {
-  Window window{map.size, map.access, static_cast<bool>(map.fd), {}, {}, {id}};
+  Window window{map.size, map.access, static_cast<bool>(map.fd), {}, map.size, {id}};
   if (!map.fd) return window;
   source = TRY(examine(*system_, map));
-  if (source.kind == Source::Kind::file) window.file = {source.status.device, source.status.inode, map.offset};
+  if (source.kind != Source::Kind::file) return window;
+  window.file = {source.status.device, source.status.inode, map.offset};
+  window.piece = std::min(map.size, most_piece);
   return window;
 }
 
-Result<void> Group::map(unsigned id, const DmaMap& map) {
+Result<void> Group::map(unsigned id, const DmaMap& map, const Progress& progress) {
   TRY(check(map));
   Source source{};
   auto window = TRY(describe(id, map, source));
@@ -131,13 +142,46 @@ Result<void> Group::map(unsigned id, const DmaMap& map) {
     windows_.share(id, iova);
     return {};
   }
-  if (windows_.count() >= limits_.windows) return map_failure(ENOSPC, map);
-  if (window.reachable) {
-    auto pages = iommu_->map(map, source);
-    if (!pages) return map_failure(pages.error(), map);
-    window.pages = std::move(*pages);
+  if (windows_.pieces() + window.pieces() > limits_.windows) return map_failure(ENOSPC, map);
+  return make(id, map, source, std::move(window), progress);
+}
+
+Result<void> Group::make(unsigned id, const DmaMap& map, const Source& source, Window window,
+                         const Progress& progress) {
+  const auto iova = std::to_underlying(map.iova);
+  auto& made = windows_.add(iova, std::move(window));
+  if (!made.reachable) return {};
+  const auto mapped = map_pieces(map, source, made, progress);
+  if (mapped) return {};
+  if (auto removed = remove(id, iova, progress); !removed) return fail_errno(ENOTRECOVERABLE, removed.error().context);
+  return map_failure(mapped.error(), map);
+}
+
+Outcome<void> Group::map_pieces(const DmaMap& map, const Source& source, Window& window, const Progress& progress) {
+  auto fd = map.fd.duplicate();
+  if (!fd) return std::unexpected(fd.error().code.value());
+  DmaMap part{map.iova, window.piece, map.access, std::move(*fd), map.offset};
+  for (std::uint64_t at = 0; at < map.size; at += window.piece) {
+    if (at != 0 && !progress()) return std::unexpected(ECANCELED);
+    part.iova = Iova{std::to_underlying(map.iova) + at};
+    part.size = std::min(window.piece, map.size - at);
+    part.offset = map.offset + at;
+    auto pages = iommu_->map(part, source);
+    if (!pages) return std::unexpected(pages.error());
+    window.mapped.push_back(std::move(*pages));
   }
-  windows_.add(iova, std::move(window));
+  return {};
+}
+
+/// Each as it was mapped, the last one first.
+Outcome<void> Group::unmap_pieces(std::uint64_t iova, Window& window, const Progress& progress) {
+  while (!window.mapped.empty()) {
+    const auto at = (window.mapped.size() - 1) * window.piece;
+    const auto unmapped = iommu_->unmap(Iova{iova + at}, std::min(window.piece, window.size - at));
+    if (!unmapped) return unmapped;
+    window.mapped.pop_back();
+    progress();
+  }
   return {};
 }
 
@@ -153,7 +197,7 @@ std::unexpected<Error> Group::map_failure(int number, const DmaMap& window) cons
   return fail_errno(number, fmt::format("map {} bytes at {:#x} in IOMMU group {}", window.size, iova, number_));
 }
 
-Result<std::uint64_t> Group::unmap(unsigned id, const DmaUnmap& range) {
+Result<std::uint64_t> Group::unmap(unsigned id, const DmaUnmap& range, const Progress& progress) {
   const auto iova = std::to_underlying(range.iova);
   if (!range.all && !is_range(iova, range.size))
     return fail_errno(EINVAL, fmt::format("{} bytes at {:#x} are no range of addresses", range.size, iova));
@@ -164,24 +208,23 @@ Result<std::uint64_t> Group::unmap(unsigned id, const DmaUnmap& range) {
   std::uint64_t bytes = 0;
   for (const auto start : *found) {
     const auto size = windows_.at(start).size;
-    TRY(remove(id, start));
+    TRY(remove(id, start, progress));
     bytes += size;
   }
   return bytes;
 }
 
 /// Ends one function's interest in a window; when nobody else has any, unmaps it.
-Result<void> Group::remove(unsigned id, std::uint64_t iova) {
+Result<void> Group::remove(unsigned id, std::uint64_t iova, const Progress& progress) {
   auto& window = windows_.at(iova);
   if (window.members.size() > 1) {
     std::erase(window.members, id);
     return {};
   }
-  if (window.reachable)
-    if (const auto unmapped = iommu_->unmap(Iova{iova}, window.size); !unmapped)
-      return fail_errno(unmapped.error(), fmt::format("unmap {} bytes at {:#x} in IOMMU group {}, which the device may "
-                                                      "still reach",
-                                                      window.size, iova, number_));
+  if (const auto unmapped = unmap_pieces(iova, window, progress); !unmapped)
+    return fail_errno(unmapped.error(), fmt::format("unmap {} bytes at {:#x} in IOMMU group {}, which the device may "
+                                                    "still reach",
+                                                    window.size, iova, number_));
   windows_.remove(iova);
   return {};
 }
@@ -201,14 +244,14 @@ Member::~Member() {
   group_->leave(id_);
 }
 
-Result<void> Member::map(const DmaMap& window) {
+Result<void> Member::map(const DmaMap& window, const Progress& progress) {
   const std::scoped_lock lock(group_->mutex);
-  return group_->map(id_, window);
+  return group_->map(id_, window, progress);
 }
 
-Result<std::uint64_t> Member::unmap(const DmaUnmap& range) {
+Result<std::uint64_t> Member::unmap(const DmaUnmap& range, const Progress& progress) {
   const std::scoped_lock lock(group_->mutex);
-  return group_->unmap(id_, range);
+  return group_->unmap(id_, range, progress);
 }
 
 Interface Member::interface() const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "iommu.hpp"
+#include "progress.hpp"
 #include "windows.hpp"
 
 namespace smartio::vfio::kernel {
@@ -19,13 +20,14 @@ public:
   static Result<Joined> join(std::shared_ptr<System> system, const Place& place, Interface wanted,
                              const std::optional<VfToken>& token);
 
-  /// Errors are errnos with a sentence: EINVAL (no range, not aligned, reserved, beyond its file, no memory), EEXIST
-  /// (overlaps another window), ENOSPC (the kernel's limit on windows), ENOMEM (RLIMIT_MEMLOCK), or the kernel's own.
-  /// Nothing has changed then.
-  Result<void> map(const DmaMap& window);
+  /// A GiB of a file at a time, with progress after each. Errors are errnos with a sentence: EINVAL (no range, not
+  /// aligned, reserved, beyond its file, no memory), EEXIST (overlaps another window), ENOSPC (the kernel's limit on
+  /// windows), ENOMEM (RLIMIT_MEMLOCK), ECANCELED (progress said so), or the kernel's own. Nothing has changed then;
+  /// but ENOTRECOVERABLE: a part is mapped and the kernel does not unmap it.
+  Result<void> map(const DmaMap& window, const Progress& progress);
   /// The function's windows wholly within the range, or all; gives their bytes. EINVAL when it would cut one, with
   /// nothing changed. Other errors: the windows not reached yet, and the memory of the failed one, stay.
-  Result<std::uint64_t> unmap(const DmaUnmap& range);
+  Result<std::uint64_t> unmap(const DmaUnmap& range, const Progress& progress);
 
   Interface interface() const;
   std::vector<IovaRange> ranges() const;

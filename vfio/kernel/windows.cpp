@@ -26,6 +26,16 @@ Windows::Room Windows::room(unsigned member, std::uint64_t iova, const Window& w
   return start == iova && alike(found, window) && !has(found, member) ? Room::same : Room::taken;
 }
 
+Window& Windows::add(std::uint64_t iova, Window window) {
+  pieces_ += window.pieces();
+  return windows_.emplace(iova, std::move(window)).first->second;
+}
+
+void Windows::remove(std::uint64_t iova) {
+  pieces_ -= windows_.at(iova).pieces();
+  windows_.erase(iova);
+}
+
 Outcome<std::vector<std::uint64_t>> Windows::within(unsigned member, std::uint64_t iova, std::uint64_t size) const {
   std::vector<std::uint64_t> found;
   auto next = windows_.upper_bound(iova);

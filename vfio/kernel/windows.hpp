@@ -18,8 +18,11 @@ struct Window {
     bool operator==(const File&) const = default;
   };
   std::optional<File> file;
-  Pages pages;
+  std::uint64_t piece;           ///< the kernel maps that many bytes at a time; the last piece may be smaller
   std::vector<unsigned> members; ///< which functions asked for it
+  std::vector<Pages> mapped{};   ///< the pieces that are mapped, from the first on
+
+  std::uint64_t pieces() const { return (size - 1) / piece + 1; }
 };
 
 /// Whether [iova, iova+size) is a range: not empty, and not beyond 2^64.
@@ -31,7 +34,7 @@ public:
 
   /// Whether `window` can be at `iova` for a function: `same`, when another function of the group has just that one.
   Room room(unsigned member, std::uint64_t iova, const Window& window) const;
-  void add(std::uint64_t iova, Window window) { windows_.emplace(iova, std::move(window)); }
+  Window& add(std::uint64_t iova, Window window);
   void share(unsigned member, std::uint64_t iova) { windows_.at(iova).members.push_back(member); }
 
   /// The function's windows in a range, none of which may be cut: EINVAL.
@@ -39,12 +42,13 @@ public:
   std::vector<std::uint64_t> of(unsigned member) const;
 
   Window& at(std::uint64_t iova) { return windows_.at(iova); }
-  void remove(std::uint64_t iova) { windows_.erase(iova); }
-  std::size_t count() const { return windows_.size(); }
-  std::uint64_t bytes() const; ///< of memory that is mapped
+  void remove(std::uint64_t iova);
+  std::uint64_t pieces() const { return pieces_; } ///< of all windows
+  std::uint64_t bytes() const;                     ///< of memory that is mapped
 
 private:
   std::map<std::uint64_t, Window> windows_; ///< by address; they do not overlap
+  std::uint64_t pieces_ = 0;
 };
 
 } // namespace smartio::vfio::kernel

@@ -22,7 +22,8 @@ struct Worker::Queue {
   std::mutex mutex;
   std::condition_variable filled;
   std::deque<Entry> entries;
-  bool heard = true; ///< somebody waits for results, and so the event loop is still there
+  bool ending = false; ///< only the last job is wanted
+  bool heard = true;   ///< somebody waits for results, and so the event loop is still there
   bool finished = false;
   boost::asio::io_context::executor_type loop;
 };
@@ -47,7 +48,15 @@ void Worker::work(std::shared_ptr<Queue> queue, std::weak_ptr<Worker> worker) {
     queue->entries.pop_front();
     lock.unlock();
     last = entry.last;
-    auto result = entry.job();
+    const Progress progress = [&queue, &worker, number = entry.number] {
+      const std::scoped_lock told(queue->mutex);
+      if (queue->heard)
+        boost::asio::post(queue->loop, [worker, number] {
+          if (const auto self = worker.lock()) self->progressed(number);
+        });
+      return !queue->ending;
+    };
+    auto result = entry.job(progress);
     entry.job = nullptr; // what it owns goes here, before anyone hears that it is done
     lock.lock();
     queue->finished = last;
@@ -90,6 +99,10 @@ void Worker::deliver(std::uint64_t number, Result<Answer> result) {
     tell_ended();
 }
 
+void Worker::progressed(std::uint64_t number) {
+  if (!ending_ && !calls_.empty() && calls_.front().number == number) arm();
+}
+
 /// Gives the oldest call its time.
 void Worker::arm() {
   timer_.cancel();
@@ -118,6 +131,7 @@ void Worker::end(int number, Job last) {
   {
     const std::scoped_lock lock(queue_->mutex);
     queue_->entries.clear();
+    queue_->ending = true;
     queue_->heard = false; // the event loop may go now, unless somebody asks for the end
   }
   calls_.push_back({push(std::move(last), true), nullptr});

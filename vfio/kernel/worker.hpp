@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../device.hpp"
+#include "progress.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -16,14 +17,14 @@ namespace smartio::vfio::kernel {
 /// Belongs to the event loop's thread.
 class Worker final : public std::enable_shared_from_this<Worker> {
 public:
-  using Job = std::move_only_function<Result<Answer>()>; ///< runs on the thread
+  using Job = std::move_only_function<Result<Answer>(const Progress&)>; ///< runs on the thread
   using Done = std::move_only_function<void(Result<Answer>)>;
   using Ended = std::move_only_function<void()>;
 
   static constexpr std::size_t most_waiting = 4096; ///< jobs
 
-  /// `patience` bounds each job from the time it is the next. `owner` is kept alive while a job is under way. `stuck`
-  /// is called at most once, when time is up; what waits then is the caller's to end().
+  /// `patience` bounds each job from the time it is the next, or last made progress. `owner` is kept alive while a job
+  /// is under way. `stuck` is called at most once, when time is up; what waits then is the caller's to end().
   static std::shared_ptr<Worker> start(boost::asio::io_context& io, std::chrono::milliseconds patience,
                                        std::weak_ptr<void> owner, Ended stuck);
   ~Worker(); ///< after end()
@@ -48,6 +49,7 @@ private:
   static void work(std::shared_ptr<Queue> queue, std::weak_ptr<Worker> worker);
   std::uint64_t push(Job job, bool last);
   void deliver(std::uint64_t number, Result<Answer> result);
+  void progressed(std::uint64_t number);
   void arm();
   void time_is_up();
   void tell_ended();
