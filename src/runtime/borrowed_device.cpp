@@ -1,31 +1,15 @@
 #include "borrowed_device.hpp"
 
+#include "descriptors.hpp"
+
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <string>
-#include <string_view>
-#include <unistd.h>
 
 namespace smartio {
 
 using vfio::Completion;
 using vfio::Request;
-
-namespace {
-
-/// Whether a descriptor is a VFIO device's own: whoever has it can do everything to the function, and not only to the
-/// registers of one BAR. A dma-buf of a BAR, or whatever a vfio-user server chose to share, is not.
-bool is_whole_function(int fd) {
-  std::array<char, 64> target{};
-  const auto link = "/proc/self/fd/" + std::to_string(fd);
-  const auto size = ::readlink(link.c_str(), target.data(), target.size());
-  const std::string_view name(target.data(), size < 0 ? 0 : static_cast<std::size_t>(size));
-  // Documentation/driver-api/vfio.rst: a group's device descriptor is an anonymous inode, a cdev a node in this folder.
-  return size < 0 || name.starts_with("anon_inode:[vfio-device") || name.starts_with("/dev/vfio/");
-}
-
-} // namespace
+using Kind = vfio::DescriptorKind;
 
 void BorrowedDevice::connected(OpenedDevice lender) {
   lender_ = std::move(lender);
@@ -57,7 +41,8 @@ void BorrowedDevice::set_error_interrupt(vfio::SetIrqs& irqs, Completion& done) 
 Completion BorrowedDevice::with_trust(Completion done) {
   return [self = shared_from_this(), done = std::move(done)](vfio::Reply reply) mutable {
     auto* region = reply ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr;
-    const bool whole = region != nullptr && region->fd && is_whole_function(region->fd.get());
+    const auto kind = region != nullptr && region->fd ? vfio::kind_of_descriptor(region->fd.get()) : Kind::other;
+    const bool whole = kind == Kind::device || kind == Kind::unknown;
     if (whole && self->trusted_) self->holds_function_ = true;
     if (whole && !self->trusted_) {
       region->fd.reset();

@@ -33,34 +33,71 @@ std::optional<PeerWindows::Id> PeerWindows::mapping(const std::shared_ptr<vfio::
   };
   const auto target = std::ranges::find_if(exports_, has_it);
   if (target == exports_.end()) return std::nullopt;
-  windows_.emplace(++next_, Window{device, target->first, map.iova, map.size, record});
+  auto fd = map.fd.duplicate();
+  vfio::DmaMap copy{map.iova, map.size, map.access, fd ? std::move(*fd) : Fd(), map.offset};
+  windows_.emplace(++next_, Window{device, target->first, std::move(copy), record});
   return next_;
 }
 
 void PeerWindows::unmapped(const vfio::Device* device, const vfio::DmaUnmap& range) {
   std::erase_if(windows_, [device, &range](const auto& entry) {
-    const auto iova = std::to_underlying(entry.second.iova), first = std::to_underlying(range.iova);
+    const auto iova = std::to_underlying(entry.second.map.iova), first = std::to_underlying(range.iova);
     return entry.second.device.get() == device && (range.all || (iova >= first && iova - first < range.size));
   });
 }
 
+/// Runs something when the last of the completions that have it has gone.
+class PeerWindows::Finally {
+public:
+  explicit Finally(std::move_only_function<void()> last) : run_(std::move(last)) {}
+  Finally(const Finally&) = delete;
+  ~Finally() { run_(); }
+
+private:
+  std::move_only_function<void()> run_;
+};
+
+void PeerWindows::remake(const vfio::Device* target, std::move_only_function<void()> done) {
+  const auto finally = std::make_shared<Finally>(std::move(done));
+  std::vector<Id> onto;
+  for (const auto& [id, window] : windows_)
+    if (window.target == target) onto.push_back(id);
+  for (const Id id : onto) remake(id, finally);
+}
+
+void PeerWindows::remake(Id id, const std::shared_ptr<Finally>& finally) {
+  const auto& [device, target, map, record] = windows_.at(id);
+  const vfio::DmaUnmap range{map.iova, map.size};
+  auto fd = map.fd.duplicate();
+  vfio::DmaMap again{map.iova, map.size, map.access, fd ? std::move(*fd) : Fd(), map.offset};
+  const auto submitter = device;
+  submitter->submit(range, [finally](const vfio::Reply&) {});
+  submitter->submit(std::move(again), [self = shared_from_this(), id, submitter, range, finally](vfio::Reply reply) {
+    self->remade(id, submitter, range, reply.has_value());
+  });
+}
+
+void PeerWindows::remade(Id id, const std::shared_ptr<vfio::Device>& device, vfio::DmaUnmap range, bool there) {
+  const auto window = windows_.find(id);
+  if (window == windows_.end()) { // its client unmapped it, before it was made again
+    if (there) device->submit(range, [](const vfio::Reply&) {});
+    return;
+  }
+  if (there) return;
+  window->second.record->erase(std::to_underlying(range.iova));
+  windows_.erase(window);
+}
+
 void PeerWindows::withdraw(const vfio::Device* target, std::move_only_function<void()> done) {
   exports_.erase(target);
-  // Runs `done` when the last of the completions has gone.
-  struct Finally {
-    explicit Finally(std::move_only_function<void()> last) : run(std::move(last)) {}
-    Finally(const Finally&) = delete;
-    ~Finally() { run(); }
-    std::move_only_function<void()> run;
-  };
   const auto finally = std::make_shared<Finally>(std::move(done));
   std::vector<Window> onto;
-  for (const auto& [id, window] : windows_)
-    if (window.target == target) onto.push_back(window);
+  for (auto& [id, window] : windows_)
+    if (window.target == target) onto.push_back(std::move(window));
   std::erase_if(windows_, [target](const auto& entry) { return entry.second.target == target; });
-  for (const Window& window : onto)
-    window.device->submit(vfio::DmaUnmap{window.iova, window.size}, [window, finally](vfio::Reply reply) {
-      if (reply) window.record->erase(std::to_underlying(window.iova));
+  for (const auto& [device, of, map, record] : onto)
+    device->submit(vfio::DmaUnmap{map.iova, map.size}, [iova = map.iova, kept = record, finally](vfio::Reply reply) {
+      if (reply) kept->erase(std::to_underlying(iova));
     });
 }
 

@@ -12,14 +12,13 @@
 namespace smartio {
 
 /// One for a node; single-threaded. Devices are told apart by their addresses, and forgotten before they end.
-class PeerWindows {
+class PeerWindows : public std::enable_shared_from_this<PeerWindows> {
 public:
   using Windows = std::map<std::uint64_t, std::uint64_t>; ///< IOVA to size, as ShareDevice records them
   struct Window {
     std::shared_ptr<vfio::Device> device;
     const vfio::Device* target;
-    Iova iova;
-    std::uint64_t size;
+    vfio::DmaMap map;                ///< that made it, with a descriptor of its own
     std::shared_ptr<Windows> record; ///< of the client that made it
   };
   using Id = std::uint64_t; ///< never used again
@@ -33,6 +32,11 @@ public:
   void failed(Id window) { windows_.erase(window); } ///< it was not mapped
   void unmapped(const vfio::Device* device, const vfio::DmaUnmap& range);
 
+  /// Makes every window onto the target's registers anew, since the kernel ended them (iommufd, at a reset of the
+  /// target: drivers/vfio/pci/vfio_pci_dmabuf.c, vfio_pci_dma_buf_move). `done` is called once that was tried, possibly
+  /// before this returns; a window that cannot be made again is gone.
+  void remake(const vfio::Device* target, std::move_only_function<void()> done);
+
   /// Unmaps every window onto the target's registers, and closes its descriptors. `done` is called once that was tried,
   /// possibly before this returns; a device that does not unmap keeps the target open, which is noticed then.
   void withdraw(const vfio::Device* target, std::move_only_function<void()> done);
@@ -40,6 +44,10 @@ public:
   void forget(const vfio::Device* device); ///< it has no window any more, or is about to be closed
 
 private:
+  class Finally;
+  void remake(Id id, const std::shared_ptr<Finally>& finally);
+  void remade(Id id, const std::shared_ptr<vfio::Device>& device, vfio::DmaUnmap range, bool there);
+
   std::map<const vfio::Device*, std::map<std::uint32_t, Fd>> exports_;
   std::map<Id, Window> windows_;
   Id next_ = 0;

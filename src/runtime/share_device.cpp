@@ -52,6 +52,11 @@ Completion ShareDevice::checked(const Request& request, Completion done) {
         std::erase_if(*windows, [=](const auto& w) { return all || (w.first >= first && w.first - first < size); });
       done(std::move(reply));
     };
+  if (std::holds_alternative<vfio::Reset>(request) && description_.identity.interface == "iommufd")
+    return [peers = peers_, device = device_, done = std::move(done)](vfio::Reply reply) mutable {
+      peers->remake(device.get(),
+                    [reply = std::move(reply), done = std::move(done)]() mutable { done(std::move(reply)); });
+    };
   if (const auto* info = std::get_if<vfio::GetRegionInfo>(&request))
     return [self = shared_from_this(), bar = info->index, done = std::move(done)](vfio::Reply reply) mutable {
       if (auto* region = reply ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr) {

@@ -31,7 +31,8 @@ struct Pair {
 
   std::shared_ptr<TestDevice> device = std::make_shared<TestDevice>(), target = std::make_shared<TestDevice>();
   std::shared_ptr<PeerWindows::Windows> record = std::make_shared<PeerWindows::Windows>();
-  PeerWindows peers;
+  std::shared_ptr<PeerWindows> owner = std::make_shared<PeerWindows>();
+  PeerWindows& peers = *owner;
 };
 
 } // namespace
@@ -91,4 +92,65 @@ TEST_CASE("a descriptor is held no longer than its device's loan") {
   pair.map(page, pair.target->registers); // by a client that kept it: its own loan's matter
   CHECK(pair.withdraw());
   CHECK(pair.device->windows.size() == 1);
+}
+
+namespace {
+
+/// What `device` is asked about windows, in order; refuses what `number` says.
+void log_requests(TestDevice& device, std::vector<std::string>& asked, std::function<int(const std::string&)> number) {
+  device.refuse = [&asked, number = std::move(number)](const vfio::Request& request) {
+    if (std::get_if<vfio::DmaMap>(&request) != nullptr) asked.push_back("map");
+    if (std::get_if<vfio::DmaUnmap>(&request) != nullptr) asked.push_back("unmap");
+    return asked.empty() ? 0 : number(asked.back());
+  };
+}
+
+int never(const std::string&) { return 0; }
+
+bool remake(Pair& pair) {
+  bool done = false;
+  pair.peers.remake(pair.target.get(), [&done] { done = true; });
+  return done;
+}
+
+} // namespace
+
+TEST_CASE("after a reset of the target others reach its registers where they did, and their own memory all the time") {
+  Pair pair;
+  pair.map(page, pair.target->registers);
+  pair.map(2 * page, make_memfd("own", page).value());
+  std::vector<std::string> asked;
+  log_requests(*pair.device, asked, never);
+  CHECK(remake(pair));
+  CHECK(asked == std::vector<std::string>{"unmap", "map"});
+  CHECK(pair.device->windows.size() == 2);
+  CHECK(pair.record->size() == 2);
+  pair.target->bar0.bytes()[5] = std::byte{42};
+  CHECK(pair.device->windows.at(page).memory.bytes()[5] == std::byte{42});
+  CHECK(pair.withdraw()); // as before
+  CHECK(pair.device->windows.size() == 1);
+}
+
+TEST_CASE("a window that cannot be made again is gone, and the reset is over all the same") {
+  Pair pair;
+  pair.map(page, pair.target->registers);
+  std::vector<std::string> asked;
+  log_requests(*pair.device, asked, [](const std::string& what) { return what == "map" ? ENODEV : 0; });
+  CHECK(remake(pair));
+  CHECK(pair.record->empty());
+  CHECK(remake(pair));
+  CHECK(asked == std::vector<std::string>{"unmap", "map"});
+}
+
+TEST_CASE("a window that its client unmaps while it is made again does not stay") {
+  Pair pair;
+  pair.map(page, pair.target->registers);
+  std::vector<std::string> asked;
+  log_requests(*pair.device, asked, [&pair](const std::string& what) {
+    if (what == "map") pair.peers.unmapped(pair.device.get(), {Iova{page}, page}); // that came first
+    return 0;
+  });
+  CHECK(remake(pair));
+  CHECK(asked == std::vector<std::string>{"unmap", "map", "unmap"});
+  CHECK(pair.device->windows.empty());
 }

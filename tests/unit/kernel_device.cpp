@@ -123,19 +123,15 @@ TEST_CASE("an access outside its region never reaches the kernel") {
   bed.close(device);
 }
 
-TEST_CASE("a reset leaves bus mastering off, and is told to those who have the registers mapped") {
+TEST_CASE("a reset leaves bus mastering off") {
   KernelBed bed;
   const auto device = bed.open().value();
-  unsigned resets = 0;
-  device->on_reset([&resets] { ++resets; });
   REQUIRE(bed.number(*device, RegionWrite{config_region, 4, {std::byte{6}, std::byte{0}}}) == 0);
   CHECK(bed.system->command() == 6);
   CHECK(bed.number(*device, Reset{}) == 0);
   CHECK(bed.system->command() == 2);
-  CHECK(resets == 1);
   bed.system->fail("reset", EINVAL);
   CHECK(bed.number(*device, Reset{}) == EINVAL);
-  CHECK(resets == 1);
   bed.close(device);
 }
 

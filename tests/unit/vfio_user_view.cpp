@@ -1,5 +1,6 @@
 // What a device said of itself, and the requests that it spares the device.
 #include "catch.hpp"
+#include "descriptors.hpp"
 #include "small_device.hpp"
 #include "user/view.hpp"
 
@@ -144,6 +145,13 @@ TEST_CASE("only eventfds can be interrupts, and none can hold up its signaller")
   const std::uint64_t full = UINT64_MAX - 1;
   REQUIRE(::write(blocking.get(), &full, sizeof full) == sizeof full);
   signal_eventfd(blocking.get()); // returns
+}
+
+TEST_CASE("memory files and eventfds are not taken for registers, and what nobody knows is not taken for harmless") {
+  CHECK(kind_of_descriptor(make_memfd("/dmabuf:", 4096).value().get()) == DescriptorKind::other);
+  CHECK(kind_of_descriptor(make_eventfd().value().get()) == DescriptorKind::other);
+  CHECK(kind_of_descriptor(Fd(::open("/dev/null", O_RDWR)).get()) == DescriptorKind::other);
+  CHECK(kind_of_descriptor(-1) == DescriptorKind::unknown);
 }
 
 TEST_CASE("a window's descriptor must be a file that holds it, with the rights it needs") {

@@ -12,8 +12,9 @@ import fetch
 import initramfs
 
 PROGRAMS = ["src/daemon/smartiod", "tools/smartio_tool/smartio_tool", "tools/smartio_nvme/smartio_nvme",
-            "tools/smartio_sim/smartio_sim", "tests/vm/exercise/exercise", "tests/vm/exercise/primary",
-            "tests/vm/exercise/trespass", "tests/support/vfio_probe", "tests/support/ntb_probe"]
+            "tools/smartio_sim/smartio_sim", "tests/vm/exercise/exercise", "tests/vm/exercise/peer",
+            "tests/vm/exercise/primary", "tests/vm/exercise/trespass", "tests/support/vfio_probe",
+            "tests/support/ntb_probe"]
 HOME = "opt/smartio"
 SANITIZER = re.compile(r"lib[altu]+san\.")
 

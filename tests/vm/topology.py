@@ -44,10 +44,11 @@ class Topology:
         self.devices.append(f"-drive file={file},format=raw,if=none,id=drive{number},cache=unsafe")
         return f"drive{number}", f"DISK{number}"
 
-    def nvme(self, file, name=None):
-        """A disk with the content of FILE; its serial number is DISK1, DISK2 and so on."""
+    def nvme(self, file, name=None, **options):
+        """A disk with the content of FILE; its serial number is DISK1, DISK2 and so on. cmb_size_mb=N: with a controller
+        memory buffer of so many MiB, which is BAR 2."""
         drive, serial = self.drive(file)
-        return self.behind_port("nvme", name, serial=serial, drive=drive)
+        return self.behind_port("nvme", name, serial=serial, drive=drive, **options)
 
     def nvme_with_vfs(self, file, vfs=4):
         """A disk that can have virtual functions (nvme_vf), once the guest made them. They do nothing until the primary

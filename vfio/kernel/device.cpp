@@ -112,12 +112,11 @@ void Device::submit(Request request, Completion done) {
     const int number = relay_errors(*set);
     return done(number == 0 ? Reply(Done{}) : std::unexpected(number));
   }
-  const bool resets = std::holds_alternative<Reset>(request);
   auto job = [shared = shared_, asked = std::move(request)](const Progress& progress) {
     return shared->function->carry_out(asked, progress);
   };
-  worker_->run(std::move(job), [this, resets, done = std::move(done)](Result<Answer> result) mutable {
-    answered(std::move(result), resets, std::move(done));
+  worker_->run(std::move(job), [this, done = std::move(done)](Result<Answer> result) mutable {
+    answered(std::move(result), std::move(done));
   });
 }
 
@@ -133,8 +132,7 @@ int Device::relay_errors(SetIrqs& request) {
   return 0;
 }
 
-void Device::answered(Result<Answer> result, bool was_reset, Completion done) {
-  if (result && was_reset && reset_) reset_();
+void Device::answered(Result<Answer> result, Completion done) {
   if (result) return done(std::move(*result));
   if (!over_ && failure_) failure_(result.error());
   done(std::unexpected(to_errno(result.error())));

@@ -34,15 +34,13 @@ public:
   /// Beyond the interface: ENOBUFS when too many requests wait. A request that takes longer than the timeout loses the
   /// device: it and all that wait complete with ETIMEDOUT, later ones with ENODEV. Companions in the IOMMU group share
   /// one domain, in which identical windows of files are one. A window's descriptor is a file, another device's
-  /// (see GetRegionInfo) or, with iommufd, a dma-buf.
+  /// (see GetRegionInfo) or, with iommufd, a dma-buf. With iommufd a reset ends every window onto this device's
+  /// registers, in other devices' domains: they are to be made anew.
   void submit(Request request, Completion done) override;
   void on_lost(std::move_only_function<void()> lost) override { lost_ = std::move(lost); }
 
   void on_wanted_back(std::move_only_function<void()> wanted) { wanted_ = std::move(wanted); } ///< REQ: unbind, unplug
   void on_error(std::move_only_function<void()> error) { error_ = std::move(error); }          ///< ERR: AER, fatal
-  /// After each reset. With iommufd it ended every mapping of this device's registers, in other devices' domains and in
-  /// this and other processes: they are to be made anew.
-  void on_reset(std::move_only_function<void()> reset) { reset_ = std::move(reset); }
   /// The sentence behind an errno, before the request completes with it.
   void on_failure(std::move_only_function<void(const Error&)> failure) { failure_ = std::move(failure); }
 
@@ -66,7 +64,7 @@ private:
   void request_fired();
   void error_fired();
   int relay_errors(SetIrqs& request);
-  void answered(Result<Answer> result, bool was_reset, Completion done);
+  void answered(Result<Answer> result, Completion done);
   void stuck();
   void end(int number);
 
@@ -79,7 +77,7 @@ private:
   unsigned group_ = 0;
   std::vector<IovaRange> ranges_;
   bool over_ = false;
-  std::move_only_function<void()> lost_, wanted_, error_, reset_;
+  std::move_only_function<void()> lost_, wanted_, error_;
   std::move_only_function<void(const Error&)> failure_;
 };
 

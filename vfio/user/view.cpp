@@ -1,5 +1,7 @@
 #include "view.hpp"
 
+#include "../descriptors.hpp"
+
 #include "mapping.hpp"
 
 #include <algorithm>
@@ -97,12 +99,18 @@ bool allows(int open_flags, Access access) {
   return mode == O_RDWR || (mode == O_RDONLY && access == Access::read);
 }
 
+bool is_registers(int fd) {
+  const auto kind = kind_of_descriptor(fd);
+  return kind == DescriptorKind::device || kind == DescriptorKind::dma_buf;
+}
+
 int check_window(const DmaMap& map) {
   struct stat status {};
-  if (::fstat(map.fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return EINVAL;
   const int flags = ::fcntl(map.fd.get(), F_GETFL);
-  if (flags < 0) return EINVAL;
+  if (flags < 0 || ::fstat(map.fd.get(), &status) != 0) return EINVAL;
+  if (!S_ISREG(status.st_mode) && !is_registers(map.fd.get())) return EINVAL;
   if (!allows(flags, map.access)) return EACCES;
+  if (!S_ISREG(status.st_mode)) return 0; // where registers end, only the kernel knows
   return in_range(map.offset, map.size, static_cast<std::uint64_t>(status.st_size)) ? 0 : EINVAL;
 }
 

@@ -5,9 +5,7 @@
 #include "queue.hpp"
 #include "result.hpp"
 #include "text.hpp"
-
-#include <csignal>
-#include <cstdio>
+#include "under_way.hpp"
 
 namespace exercise {
 namespace {
@@ -61,8 +59,7 @@ Result<void> bring_online(nvme::Queue& admin, unsigned controller) {
   return manage(admin, controller, online, queues, 0);
 }
 
-Result<void> run(const std::string& run_dir, const std::string& name, const std::string& number,
-                 const ::sigset_t& ends) {
+Result<void> run(const std::string& run_dir, const std::string& name, const std::string& number) {
   const auto count = smartio::parse_number(number, 10, 127);
   if (!count) return fail(Errc::bad_request, "{} is no number of virtual functions", number);
   const auto id = TRY(smartio::parse_device_id(name));
@@ -71,10 +68,8 @@ Result<void> run(const std::string& run_dir, const std::string& name, const std:
   const Registers registers(TRY(device.map_bar(0)));
   auto admin = TRY(start(device, registers));
   for (unsigned controller = 1; controller <= *count; ++controller) TRY(bring_online(admin, controller));
-  std::puts("online");
-  std::fflush(stdout);
-  int signal = 0;
-  ::sigwait(&ends, &signal);
+  under_way("online");
+  await_end();
   return registers.set(nvme::reg_cc, 0); // it no longer touches the memory that goes now
 }
 
@@ -86,11 +81,8 @@ int main(int argc, char** argv) {
     std::fputs("Usage: primary RUN_DIR DEVICE COUNT\n", stderr);
     return 2;
   }
-  ::sigset_t ends; // before there are threads
-  ::sigemptyset(&ends);
-  ::sigaddset(&ends, SIGTERM);
-  ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
-  const auto done = exercise::run(argv[1], argv[2], argv[3], ends);
+  exercise::block_end();
+  const auto done = exercise::run(argv[1], argv[2], argv[3]);
   if (!done) std::fprintf(stderr, "primary: %s\n", smartio::to_string(done.error()).c_str());
   return done ? 0 : 1;
 }

@@ -1,0 +1,11 @@
+// What the descriptors are that the kernel's VFIO gives out, and that travel in messages.
+#pragma once
+
+namespace smartio::vfio {
+
+/// `device`: a VFIO device's own: whoever has it can do everything to the function, and not only to one BAR. `dma_buf`:
+/// memory, or registers, and nothing else. `other`: files of every other kind; `unknown`: /proc does not tell.
+enum class DescriptorKind { device, dma_buf, other, unknown };
+DescriptorKind kind_of_descriptor(int fd);
+
+} // namespace smartio::vfio
