@@ -276,6 +276,9 @@ void Node::command_return(Command& c) {
   if (found == loans_.end())
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("device {} is not borrowed by this node", to_string(*id)));
+  // Whoever opened a device returns what was borrowed for it, and nobody else's loan.
+  if (flag(c.arguments, "opened") && found->second.owner != c.from)
+    return reply(c.request, Json{{"device", to_string(*id)}}, fmt::format("device {} stays borrowed", to_string(*id)));
   found->second.returners.push_back(c.request);
   return_loan(*id, found->second);
 }

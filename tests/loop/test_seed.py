@@ -388,3 +388,71 @@ def test_unavailable_takes_the_device_back_within_a_second_from_a_program_in_mid
     lender.ok("available", disk.device)
     wait_shown(borrower, "available")
     nvme(borrower, "80000", "identify")
+
+
+# Running a command with a device
+
+def run(node, *command):
+    return subprocess.Popen([TOOL, "--run-dir", node.run_dir, "run", "80000", *command], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def test_run_borrows_for_the_command_and_has_returned_when_it_ends(lent):
+    lender, borrower, _ = lent
+    for command, code in [("test -S {socket}", 0), ("exit 3", 3), ("kill -9 $$", 137)]:
+        ran = borrower.tool("run", "80000", "sh", "-c", f"test -S {{socket}} || exit 99; {command}")
+        assert (ran.exit, ran.err) == (code, "")
+        assert shown(borrower) == "available" and shown(lender) == "available"
+
+
+def test_run_that_is_killed_returns_the_device_too(lent):
+    lender, borrower, _ = lent
+    with run(borrower, "sh", "-c", "echo $$; exec sleep 60") as process:
+        command = int(process.stdout.readline())
+        try:
+            assert shown(lender) == "borrowed by 4"
+            process.kill()
+            wait_shown(lender, "available")
+        finally:
+            os.kill(command, signal.SIGKILL)
+
+
+def test_run_uses_the_loan_of_its_node_and_leaves_it(lent):
+    _, borrower, _ = lent
+    socket = borrower.ok("borrow", "80000").splitlines()[1]
+    ran = borrower.tool("run", "80000", "echo", "{socket}")
+    assert (ran.exit, ran.out, ran.err) == (0, f"{socket}\n", "smartio_tool: device 80000 stays borrowed\n")
+    assert shown(borrower) == "borrowed by 4"
+    assert borrower.tool("run", "80000", "smartio_tool").exit in (126, 127)
+    assert shown(borrower) == "borrowed by 4"
+
+
+@pytest.mark.skipif(not NVME.exists(), reason="smartio_nvme is not built")
+def test_run_gives_the_device_to_programs_of_ours_too(lent):
+    _, borrower, _ = lent
+    for device in ["80000", "vfio-user:{socket}"]:
+        ran = borrower.tool("run", "80000", NVME, "--run-dir", borrower.run_dir, device, "identify", "--json")
+        assert ran.exit == 0 and "SIM" in ran.out, ran
+        assert shown(borrower) == "available"
+
+
+def test_run_refuses_what_is_in_use_and_what_is_not_lent(lent):
+    lender, borrower, _ = lent
+    with run(borrower, "sh", "-c", "echo ready; exec sleep 60") as process:
+        assert process.stdout.readline() == "ready\n"
+        lender.tool("run", "80000", "true").failed(4)
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    borrower.tool("run", "80077", "true").failed(3)
+    lender.ok("unavailable", "80000")
+    borrower.tool("run", "80000", "true").failed(4)
+
+
+def test_a_command_whose_device_is_taken_back_goes_on(lent):
+    lender, borrower, _ = lent
+    with run(borrower, "sh", "-c", "echo ready; sleep 1; echo still; exit 6") as process:
+        assert process.stdout.readline() == "ready\n"
+        lender.ok("unavailable", "80000")
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (6, "still\n")
+    assert err == "smartio_tool: device 80000 is not borrowed by this node\n"

@@ -3,6 +3,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 
 import pytest
@@ -13,7 +14,7 @@ from harness import TOOL, check, tool
 
 COMMANDS = ["connect", "disconnect", "add", "remove", "available", "unavailable", "list", "show", "borrow", "return",
             "status", "monitor", "config", "scan", "add-filter", "available-filter", "unavailable-filter", "remove-filter",
-            "lspci"]
+            "lspci", "run"]
 
 DISK = {"id": "80000", "node": 8, "address": "vfio-user:/d.sock", "bdf": None, "class": "010802", "vendor": "8086",
         "device": "f1a5", "name": "Non-Volatile memory controller: Intel Corporation Device f1a5",
@@ -63,6 +64,8 @@ def daemon(world):
     ["add", "vfio-user:"], ["add", "zz:00.0"],
     ["add", "06:00.8"], ["add", "06:20.0"], ["add", "100:00.0"], ["add", "1:2:3:4.0"], ["add", "06:00.0x"],
     ["add", "100000000:06:00.0"], ["add", "vfio:/d.sock"], ["list", "--run-dir"], ["--run-dir", "/a", "list", "--run-dir", "/b"],
+    ["run"], ["run", "80000"], ["run", "80000", "--"], ["run", "--nothing", "80000", "true"], ["run", "xyz", "true"],
+    ["run", "80000", "--force", "true"], ["run", "80000", "--owner"],
     ["config", "a", "b", "c"], ["help", "nonsense"], ["nonsense", "--help"], ["list", "--run-dir", "/" + "x" * 200]])
 def test_what_cannot_be_meant_is_refused_with_exit_2_and_one_sentence(words):
     assert len(tool(*words).failed(2)) > 10
@@ -268,6 +271,100 @@ def test_lspci_renders_what_the_daemon_gives(daemon):
         assert run.requests[-1] == ("config-space", {"device": "80002", "form": form})
     assert "06:00.0" in run("lspci", "80002", "--json").json("result")["lspci"]
     assert "lspci failed: lspci: invalid option" in run("lspci", "80002", "-!").failed(2)
+
+
+# Run
+
+OPENED = result(device="80002", socket="/run/x/cntrl")
+REQUESTS = [("open", {"device": "80002", "shared": False, "owner": ""}), ("return", {"device": "80002", "opened": True})]
+
+
+@pytest.fixture
+def run_on(daemon):
+    return daemon(lambda command, arguments: OPENED if command == "open" else result(device="80002"))
+
+
+@pytest.mark.parametrize("words, printed", [
+    ("run 80002 echo {socket} a{socket}b{socket}", "/run/x/cntrl a/run/x/cntrlb/run/x/cntrl\n"),
+    ("run 0x80002 -- echo -- {socket} --json", "-- /run/x/cntrl --json\n"),
+    ("--json run 80002 echo --help {sock}", "--help {sock}\n"), ("run 80002 --json -- echo -d -s", "-d -s\n"),
+    ("run 80002 echo run 80003 --run-dir /", "run 80003 --run-dir /\n")])
+def test_run_replaces_the_socket_and_leaves_all_else_of_the_command_alone(run_on, words, printed):
+    ran = run_on(*words.split())
+    assert (ran.exit, ran.out, ran.err) == (0, printed, "")
+    assert run_on.requests == REQUESTS
+
+
+def test_run_takes_its_own_options_before_the_command(run_on):
+    for words in ["run --shared --owner me:us 80002 true", "--owner me:us run 80002 --shared -- true"]:
+        assert run_on(*words.split()).exit == 0
+        assert run_on.requests[-2:] == [("open", {**REQUESTS[0][1], "shared": True, "owner": "me:us"}), REQUESTS[1]]
+
+
+@pytest.mark.parametrize("command, code", [
+    ("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143), ("kill -11 $$", 139)])
+def test_run_ends_with_the_commands_exit_code_and_returns_the_device(run_on, command, code):
+    ran = run_on("run", "80002", "sh", "-c", command)
+    assert (ran.exit, ran.out, ran.err) == (code, "", "")
+    assert run_on.requests == REQUESTS
+
+
+def test_run_of_what_cannot_be_run_ends_as_env_does_and_returns_the_device(run_on, world):
+    (world.place / "text").write_text("no program")
+    for word, code in [("no-such-program-anywhere", 127), (world.place / "missing", 127), (world.place / "text", 126),
+                       (world.place, 126)]:
+        assert str(word) in run_on("run", "80002", word).failed(code)
+        assert run_on.requests[-2:] == REQUESTS
+
+
+def test_run_does_not_start_the_command_without_the_device(daemon, world):
+    run = daemon(lambda command, arguments: {"error": {"code": "busy", "message": "Not now."}})
+    assert run("run", "80002", "touch", world.place / "started").failed(4) == "Not now."
+    assert run("--json", "run", "80002", "touch", world.place / "started").json("error")["error"]["exit"] == 4
+    assert run("run", "80002", "touch", "--json").out == ""  # --json is the command's
+    assert not (world.place / "started").exists()
+
+
+def test_run_says_when_the_device_was_not_returned_and_keeps_the_commands_exit_code(daemon):
+    run = daemon(lambda command, arguments: OPENED if command == "open" else
+                 {"error": {"code": "peer_down", "message": "Gone."}})
+    assert "80002 was not returned: " in run("run", "80002", "sh", "-c", "exit 7").failed(7)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
+def test_run_passes_signals_on_and_returns_the_device_after_the_command(run_on, world, name):
+    command = f"trap 'echo got; exit 5' {name[3:]}; echo ready; while :; do sleep 0.01; done"
+    with subprocess.Popen([TOOL, "--run-dir", world.place, "run", "80002", "sh", "-c", command],
+                          stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert run_on.requests == REQUESTS[:1]
+        process.send_signal(getattr(signal, name))
+        assert process.communicate(timeout=20)[0] == "got\n"
+    assert process.returncode == 5 and run_on.requests == REQUESTS
+
+
+def test_an_interrupt_from_the_terminal_reaches_the_command_of_run_once(run_on, world):
+    """The command ends with its second interrupt; the terminal's key sends one to each of the foreground group."""
+    command = "n=0; trap 'n=$((n+1)); echo got $n' INT; echo ready; while [ $n -lt 2 ]; do sleep 0.2; done; exit 9"
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv(TOOL, [TOOL, "--run-dir", world.place, "run", "80002", "sh", "-c", command])
+    seen = read_until(master, b"ready")
+    for count in (b"got 1", b"got 2"):
+        os.write(master, b"\x03")
+        seen += read_until(master, count)
+    assert seen.count(b"got") == 2
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    os.close(master)
+    assert run_on.requests == REQUESTS
+
+
+def read_until(terminal, text):
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], 20)[0], seen
+        seen += os.read(terminal, 4096)
+    return seen
 
 
 def test_output_that_cannot_be_written_is_a_failure(daemon, world):

@@ -34,24 +34,52 @@ void note_given(const po::variables_map& values, Arguments& arguments) {
       arguments.options.push_back(name.substr(name.find_first_not_of('-')));
 }
 
+using Words = std::vector<std::string>;
+
+bool is_option(const std::string& word) { return word.starts_with('-') && word.size() > 1; }
+bool takes_value(const std::string& option) { return option == "--run-dir" || option == "--owner"; }
+
+/// The index behind the first `count` words that are neither options nor their values.
+std::size_t behind(const Words& words, unsigned count) {
+  std::size_t i = 0;
+  for (; i < words.size() && count > 0; ++i) {
+    if (takes_value(words[i]))
+      ++i;
+    else if (!is_option(words[i]))
+      --count;
+  }
+  return std::min(i, words.size());
+}
+
+bool is_command(const Words& words, std::string_view name) {
+  const std::size_t first = behind(words, 1);
+  return first > 0 && words[first - 1] == name;
+}
+
 /// Takes off what is meant for lspci: all that follows the second word, but for long options, which lspci has none of.
-std::vector<std::string> take_for_lspci(std::vector<std::string>& words) {
-  std::vector<std::string> ours, rest;
-  unsigned count = 0;
+Words take_for_lspci(Words& words) {
+  if (!is_command(words, "lspci")) return {};
+  Words ours, rest;
+  const std::size_t device = behind(words, 2);
   for (std::size_t i = 0; i < words.size(); ++i) {
-    const bool is_option = words[i].starts_with('-') && words[i].size() > 1;
-    if (count >= 2 && !words[i].starts_with("--")) {
-      rest.push_back(words[i]);
-      continue;
-    }
-    ours.push_back(words[i]);
-    if (words[i] == "--run-dir" && i + 1 < words.size())
-      ours.push_back(words[++i]);
-    else if (!is_option && ++count == 1 && words[i] != "lspci")
-      return {};
+    const bool is_ours = i < device || words[i].starts_with("--");
+    (is_ours ? ours : rest).push_back(words[i]);
+    if (is_ours && takes_value(words[i]) && i + 1 < words.size()) ours.push_back(words[++i]);
   }
   words = std::move(ours);
   return rest;
+}
+
+/// Takes off what is to run: behind the second word from `--` on, or from the first word that is no option.
+Words take_to_run(Words& words) {
+  if (!is_command(words, "run")) return {};
+  std::size_t at = behind(words, 2);
+  while (at < words.size() && words[at] != "--" && is_option(words[at])) at += takes_value(words[at]) ? 2 : 1;
+  const auto from = words.begin() + static_cast<std::ptrdiff_t>(std::min(at, words.size()));
+  Words taken(from, words.end());
+  words.erase(from, words.end());
+  if (!taken.empty() && taken.front() == "--") taken.erase(taken.begin());
+  return taken;
 }
 
 std::string default_run_dir() {
@@ -66,8 +94,9 @@ Result<Arguments> parse_arguments(int argc, const char* const* argv) {
   const po::options_description all = describe(arguments);
   const po::positional_options_description words = po::positional_options_description{}.add("word", -1);
   const int exact = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  std::vector<std::string> given(argv + std::min(argc, 1), argv + argc);
+  Words given(argv + std::min(argc, 1), argv + argc);
   arguments.for_lspci = take_for_lspci(given);
+  arguments.to_run = take_to_run(given);
   try {
     po::variables_map values;
     po::store(po::command_line_parser(given).options(all).positional(words).style(exact).run(), values);
@@ -81,7 +110,9 @@ Result<Arguments> parse_arguments(int argc, const char* const* argv) {
 }
 
 bool wants_json(int argc, const char* const* argv) {
-  return std::any_of(argv + 1, argv + argc, [](const char* word) { return std::string_view(word) == "--json"; });
+  Words given(argv + std::min(argc, 1), argv + argc);
+  take_to_run(given);
+  return std::ranges::find(given, "--json") != given.end();
 }
 
 } // namespace smartio::tool

@@ -29,12 +29,14 @@ struct Arguments {
   bool raw = false;
   bool emulated = false;
   std::vector<std::string> for_lspci; ///< what stands behind `lspci DEVICE` and is no long option
+  std::vector<std::string> to_run;    ///< COMMAND... of `run DEVICE [--] COMMAND...`
 };
 
 /// Options may stand before or after the command. Errc::bad_request with a sentence for anything unknown or incomplete.
 Result<Arguments> parse_arguments(int argc, const char* const* argv);
 
-/// Whether --json was asked for, even where the rest of the command line cannot be understood.
+/// Whether --json was asked for, even where the rest of the command line cannot be understood. What `run` runs may have
+/// options of its own.
 bool wants_json(int argc, const char* const* argv);
 
 } // namespace smartio::tool

@@ -12,7 +12,7 @@ constexpr std::string_view filter_arguments = "[-d [VENDOR]:[DEVICE][:CLASS]] [-
 constexpr std::string_view filter_details =
     "-d and -s are lspci's: 'lspci -d ::0108' shows what 'add-filter -d ::0108' adds.\n";
 
-constexpr std::array<Command, 20> table{{
+constexpr std::array<Command, 21> table{{
     {"connect", "NODE [--address HOST:PORT] [--wait]", 1, 1, "let node NODE see and borrow this node's devices",
      "The link is one-way, from lender to borrower; it is kept across restarts and comes back after a failure.\n"
      "  --address HOST:PORT  where NODE listens; otherwise from the node table of smartiod's configuration\n"
@@ -49,6 +49,16 @@ constexpr std::array<Command, 20> table{{
      "  --owner USER[:GROUP]  who may use the socket\n",
      borrow},
     {"return", "DEVICE", 1, 1, "give a borrowed device back", "", on_device},
+    {"run", "[--shared] [--owner USER[:GROUP]] DEVICE [--] COMMAND...", 1, 1,
+     "run a command with a device that is borrowed for as long",
+     "Borrows the device, or uses the loan this node has; runs COMMAND with every {socket} in it replaced by the path "
+     "of\n"
+     "the loan's vfio-user socket; then returns what it borrowed, however the command ended. Signals go on to the\n"
+     "command. The exit code is the command's, or 128 and the signal that ended it; 127: there is no such command,\n"
+     "126: it cannot be started; before it starts, those of all commands of smartio_tool.\n"
+     "  --shared              share the device with other borrowers\n"
+     "  --owner USER[:GROUP]  who may use the socket\n",
+     run},
     {"status", "", 0, 0, "print the state of this node: peers, fabrics, devices, loans, counters", "", status},
     {"monitor", "", 0, 0, "print events as they happen, one line each, until interrupted", "", monitor},
     {"config", "[OPTION [VALUE]]", 0, 2, "print options, or set one; kept across restarts", "", config},

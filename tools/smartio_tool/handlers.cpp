@@ -4,6 +4,7 @@
 #include "lspci.hpp"
 #include "print.hpp"
 #include "result.hpp"
+#include "run.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
@@ -74,6 +75,23 @@ Result<void> borrow(Session& session) {
   request["shared"] = session.arguments().shared;
   request["owner"] = session.arguments().owner;
   return session.perform(request, print_borrowed);
+}
+
+Result<void> run(Session& session) {
+  const Arguments& given = session.arguments();
+  json request = TRY(device_request(session));
+  if (given.to_run.empty()) return fail(Errc::bad_request, "'run' needs a command to run: try 'smartio_tool help run'");
+  request["shared"] = given.shared;
+  request["owner"] = given.owner;
+  // Borrowed for this connection: a loan that ends with it, whatever becomes of this program.
+  const json loan = TRY(session.call("open", request));
+  const auto exit_code = run_command(with_socket(given.to_run, text_of(loan, "socket")));
+  const auto returned = session.call("return", {{"device", text_of(loan, "device")}, {"opened", true}});
+  if (!returned)
+    fmt::print(stderr, "smartio_tool: {} was not returned: {}\n", printable(session.word(1)),
+               printable(to_string(returned.error())));
+  session.set_exit_code(TRY(exit_code));
+  return {};
 }
 
 Result<void> show(Session& session) {

@@ -16,6 +16,7 @@ Result<void> lspci(Session&);
 Result<void> list(Session&);
 Result<void> show(Session&);
 Result<void> borrow(Session&);
+Result<void> run(Session&); ///< its exit code is the session's
 Result<void> status(Session&);
 Result<void> monitor(Session&);
 Result<void> config(Session&);

@@ -25,11 +25,12 @@ int report(const Error& error, bool json) {
   return code;
 }
 
-Result<void> print_text(const char* name, const std::string& text, bool json) {
-  return write_output(json ? json_line({{name, text}}) : text + (text.ends_with('\n') ? "" : "\n"));
+Result<int> print_text(const char* name, const std::string& text, bool json) {
+  TRY(write_output(json ? json_line({{name, text}}) : text + (text.ends_with('\n') ? "" : "\n")));
+  return 0;
 }
 
-Result<void> print_help(const Arguments& arguments) {
+Result<int> print_help(const Arguments& arguments) {
   const auto& words = arguments.words;
   const bool of_one = !words.empty() && (words.front() != "help" || words.size() > 1);
   if (!of_one) return print_text("help", help(), arguments.json);
@@ -37,14 +38,15 @@ Result<void> print_help(const Arguments& arguments) {
   return print_text("help", help(*command), arguments.json);
 }
 
-Result<void> run(int argc, const char* const* argv) {
+Result<int> run(int argc, const char* const* argv) {
   Arguments arguments = TRY(parse_arguments(argc, argv));
   if (arguments.version) return print_text("version", "smartio_tool " SMARTIO_VERSION, arguments.json);
   if (arguments.help) return print_help(arguments);
   const Command* command = TRY(find_command(arguments));
   if (command->run == nullptr) return print_help(arguments);
   Session session(std::move(arguments));
-  return command->run(session);
+  TRY(command->run(session));
+  return session.exit_code();
 }
 
 } // namespace
@@ -52,5 +54,5 @@ Result<void> run(int argc, const char* const* argv) {
 
 int main(int argc, char** argv) {
   const auto done = smartio::tool::run(argc, argv);
-  return done ? 0 : smartio::tool::report(done.error(), smartio::tool::wants_json(argc, argv));
+  return done ? *done : smartio::tool::report(done.error(), smartio::tool::wants_json(argc, argv));
 }

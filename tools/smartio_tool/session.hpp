@@ -27,11 +27,16 @@ public:
   /// Sends this run's command and prints the result: the document with --json, otherwise what `print` makes of it.
   Result<void> perform(const nlohmann::json& request, std::string (*print)(const nlohmann::json& result));
 
+  /// What the program ends with if nothing fails.
+  int exit_code() const noexcept { return exit_code_; }
+  void set_exit_code(int code) noexcept { exit_code_ = code; }
+
   /// Prints each event, flushed, until the daemon ends.
   Result<void> print_events();
 
 private:
   Arguments arguments_;
+  int exit_code_ = 0;
   std::optional<ControlClient> client_;
 };
 
