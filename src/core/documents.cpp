@@ -161,6 +161,12 @@ Result<Json> Node::show_document(DeviceId id) const {
   }
   if (interface.is_null() && document["device"]["bdf"].is_null()) interface = "vfio-user";
   const auto fabric = lender == lenders_.end() ? Fabric::none : fabric_to(lender->second);
+  Json counters = Json::object();
+  if (loan != loans_.end()) {
+    const Usage& usage = loan->second.usage;
+    if (reason.empty()) reason = usage.problem;
+    if (!usage.client.empty()) counters["unreachable_windows"] = usage.unreachable_windows;
+  }
   document.update({{"reason", reason.empty() ? Json(nullptr) : Json(reason)},
                    {"bars", bars},
                    {"vectors", vectors},
@@ -169,7 +175,7 @@ Result<Json> Node::show_document(DeviceId id) const {
                    {"driver", std::move(driver)},
                    {"fabric", fabric == Fabric::none ? Json(nullptr) : Json(fabric == Fabric::ntb ? "ntb" : "local")},
                    {"loan", std::move(used)},
-                   {"counters", Json::object()}});
+                   {"counters", std::move(counters)}});
   return document;
 }
 

@@ -48,6 +48,8 @@ struct Usage {
   int pid = 0;
   bool trapped = false; ///< may map no registers, so each access is a message
   std::uint64_t windows = 0, window_bytes = 0, vectors = 0;
+  std::uint64_t unreachable_windows = 0; ///< that came without a descriptor; not among the above
+  std::string problem{};                 ///< why the device failed for its newest client; empty: it did not
   bool operator==(const Usage&) const = default;
 };
 

@@ -185,7 +185,12 @@ void Node::loans_lost(NodeId lender, const std::string& why) {
 
 void Node::on(const UsageChanged& changed) {
   const auto found = loans_.find(changed.loan.device);
-  if (found != loans_.end() && found->second.epoch == changed.loan.epoch) found->second.usage = changed.usage;
+  if (found == loans_.end() || found->second.epoch != changed.loan.epoch) return;
+  auto& usage = found->second.usage;
+  if (!changed.usage.problem.empty() && usage.problem != changed.usage.problem)
+    log(3, fmt::format("device {} failed for process {}: {}", to_string(changed.loan.device), changed.usage.pid,
+                       changed.usage.problem));
+  usage = changed.usage;
 }
 
 } // namespace smartio::core

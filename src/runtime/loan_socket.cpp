@@ -115,7 +115,10 @@ std::expected<std::shared_ptr<vfio::Device>, int> LoanSocket::accept(const ::ucr
   session_->device = std::make_shared<BorrowedDevice>(trusts(client), [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->usage_changed();
   });
+  problem_.clear();
   const auto device = session_->device;
+  if (!is_program(client.pid)) serve_virtual_machine(*session_);
+  const std::shared_ptr<VmDevice> guarded = session_->guarded;
   if (spare_.device)
     attach(device, std::exchange(spare_, {}));
   else
@@ -126,14 +129,34 @@ std::expected<std::shared_ptr<vfio::Device>, int> LoanSocket::accept(const ::ucr
       device->revoke(true);
     });
   usage_changed();
+  if (guarded) return guarded;
   return device;
+}
+
+void LoanSocket::revoke(bool orderly) {
+  session_->device->revoke(orderly);
+  if (session_->guarded && !orderly) session_->guarded->lost();
+}
+
+void LoanSocket::serve_virtual_machine(Session& session) {
+  session.guarded = std::make_shared<VmDevice>(
+      session.device,
+      [weak = weak_from_this(), device = session.device.get()](std::string reason) {
+        const auto self = weak.lock();
+        if (!self || !self->session_ || self->session_->device.get() != device) return;
+        self->problem_ = std::move(reason);
+        self->usage_changed();
+      },
+      [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->usage_changed();
+      });
 }
 
 void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent) {
   lent.device->on_lost([weak = weak_from_this(), device] {
     const auto self = weak.lock();
     if (!self || !self->session_ || self->session_->device != device) return;
-    device->revoke(self->closing_);
+    self->revoke(self->closing_);
     if (!self->closing_) self->events_(core::FabricLost{self->options_.loan, self->options_.lender.lost});
   });
   device->connected(std::move(lent));
@@ -153,9 +176,11 @@ void LoanSocket::usage_changed() {
   core::Usage usage;
   if (session_) {
     usage = session_->device->usage();
-    usage.client = options_.is_program(session_->client.pid) ? "libsmartio" : "vfio-user";
+    usage.client = is_program(session_->client.pid) ? "libsmartio" : "vfio-user";
     usage.pid = session_->client.pid;
+    if (session_->guarded) usage.unreachable_windows = session_->guarded->unreachable();
   }
+  usage.problem = problem_;
   // Completions and accepts come from deep within the server: the event is for later.
   asio::post(io_, [self = shared_from_this(), usage] {
     self->events_(core::UsageChanged{self->options_.loan, usage});
@@ -170,7 +195,7 @@ void LoanSocket::close(bool orderly) {
   std::filesystem::remove(options_.directory + "/cntrl", ignored);
   std::filesystem::remove(options_.directory, ignored);
   if (!session_) return closed();
-  session_->device->revoke(orderly);
+  revoke(orderly);
   if (const auto connection = server_ ? server_->connection() : nullptr) connection->withdraw_registers();
   patience_.expires_after(client_patience);
   patience_.async_wait([self = shared_from_this()](boost::system::error_code error) {
@@ -182,7 +207,7 @@ void LoanSocket::close(bool orderly) {
 /// stopped or broken, and is ended then; others are named by the lender.
 void LoanSocket::client_stays() {
   const auto pid = session_->client.pid;
-  if (session_->device->holds_function() && options_.is_program(pid) && pid != ::getpid() && session_->process)
+  if (session_->device->holds_function() && is_program(pid) && pid != ::getpid() && session_->process)
     ::syscall(SYS_pidfd_send_signal, session_->process.get(), SIGKILL, nullptr, 0);
   session_->device->close();
   closed();

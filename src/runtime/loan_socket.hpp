@@ -4,6 +4,7 @@
 #include "borrowed_device.hpp"
 #include "device_source.hpp"
 #include "user/server.hpp"
+#include "vm_device.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -11,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 namespace smartio {
@@ -42,6 +44,7 @@ public:
 private:
   struct Session {
     std::shared_ptr<BorrowedDevice> device;
+    std::shared_ptr<VmDevice> guarded; ///< none for a program on libsmartio, which is told of each failure
     ::ucred client;
     Fd process; ///< pidfd of the client
   };
@@ -54,6 +57,9 @@ private:
   std::expected<std::shared_ptr<vfio::Device>, int> accept(const ::ucred& client);
   void left();
   void attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent);
+  void revoke(bool orderly);
+  void serve_virtual_machine(Session& session);
+  bool is_program(::pid_t pid) const { return pid == ::getpid() || options_.is_program(pid); }
   void usage_changed();
   void client_stays();
   void drop_spare();
@@ -65,6 +71,7 @@ private:
   OpenedDevice spare_; ///< proved the fabric, and waits for the first client
   std::unique_ptr<vfio::user::Server> server_;
   std::shared_ptr<Session> session_;
+  std::string problem_; ///< why the device failed for the newest client; empty: it did not
   boost::asio::steady_timer patience_;
   std::shared_ptr<LoanSocket> self_; ///< while a client stays although the loan has ended
   bool closing_ = false, reported_ = false;

@@ -1,0 +1,146 @@
+#include "vm_device.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <limits>
+
+namespace smartio {
+
+using vfio::Completion;
+using vfio::Request;
+
+namespace {
+
+constexpr std::uint64_t command_register = 4; // PCI Local Bus 3.0, 6.2.2
+constexpr std::byte bus_master{4};
+constexpr std::size_t most_windows = 65535; // what VERSION promises by default: max_dma_maps
+
+std::uint64_t last_of(std::uint64_t first, std::uint64_t size) { return first + (size - 1); }
+
+bool may_write(const vfio::DmaMap& map) { return map.access != Access::read; }
+
+bool masters_bus(const Request& request) {
+  const auto* write = std::get_if<vfio::RegionWrite>(&request);
+  return write != nullptr && write->region == vfio::config_region && write->offset <= command_register &&
+         command_register - write->offset < write->data.size() &&
+         (write->data[command_register - write->offset] & bus_master) != std::byte{};
+}
+
+const char* advice(int number) {
+  switch (number) {
+  case ENOMEM:
+    return "raise the limit on locked memory of the lender's smartiod (LimitMEMLOCK), or give the guest less";
+  case ENOSPC:
+    return "the lender's IOMMU takes no more windows: raise the module option dma_entry_limit of vfio_iommu_type1, or "
+           "run the guest without a virtual IOMMU";
+  case EINVAL: return "the lender's IOMMU reserves or lacks these addresses: move or shrink the guest's memory";
+  default: return "give the guest memory of a file that can be shared";
+  }
+}
+
+} // namespace
+
+void VmDevice::submit(Request request, Completion done) {
+  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index == vfio::err)
+    return set_error_interrupt(*irqs, done);
+  if (!failed_ && masters_bus(request) && lacks_memory())
+    fail("the client gave the device no memory that it can reach and write: start QEMU with share=on memory (-object "
+         "memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram)");
+  if (failed_) return answer_failed(request, done);
+  if (auto* window = std::get_if<vfio::DmaMap>(&request)) return map(std::move(*window), std::move(done));
+  if (const auto* range = std::get_if<vfio::DmaUnmap>(&request)) return unmap(*range, std::move(done));
+  device_->submit(std::move(request), std::move(done));
+}
+
+void VmDevice::set_error_interrupt(vfio::SetIrqs& irqs, Completion& done) {
+  if ((irqs.flags & vfio::irq_action_trigger) == 0) return done(std::unexpected(EINVAL));
+  error_event_ = irqs.eventfds.empty() ? Fd() : std::move(irqs.eventfds.front());
+  if (signalled_) signal_error();
+  done(vfio::Done{});
+}
+
+void VmDevice::signal_error() {
+  signalled_ = true;
+  if (error_event_) signal_eventfd(error_event_.get());
+}
+
+void VmDevice::lost() {
+  if (!signalled_) signal_error();
+}
+
+bool VmDevice::overlaps(std::uint64_t first, std::uint64_t last) const {
+  const auto next = windows_.upper_bound(last);
+  return next != windows_.begin() && last_of(std::prev(next)->first, std::prev(next)->second.size) >= first;
+}
+
+void VmDevice::map(vfio::DmaMap request, Completion done) {
+  const auto iova = std::to_underlying(request.iova);
+  if (overlaps(iova, last_of(iova, request.size))) return done(std::unexpected(EEXIST));
+  const bool reachable = static_cast<bool>(request.fd);
+  if (!reachable && unreachable_ >= most_windows) return done(std::unexpected(ENOSPC));
+  windows_[iova] = {request.size, reachable};
+  if (may_write(request)) (reachable ? has_memory_ : wants_to_write_) = true;
+  if (!reachable) {
+    ++unreachable_;
+    changed_();
+    return done(vfio::Done{});
+  }
+  device_->submit(std::move(request), [self = shared_from_this(), iova, size = request.size,
+                                       done = std::move(done)](vfio::Reply reply) mutable {
+    if (!reply) self->refused(iova, size, reply.error());
+    done(std::move(reply));
+  });
+}
+
+void VmDevice::refused(std::uint64_t iova, std::uint64_t size, int number) {
+  if (number == ENODEV) return; // it was lost, which the client is told by others
+  fail(fmt::format("{} bytes of the client's memory at {:#x} cannot be given to the device ({}): {}", size, iova,
+                   std::strerror(number), advice(number)));
+}
+
+/// Windows without a descriptor end here; whatever else the range holds ends at the device.
+void VmDevice::unmap(const vfio::DmaUnmap& request, Completion done) {
+  const auto first = std::to_underlying(request.iova);
+  const auto last = request.all ? std::numeric_limits<std::uint64_t>::max() : last_of(first, request.size);
+  auto begin = windows_.upper_bound(first);
+  if (begin != windows_.begin() && last_of(std::prev(begin)->first, std::prev(begin)->second.size) >= first) --begin;
+  const auto end = windows_.upper_bound(last);
+  std::uint64_t bytes = 0, unreachable = 0;
+  for (auto at = begin; at != end; ++at) {
+    if (at->first < first || last_of(at->first, at->second.size) > last) return done(std::unexpected(EINVAL));
+    if (at->second.reachable) continue;
+    bytes += at->second.size;
+    ++unreachable;
+  }
+  const bool nothing_else = unreachable != 0 && static_cast<std::ptrdiff_t>(unreachable) == std::distance(begin, end);
+  windows_.erase(begin, end);
+  unreachable_ -= unreachable;
+  if (unreachable != 0) changed_();
+  if (nothing_else) return done(vfio::Unmapped{bytes});
+  device_->submit(request, [bytes, done = std::move(done)](vfio::Reply reply) mutable {
+    if (auto* unmapped = reply ? std::get_if<vfio::Unmapped>(&*reply) : nullptr) unmapped->size += bytes;
+    done(std::move(reply));
+  });
+}
+
+bool VmDevice::lacks_memory() const { return wants_to_write_ && !has_memory_; }
+
+void VmDevice::fail(std::string reason) {
+  if (std::exchange(failed_, true)) return;
+  device_->submit(vfio::RegionWrite{vfio::config_region, command_register, std::vector<std::byte>(2)},
+                  [](vfio::Reply) {});
+  signal_error();
+  reason_(std::move(reason));
+}
+
+void VmDevice::answer_failed(Request& request, Completion& done) {
+  if (const auto* read = std::get_if<vfio::RegionRead>(&request))
+    return done(vfio::Data{std::vector<std::byte>(read->count, std::byte{0xff})});
+  if (const auto* range = std::get_if<vfio::DmaUnmap>(&request)) return unmap(*range, std::move(done));
+  const auto* irqs = std::get_if<vfio::SetIrqs>(&request);
+  if (irqs != nullptr || std::holds_alternative<vfio::RegionWrite>(request)) return done(vfio::Done{});
+  done(std::unexpected(ENODEV));
+}
+
+} // namespace smartio
