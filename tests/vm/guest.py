@@ -195,6 +195,15 @@ class Guest:
             raise self.error(f"not powered off after {seconds} s") from None
         return self.log.read_bytes()[before:].decode(errors="replace")
 
+    def reset(self):
+        """Presses the reset button, and waits until the guest takes commands again; its memory's content is gone."""
+        self.qmp("set-action", reboot="reset")  # otherwise -no-reboot ends QEMU; a panic must
+        self.qmp("system_reset")
+        self.pending = b""
+        if self.read_line(time.monotonic() + BOOT_SECONDS) != "ready":
+            raise self.error("did not start properly after its reset")
+        self.qmp("set-action", reboot="shutdown")
+
     def send(self, data, command):
         try:
             self.channel.sendall(data)
@@ -238,10 +247,14 @@ class Job:
     command: str
     path: str
 
+    def outcome(self, seconds=COMMAND_SECONDS):
+        """Waits for the end; errors are in the output. Once."""
+        status = int(self.guest.check(f"cat {self.path}", seconds))
+        return Outcome(status, self.guest.check(f"cat {self.path}.out"), "")
+
     def check(self, seconds=COMMAND_SECONDS):
         """Waits for the end: output of a command that must succeed."""
-        status = int(self.guest.check(f"cat {self.path}", seconds))
-        output = self.guest.check(f"cat {self.path}.out")
-        if status != 0:
-            raise self.guest.error(f"command failed ({status}): {self.command}\n{output}")
-        return output
+        outcome = self.outcome(seconds)
+        if outcome.status != 0:
+            raise self.guest.error(f"command failed ({outcome.status}): {self.command}\n{outcome.output}")
+        return outcome.output

@@ -20,7 +20,7 @@ SYSFS = "/sys/class/nvme/nvme0"
 HEALTHY = re.compile(r"pci function|default/read/poll queues|resetting controller|Shutdown timeout set to|"
                      r"passthrough uses implicit buffer lengths|Ignoring bogus Namespace Identifiers")
 COMPLAINT = re.compile(r"\bnvme [n0-9]|I/O error|EXT4-fs (error|warning)|JBD2: .*(error|fail)|blocked for more than|"
-                       r"BUG|WARNING|Oops|Call Trace|DMAR")
+                       r"BUG|WARNING|Oops|Call Trace|DMAR.*fault")
 
 
 @dataclasses.dataclass
@@ -34,8 +34,9 @@ class Claims:
     logs_errors: bool  # keeps an error log
 
 
-def check_nvme_disk(guest, file, claims, directory, fio_seconds=20):
-    """GUEST has one NVMe disk, whose bytes are in FILE. DIRECTORY takes scratch files. The guest is off afterwards."""
+def check_nvme_disk(guest, file, claims, directory, fio_seconds=20, more=()):
+    """GUEST has one NVMe disk, whose bytes are in FILE. DIRECTORY takes scratch files. MORE are checks of the caller's
+    own, functions of the guest. The guest is off afterwards, and files_are_as_they_were() holds for the disk."""
     identity_is_as_claimed(guest, file.stat().st_size, claims)
     features_agree(guest, claims)
     if claims.logs_errors:
@@ -43,7 +44,10 @@ def check_nvme_disk(guest, file, claims, directory, fio_seconds=20):
     random_io_verifies(guest, claims, fio_seconds)
     sums = files_survive_remount(guest)
     resets_under_load_lose_nothing(guest)
-    guest.check(f"mount {DISK} /mnt && cd /mnt && sha256sum -cs /tmp/sums && cd / && umount /mnt")
+    guest.check(f"mount {DISK} /mnt && cp /tmp/sums /mnt && umount /mnt")
+    files_are_as_they_were(guest)
+    for check in more:
+        check(guest)
     no_complaints(guest, guest.dmesg())
     no_complaints(guest, guest.power_off())
     files_are_in(guest.bed.tree, file, sums, directory)
@@ -131,14 +135,28 @@ def files_survive_remount(guest):
     return dict(reversed(line.split()) for line in guest.check("cat /tmp/sums").splitlines())
 
 
+def files_are_as_they_were(guest):
+    """The files that check_nvme_disk() left on the disk, judged by the checksums beside them."""
+    guest.check(f"mount {DISK} /mnt && cd /mnt && sha256sum -cs sums && cd / && umount /mnt")
+
+
+def start_load(guest, seconds):
+    """Writes that are verified, to a file on the mounted disk: a job."""
+    return guest.start("fio --name=load --filename=/mnt/load --size=32M --rw=randwrite --bsrange=4k-64k "
+                       "--ioengine=libaio --direct=1 --iodepth=16 --verify=xxhash --verify_backlog=64 "
+                       f"--verify_fatal=1 --time_based --runtime={seconds}")
+
+
+def wait_for_load(guest):
+    # In flight: reads and writes, two numbers.
+    guest.check("until grep -qv '^ *0 *0$' /sys/block/nvme0n1/inflight; do usleep 1000; done")
+
+
 def resets_under_load_lose_nothing(guest):
     guest.check(f"mount {DISK} /mnt")
-    load = guest.start("fio --name=load --filename=/mnt/load --size=32M --rw=randwrite --bsrange=4k-64k "
-                       "--ioengine=libaio --direct=1 --iodepth=16 --verify=xxhash --verify_backlog=64 "
-                       "--verify_fatal=1 --time_based --runtime=12")
+    load = start_load(guest, 12)
     for _ in range(3):
-        # In flight: reads and writes, two numbers.
-        guest.check("until grep -qv '^ *0 *0$' /sys/block/nvme0n1/inflight; do usleep 1000; done")
+        wait_for_load(guest)
         guest.check(f"echo 1 >{SYSFS}/reset_controller")
         assert guest.check(f"cat {SYSFS}/state").strip() == "live"
         written = "set -- $(cat /sys/block/nvme0n1/stat); echo $5"

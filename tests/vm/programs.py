@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import json
 import pathlib
 import select
 import shutil
@@ -42,10 +43,19 @@ class Programs:
         result = Simulator(self.directory / f"{name}.sock", self.directory / f"{name}.disk")
         process = self.start(name, "tools/smartio_sim/smartio_sim", "nvme", "--socket", result.socket,
                              "--file", result.file, "--size", size, stdout=subprocess.PIPE)
-        readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-        line = process.stdout.readline() if readable else ""
+        line = self.line_of(process)
         assert line == f"ready {result.socket}\n", f"smartio_sim said {line!r}; see {self.log(name)}"
         return result
+
+    @staticmethod
+    def line_of(process):
+        readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+        return process.stdout.readline() if readable else ""
+
+    def counters(self, name):
+        """What the simulator NAME has counted so far."""
+        self.running[name].send_signal(signal.SIGUSR1)
+        return json.loads(self.line_of(self.running[name]))
 
     def start_node(self, number, listen="127.0.0.1:0"):
         """A smartiod of its own run and state directory, ready for commands: the run directory."""

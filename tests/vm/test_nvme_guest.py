@@ -3,13 +3,15 @@
 import json
 
 from guest import Guest
-from nvme_checks import Claims, check_nvme_disk
+from nvme_checks import (DISK, Claims, check_nvme_disk, files_are_as_they_were, no_complaints, start_load,
+                         wait_for_load)
 from programs import free_port
 from topology import vfio_user
 
 DISK_BYTES = 256 << 20
 CLAIMS = Claims(serial="SIM[0-9A-F]{16}", model="smartio simulated NVMe controller", maximum_transfer=1 << 20,
                 queue_pairs=64, block_size=512, logs_errors=True)
+COMMANDS = 10_000
 
 
 def test_linux_uses_the_simulated_disk(bed, programs, tmp_path):
@@ -19,22 +21,77 @@ def test_linux_uses_the_simulated_disk(bed, programs, tmp_path):
     programs.end()
 
 
-def test_linux_uses_the_borrowed_disk(bed, programs, tmp_path):
-    disk = programs.simulate_nvme("disk", DISK_BYTES)
-    port = free_port()
-    lender, borrower = programs.start_node(8), programs.start_node(4, f"127.0.0.1:{port}")
-    programs.tool(lender, "connect", 4, "--address", f"127.0.0.1:{port}")
-    programs.tool(lender, "add", f"vfio-user:{disk.socket}")
-    programs.tool(lender, "available", "80000")
-    device, loan = programs.tool(borrower, "borrow", "80000").splitlines()
-    with Guest(bed, "borrowed-disk", [vfio_user(loan)], programs=["fio"]) as guest:
-        check_nvme_disk(guest, disk.file, CLAIMS, tmp_path / "files")
-    assert state(programs, lender, device) == "borrowed"  # a loan outlives its client
-    programs.tool(borrower, "return", device)
-    assert state(programs, lender, device) == "available"
+class Borrowed:
+    """A simulated disk that node 8 lends and node 4 has borrowed; guests use LOAN, the loan's socket."""
+
+    def __init__(self, programs):
+        self.programs, self.disk = programs, programs.simulate_nvme("disk", DISK_BYTES)
+        port = free_port()
+        self.lender, self.borrower = programs.start_node(8), programs.start_node(4, f"127.0.0.1:{port}")
+        programs.tool(self.lender, "connect", 4, "--address", f"127.0.0.1:{port}")
+        programs.tool(self.lender, "add", f"vfio-user:{self.disk.socket}")
+        programs.tool(self.lender, "available", "80000")
+        self.device, self.loan = programs.tool(self.borrower, "borrow", "80000").splitlines()
+
+    def state(self):
+        devices = json.loads(self.programs.tool(self.lender, "list", "--json"))["devices"]
+        return next(entry["state"] for entry in devices if entry["id"] == self.device)
+
+    def counters(self):
+        return self.programs.counters("disk")
+
+
+def test_linux_uses_the_borrowed_disk_and_so_does_the_next_guest(bed, programs, tmp_path):
+    borrowed = Borrowed(programs)
+    with Guest(bed, "borrowed-disk", [vfio_user(borrowed.loan)], programs=["fio"]) as guest:
+        check_nvme_disk(guest, borrowed.disk.file, CLAIMS, tmp_path / "files", fio_seconds=8,
+                        more=[lambda guest: no_message_for_each_command(guest, borrowed), survives_the_reset_button])
+    assert borrowed.state() == "borrowed"  # a loan outlives its client
+    # A message for each page that the guest gives to the disk.
+    with Guest(bed, "borrowed-disk-iommu", [vfio_user(borrowed.loan)], iommu="intel", programs=["fio"],
+               arguments="nvme_core.io_timeout=3 nvme_core.admin_timeout=3") as guest:
+        files_are_as_they_were(guest)
+        pages_are_mapped_one_by_one(guest, borrowed)
+        no_complaints(guest, guest.dmesg())
+        survives_that_its_disk_is_taken_back(guest, borrowed)
+    programs.tool(borrowed.lender, "available", "80000")
     programs.end()
 
 
-def state(programs, run, device):
-    devices = json.loads(programs.tool(run, "list", "--json"))["devices"]
-    return next(entry["state"] for entry in devices if entry["id"] == device)
+def no_message_for_each_command(guest, borrowed):
+    before = borrowed.counters()
+    guest.check(f"fio --name=many --filename={DISK} --rw=randread --bs=4k --ioengine=libaio --direct=1 --iodepth=8 "
+                f"--number_ios={COMMANDS}")
+    after = borrowed.counters()
+    assert after["io_commands"] - before["io_commands"] >= COMMANDS
+    assert after["messages"] - before["messages"] < 100, (before, after)
+
+
+def survives_the_reset_button(guest):
+    """In the middle of writes: the file system is repaired from its journal, and what was on it before is there."""
+    guest.check(f"mount {DISK} /mnt")
+    start_load(guest, 60)
+    wait_for_load(guest)
+    guest.reset()
+    files_are_as_they_were(guest)
+    guest.check(f"mount {DISK} /mnt && rm -f /mnt/load && umount /mnt && e2fsck -fn {DISK}")
+
+
+def pages_are_mapped_one_by_one(guest, borrowed):
+    before = borrowed.counters()
+    guest.check(f"mount {DISK} /mnt")
+    start_load(guest, 3).check()
+    guest.check("rm /mnt/load && umount /mnt")
+    after = borrowed.counters()
+    assert after["messages"] - before["messages"] > after["io_commands"] - before["io_commands"] > 0
+
+
+def survives_that_its_disk_is_taken_back(guest, borrowed):
+    guest.check(f"mount {DISK} /mnt")
+    load = start_load(guest, 60)
+    wait_for_load(guest)
+    borrowed.programs.tool(borrowed.lender, "unavailable", "80000")
+    assert borrowed.state() == "unavailable"
+    assert load.outcome().status != 0
+    assert "I/O error" in guest.dmesg()
+    guest.power_off()
