@@ -2,6 +2,7 @@
 
 import json
 
+import boot_disk
 from guest import Guest
 from nvme_checks import (DISK, Claims, check_nvme_disk, files_are_as_they_were, no_complaints, start_load,
                          wait_for_load)
@@ -36,6 +37,9 @@ class Borrowed:
     def state(self):
         devices = json.loads(self.programs.tool(self.lender, "list", "--json"))["devices"]
         return next(entry["state"] for entry in devices if entry["id"] == self.device)
+
+    def shown(self):
+        return json.loads(self.programs.tool(self.borrower, "show", self.device, "--json"))
 
     def counters(self):
         return self.programs.counters("disk")
@@ -95,3 +99,26 @@ def survives_that_its_disk_is_taken_back(guest, borrowed):
     assert load.outcome().status != 0
     assert "I/O error" in guest.dmesg()
     guest.power_off()
+
+
+def test_firmware_boots_from_the_borrowed_disk(bed, programs):
+    borrowed = Borrowed(programs)
+    boot_disk.write(borrowed.disk.file)
+    for _ in range(2):  # the second start finds what the first one wrote
+        said, status = boot_disk.start(bed, {**vfio_user(borrowed.loan), "bootindex": 1})
+        assert (said, status) == (boot_disk.SAYS, boot_disk.DONE)
+        assert boot_disk.was_written(borrowed.disk.file)
+    programs.end()
+
+
+def test_firmware_without_shared_memory_has_no_disk_and_the_reason_says_what_to_set(bed, programs, tmp_path):
+    borrowed = Borrowed(programs)
+    boot_disk.write(borrowed.disk.file)
+    with boot_disk.launch(bed, vfio_user(borrowed.loan), tmp_path / "serial", shared=False) as qemu:
+        try:
+            assert any("Unrecoverable error detected" in line for line in qemu.stderr)  # QEMU's word for ERR
+            assert "start QEMU with share=on memory" in borrowed.shown()["reason"]
+            assert qemu.poll() is None and not boot_disk.was_written(borrowed.disk.file)
+        finally:
+            qemu.kill()
+    programs.end()
