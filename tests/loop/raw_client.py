@@ -13,13 +13,14 @@ CONFIG, ERR = 7, 3
 
 
 class RawClient:
-    """Connected and greeted. `call` gives the payload of the reply, or the errno as a number."""
+    """Connected, and greeted where nothing else is said. `call` gives the payload of the reply, or its errno."""
 
-    def __init__(self, path):
+    def __init__(self, path, greet=True):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(PATIENCE)
         self.socket.connect(str(path))
-        self.greeting = self.call(VERSION, struct.pack("<HH", 0, 1) + b'{"capabilities":{}}\0')
+        if greet:
+            assert isinstance(self.call(VERSION, struct.pack("<HH", 0, 1) + b'{"capabilities":{}}\0'), bytes)
 
     def __enter__(self):
         return self
