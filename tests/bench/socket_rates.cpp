@@ -1,0 +1,73 @@
+// How often a second a client of a vfio-user socket can read a register, write one, and map and unmap a page of its
+// memory, one after the other as QEMU does it: socket_rates PATH [SECONDS-EACH]. Prints one JSON object.
+#include "result.hpp"
+#include "user/client.hpp"
+
+#include <boost/asio/io_context.hpp>
+#include <cstdio>
+#include <cstdlib>
+
+using namespace smartio;
+using namespace smartio::vfio;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+[[noreturn]] void give_up(const std::string& why) {
+  fmt::print(stderr, "socket_rates: {}\n", why);
+  std::exit(1);
+}
+
+struct Bench {
+  boost::asio::io_context io;
+  std::shared_ptr<user::Client> client;
+  std::chrono::duration<double> time{};
+
+  void connect(const std::string& path) {
+    std::optional<Result<std::shared_ptr<user::Client>>> opened;
+    user::Client::connect(io, path, std::chrono::seconds(5), [&opened](auto result) { opened = std::move(result); });
+    while (!opened) io.run_one();
+    if (!*opened) give_up(to_string(opened->error()));
+    client = std::move(**opened);
+  }
+
+  void ask(Request request) {
+    bool done = false;
+    client->submit(std::move(request), [&done](Reply reply) {
+      if (!reply) give_up(fmt::format("a request was refused: errno {}", reply.error()));
+      done = true;
+    });
+    while (!done) io.run_one();
+  }
+
+  template <class Work> double per_second(Work work) {
+    const auto start = Clock::now();
+    std::uint64_t count = 0;
+    for (; Clock::now() - start < time; ++count) work();
+    return static_cast<double>(count) / std::chrono::duration<double>(Clock::now() - start).count();
+  }
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) give_up("usage: socket_rates PATH [SECONDS-EACH]");
+  Bench bench;
+  bench.time = std::chrono::duration<double>(argc > 2 ? std::atof(argv[2]) : 1.0);
+  bench.connect(argv[1]);
+  const auto memory = make_memfd("bench", 4096);
+  if (!memory) give_up(to_string(memory.error()));
+  const double reads = bench.per_second([&] { bench.ask(RegionRead{0, 0, 4}); });
+  const double writes = bench.per_second([&] { bench.ask(RegionWrite{config_region, 4, std::vector<std::byte>(2)}); });
+  const double maps = bench.per_second([&] {
+    auto fd = memory->duplicate();
+    if (!fd) give_up(to_string(fd.error()));
+    bench.ask(DmaMap{.iova = Iova{0x100000}, .size = 4096, .access = Access::read_write, .fd = std::move(*fd)});
+    bench.ask(DmaUnmap{.iova = Iova{0x100000}, .size = 4096});
+  });
+  fmt::print("{{\"register_reads\":{:.0f},\"config_writes\":{:.0f},\"map_unmap_pairs\":{:.0f}}}\n", reads, writes,
+             maps);
+  bench.client->close();
+  return 0;
+}
