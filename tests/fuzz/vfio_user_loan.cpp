@@ -1,6 +1,5 @@
 // A client that says anything on the socket of a loan: what it says passes the borrower's rules, the connection between
-// the nodes and the lender's rules, and may be cut off by the loan's end on either side. Where a descriptor was left,
-// or the device has windows or interrupts when all are gone, it is a bug.
+// the nodes and the lender's rules, and the loan may end on either side meanwhile. No descriptor may be left.
 #include "any_client.hpp"
 #include "borrowed_device.hpp"
 #include "share_device.hpp"

@@ -48,9 +48,9 @@ def was_written(file):
     return found.rstrip(b"\0").decode() == SAYS
 
 
-def start(bed, device):
-    """What the disk's program printed, and QEMU's exit code."""
-    with tempfile.NamedTemporaryFile() as serial, launch(bed, device, serial.name) as qemu:
+def start(bed, device, under=()):
+    """What the disk's program printed, and QEMU's exit code. UNDER is a command that runs QEMU."""
+    with tempfile.NamedTemporaryFile() as serial, launch(bed, device, serial.name, under=under) as qemu:
         try:
             status = qemu.wait(BOOT_SECONDS)
         finally:
@@ -58,14 +58,14 @@ def start(bed, device):
         return serial.read().decode(errors="replace"), status
 
 
-def launch(bed, device, serial, shared=True):
+def launch(bed, device, serial, shared=True, under=()):
     """QEMU, just started, with memory that other processes can share or not."""
     share = bed.tree / "usr/share"
     memory = "memory-backend-memfd,id=ram,size=128M,share=on" if shared else "memory-backend-ram,id=ram,size=128M"
-    command = [*initramfs.host_command(bed.tree, "qemu-system-x86_64"), "-L", f"{share}/qemu", "-L", f"{share}/seabios",
-               "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg", "-m", "128", "-object",
-               memory, "-machine", "q35,memory-backend=ram", "-serial", f"file:{serial}", "-device",
-               "isa-debug-exit,iobase=0xf4", "-device", json.dumps(device)]
+    command = [*map(str, under), *initramfs.host_command(bed.tree, "qemu-system-x86_64"), "-L", f"{share}/qemu", "-L",
+               f"{share}/seabios", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg",
+               "-m", "128", "-object", memory, "-machine", "q35,memory-backend=ram", "-serial", f"file:{serial}",
+               "-device", "isa-debug-exit,iobase=0xf4", "-device", json.dumps(device)]
     environment = {**os.environ, "QEMU_MODULE_DIR": str(bed.tree / initramfs.LIBRARIES / "qemu")}
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                             preexec_fn=die_with_parent)
