@@ -39,8 +39,10 @@ int ShareDevice::refusal(const Request& request) const {
 Completion ShareDevice::checked(const Request& request, Completion done) {
   if (const auto* map = std::get_if<vfio::DmaMap>(&request))
     return [windows = windows_, iova = static_cast<std::uint64_t>(map->iova), size = map->size, peers = peers_,
+            added = windows_->try_emplace(static_cast<std::uint64_t>(map->iova), map->size).second,
             peer = peers_->mapping(device_, *map, windows_), done = std::move(done)](vfio::Reply reply) mutable {
-      if (reply) (*windows)[iova] = size;
+      if (reply) (*windows)[iova] = size; // an unmap before it may have erased it
+      if (!reply && added) windows->erase(iova);
       if (!reply && peer) peers->failed(*peer);
       done(std::move(reply));
     };
@@ -75,6 +77,8 @@ void ShareDevice::submit(Request request, Completion done) {
   if (const int refused = refusal(request); refused != 0) return done(std::unexpected(refused));
   if (const auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index < vfio::irq_count)
     used_[irqs->index] = true;
+  if (const auto* range = std::get_if<vfio::DmaUnmap>(&request); range != nullptr && shared_)
+    return unmap_own(*range, std::move(done));
   auto* write = std::get_if<vfio::RegionWrite>(&request);
   if (const auto* read = std::get_if<vfio::RegionRead>(&request); rules_ && read && read->region == vfio::config_region)
     done = with_virtual_bits(read->offset, std::move(done));
@@ -85,6 +89,37 @@ void ShareDevice::submit(Request request, Completion done) {
     return write_config(std::move(*write), std::move(done));
   auto completion = checked(request, std::move(done));
   device_->submit(std::move(request), std::move(completion));
+}
+
+/// A range may hold windows of other clients: QEMU unmaps large ranges with little in them.
+void ShareDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
+  struct Sum {
+    explicit Sum(Completion completion) : answer(std::move(completion)) {}
+    Sum(const Sum&) = delete;
+    Sum& operator=(const Sum&) = delete;
+    ~Sum() { answer(error == 0 ? vfio::Reply(vfio::Unmapped{bytes}) : std::unexpected(error)); }
+    Completion answer;
+    std::uint64_t bytes = 0;
+    int error = 0;
+  };
+  const auto first = static_cast<std::uint64_t>(range.iova), last = first + (range.size - 1);
+  std::vector<vfio::DmaUnmap> own;
+  for (const auto& [iova, size] : *windows_) {
+    const auto end = iova + (size - 1);
+    if (!range.all && (end < first || iova > last)) continue;
+    if (!range.all && (iova < first || end > last)) return done(std::unexpected(EINVAL)); // would cut it
+    own.push_back({Iova{iova}, size});
+  }
+  const auto sum = std::make_shared<Sum>(std::move(done));
+  for (const auto& window : own) {
+    Request request = window;
+    auto completion = checked(request, [sum](const vfio::Reply& reply) {
+      const auto* unmapped = reply ? std::get_if<vfio::Unmapped>(&*reply) : nullptr;
+      if (unmapped != nullptr) sum->bytes += unmapped->size;
+      if (!reply) sum->error = reply.error();
+    });
+    device_->submit(std::move(request), std::move(completion));
+  }
 }
 
 /// Reads what is there, then writes the bits that a borrower may change. A client that sends more before it has the

@@ -29,11 +29,13 @@ public:
   /// The device reaches none of the windows any more.
   void windows_gone();
 
-  const std::map<std::uint64_t, std::uint64_t>& windows() const { return *windows_; } ///< IOVA to size, in bytes
+  /// IOVA to size, in bytes: what the client has mapped, or is about to.
+  const std::map<std::uint64_t, std::uint64_t>& windows() const { return *windows_; }
   bool used_interrupts(std::uint32_t index) const { return index < vfio::irq_count && used_[index]; }
   bool shared() const { return shared_; }
 
 private:
+  void unmap_own(const vfio::DmaUnmap& range, vfio::Completion done);
   void write_config(vfio::RegionWrite write, vfio::Completion done);
   vfio::Completion with_virtual_bits(std::uint64_t offset, vfio::Completion done) const;
   vfio::Completion checked(const vfio::Request& request, vfio::Completion done);
