@@ -7,7 +7,8 @@ import struct
 
 from harness import PATIENCE
 
-VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, SET_IRQS, REGION_READ, REGION_WRITE, RESET = 1, 2, 3, 4, 8, 9, 10, 13
+VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, GET_REGION_INFO, GET_IRQ_INFO = 1, 2, 3, 4, 5, 7
+SET_IRQS, REGION_READ, REGION_WRITE, RESET = 8, 9, 10, 13
 READ, WRITE = 1, 2
 CONFIG, ERR = 7, 3
 
@@ -16,6 +17,7 @@ class RawClient:
     """Connected, and greeted where nothing else is said. `call` gives the payload of the reply, or its errno."""
 
     def __init__(self, path, greet=True):
+        self.id = 1
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(PATIENCE)
         self.socket.connect(str(path))
@@ -30,13 +32,20 @@ class RawClient:
 
     def send(self, command, payload=b"", fds=(), flags=0):
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self.socket.sendmsg([struct.pack("<HHIII", 1, command, 16 + len(payload), flags, 0) + payload], ancillary)
+        self.socket.sendmsg([struct.pack("<HHIII", self.id, command, 16 + len(payload), flags, 0) + payload], ancillary)
 
     def receive(self):
-        header = self.take(16)
-        _, _, size, flags, error = struct.unpack("<HHIII", header)
+        return self.parse(self.take(16))
+
+    def parse(self, header):
+        id_, _, size, flags, error = struct.unpack("<HHIII", header)
+        assert id_ == self.id
         payload = self.take(size - 16)
         return error if flags & 0x20 else payload
+
+    def receive_with_descriptors(self):
+        header, fds, _, _ = socket.recv_fds(self.socket, 16, 16)
+        return self.parse(header), fds
 
     def take(self, size):
         data = b""
