@@ -1,5 +1,6 @@
 // A lender's decisions against a hostile peer: a stream of frames on a connection that it dialled, or that was
 // accepted.
+#include "device_message.hpp"
 #include "frame.hpp"
 #include "node.hpp"
 
@@ -19,7 +20,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   FrameReader reader;
   reader.feed({reinterpret_cast<const char*>(data), size});
   for (auto frame = reader.next(); frame && *frame; frame = reader.next())
-    if (auto message = decode((*frame)->payload)) node.handle(Received{16, std::move(*message)}, now);
+    if ((*frame)->kind == FrameKind::vfio_user) {
+      const auto message = decode_device_message((*frame)->payload);
+      if (message && encode(*message).size() != (*frame)->payload.size()) __builtin_trap();
+    } else if (auto message = decode((*frame)->payload)) node.handle(Received{16, std::move(*message)}, now);
   node.status_document();
   return 0;
 }

@@ -47,9 +47,9 @@ class Host:
 
 
 @contextlib.contextmanager
-def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",)):
+def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",), window="64M"):
     """A bridge, and the hosts L and B at its ends with their nodes up; the disk of L is at 01:00.0."""
-    bridge = simulate_bridge(programs, model, "64M")
+    bridge = simulate_bridge(programs, model, window)
     network = directory / "network.sock"
     guests = []
     with contextlib.ExitStack() as stack:
@@ -114,3 +114,136 @@ def sha256(file, offset, size):
     with open(file, "rb") as opened:
         opened.seek(offset)
         return hashlib.sha256(opened.read(size)).hexdigest()
+
+
+def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loan_works(bed, programs, tmp_path):
+    with hosts(bed, programs, tmp_path) as (bridge, lender, borrower):
+        device = lender.nodes.lend("01:00.0")
+
+        borrower.check(f"borrow {device}")
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
+        await_client(borrower)
+        bridge.inject("link down-losing-registers")
+        ended_with_one_sentence(borrower, load)
+        for host in (lender, borrower):
+            host.await_bridge("down")
+            assert host.bridge()["reason"] == "the bridge's link is down"
+        lender.nodes.await_state(LENDER, device, "available")
+        refused = borrower.tool(f"borrow {device}")
+        assert refused.status == 6 and "no common fabric" in refused.errors, refused
+        bridge.inject("link up")
+        works_again(lender, borrower, device)
+
+        borrower.check(f"borrow {device}")
+        bridge.inject("reads time-out")
+        failed = borrower.guest.run(f"smartio_nvme --run-dir /run/node{BORROWER} {device} identify")
+        assert failed.status != 0 and len(failed.errors.strip().splitlines()) == 1, failed
+        bridge.inject("reads pass")
+        works_again(lender, borrower, device)
+
+        borrower.check(f"borrow {device}")
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
+        await_client(borrower)
+        lender.guest.check(f"kill -STOP $(cat /run/node{LENDER}.pid)")  # the link stays up
+        ended_with_one_sentence(borrower, load)
+        borrower.await_bridge("down")
+        assert borrower.bridge()["reason"] == "it is silent"
+        lender.guest.check(f"kill -CONT $(cat /run/node{LENDER}.pid)")
+        works_again(lender, borrower, device)
+
+        borrower.check(f"borrow {device}")
+        borrower.nodes.kill(BORROWER)
+        lender.await_bridge("down")
+        lender.nodes.await_state(LENDER, device, "available")
+        borrower.nodes.start(BORROWER, PORT, "--insecure")  # what it was told of the bridge it has kept
+        works_again(lender, borrower, device)
+
+        borrower.check(f"borrow {device}")
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
+        await_client(borrower)
+        lender.guest.stop()
+        ended_with_one_sentence(borrower, load)
+        borrower.await_bridge("down")
+        assert borrower.bridge()["used_bytes"] == 0
+        borrower.nodes.end()
+    programs.end()
+
+
+def await_client(host, seconds=20):
+    end = time.monotonic() + seconds
+    while not any(loan["vectors"] or loan["windows"] > 2 for loan in host.nodes.json(host.number, "status")["loans"]):
+        assert time.monotonic() < end, "no program drives the device"
+        time.sleep(0.05)
+
+
+def ended_with_one_sentence(host, load):
+    """The program was told, and no more than once."""
+    status = int(host.guest.check(f"cat {load.path}", 30))
+    said = host.guest.check(f"cat {load.path}.out").strip().splitlines()
+    assert status in (4, 6) and len(said) == 1 and said[0].startswith("smartio_nvme: "), (status, said)
+
+
+def works_again(lender, borrower, device):
+    for host in (lender, borrower):
+        host.await_bridge("up")
+    lender.nodes.await_state(LENDER, device, "available")
+    borrower.nodes.await_state(BORROWER, device, "available")
+    borrower.check(f"borrow {device}")
+    assert "DISK1" in drive(borrower, device, "identify")
+    borrower.check(f"return {device}")
+    for host in (lender, borrower):
+        assert host.bridge()["used_bytes"] == 0
+
+
+def test_a_bridge_that_does_not_do_what_it_must_is_not_used(bed, programs, tmp_path):
+    with hosts(bed, programs, tmp_path, model="gen3", window="64K") as (bridge, lender, borrower):
+        device = lender.nodes.lend("01:00.0")
+        borrower.check(f"borrow {device}")
+        failed = borrower.guest.run(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --bs 1M --commands 10")
+        assert failed.status != 0 and "the bridge's is full" in failed.errors, failed
+        borrower.check(f"return {device}")
+
+        bridge.inject("translation stuck")
+        borrower.check("config ntb ''")
+        borrower.check(f"config ntb {BRIDGE}")
+        end = time.monotonic() + 20
+        while "does not take" not in (borrower.bridge()["reason"] or ""):
+            assert time.monotonic() < end, borrower.bridge()
+            time.sleep(0.05)
+        bridge.inject("translation takes")
+        borrower.check("config ntb ''")
+        borrower.check(f"config ntb {BRIDGE}")
+        works_again(lender, borrower, device)
+    programs.end()
+
+
+def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
+    with hosts(bed, programs, tmp_path, model="gen4-spr") as (_, lender, borrower):
+        device = lender.nodes.lend("01:00.0")
+        borrower.check(f"borrow {device}")
+        few, many = (switches_during(lender, borrower, device, commands) for commands in (100, 1100))
+        at_rest = switches_at_rest(lender, borrower, many[1] - few[1])
+        print(f"context switches of both daemons: {few}, {many}; at rest as long: {at_rest}")
+        assert many[0] - few[0] - at_rest < 10
+    programs.end()
+
+
+def switches_during(lender, borrower, device, commands):
+    """Context switches of both daemons while a program did so many commands, and the time it took."""
+    before, start = switches(lender, borrower), time.monotonic()
+    drive(borrower, device, f"bench --commands {commands} --bs 512")
+    return switches(lender, borrower) - before, time.monotonic() - start
+
+
+def switches_at_rest(lender, borrower, seconds):
+    before = switches(lender, borrower)
+    time.sleep(seconds)
+    return switches(lender, borrower) - before
+
+
+def switches(*hosts_):
+    count = 0
+    for host in hosts_:
+        lines = host.guest.check(f"cat /proc/$(cat /run/node{host.number}.pid)/task/*/status | grep ctxt").splitlines()
+        count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+    return count
