@@ -13,9 +13,9 @@ def test_devices_bound_by_hand_are_driven_and_let_go(bed, tmp_path, kernel, inte
     topology = Topology()
     nvme, edu_without_reset = topology.nvme(blank_disk(tmp_path / "disk")), topology.edu_on_root_bus()
     with Guest(bed, f"kernel-vfio-{kernel}", topology.devices, kernel=kernel, iommu="intel",
-               programs=["ours"]) as guest:
+               memory_mib=2048, programs=["ours"]) as guest:
         disk, edu = Function(guest, nvme), Function(guest, edu_without_reset)
-        guest.check("modprobe vfio_pci; echo 8 >/proc/sys/vm/nr_hugepages")
+        guest.check("modprobe vfio_pci; echo 520 >/proc/sys/vm/nr_hugepages")
         for function in (disk, edu):
             function.bind("vfio-pci")
         for interface in interfaces:
