@@ -238,7 +238,8 @@ struct OpenLoan {
 }; ///< borrower
 struct UseBridges {
   std::vector<std::string> addresses;
-}; ///< these and no others
+  std::chrono::milliseconds silence; ///< after which a peer counts as dead; for those that are not in use yet
+};                                   ///< these and no others
 struct CloseLoan {
   LoanId loan;
   bool orderly;

@@ -30,7 +30,7 @@ std::vector<std::string> Node::bridges() const {
 void Node::use_bridges() {
   const auto wanted = bridges();
   std::erase_if(bridges_, [&wanted](const auto& b) { return std::ranges::find(wanted, b.first) == wanted.end(); });
-  if (!wanted.empty() || intent_.options.contains("ntb")) effects_.push_back(UseBridges{wanted});
+  if (!wanted.empty() || intent_.options.contains("ntb")) effects_.push_back(UseBridges{wanted, peer_timeout()});
 }
 
 /// What is lent over a bridge that is down ends: the device must not go on with memory that it may not reach.

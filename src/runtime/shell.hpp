@@ -102,9 +102,10 @@ private:
 
   // shell_bridges.cpp
   struct Bridge {
-    std::optional<Bdf> taken; ///< from its driver
-    OpenedDevice device;
-    std::shared_ptr<fabric::ntb::Peer> peer; ///< once it is open
+    std::chrono::milliseconds silence; ///< after which the peer counts as dead
+    std::optional<Bdf> taken{};        ///< from its driver
+    OpenedDevice device{};
+    std::shared_ptr<fabric::ntb::Peer> peer{}; ///< once it is open
   };
   using Bridges = std::map<std::string, std::shared_ptr<Bridge>>; ///< by address
   using BridgeNode = Bridges::node_type;
@@ -120,7 +121,7 @@ private:
     std::function<void()> gone; ///< once it is served
   };
   using RemoteClientKey = std::pair<core::LinkId, std::uint32_t>; ///< link and session
-  void open_bridge(const std::string& address);
+  void open_bridge(const std::string& address, std::chrono::milliseconds silence);
   void start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge);
   void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
   void bridge_changed(const std::string& address, const Bridge& bridge);

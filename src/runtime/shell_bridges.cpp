@@ -20,12 +20,12 @@ void Shell::perform(core::UseBridges& effect) {
     else
       ++bridge;
   for (const auto& address : effect.addresses)
-    if (!bridges_.contains(address)) open_bridge(address);
+    if (!bridges_.contains(address)) open_bridge(address, effect.silence);
 }
 
 /// Like a device that is lent, but for ourselves: taken from its driver, and opened.
-void Shell::open_bridge(const std::string& address) {
-  bridges_[address] = std::make_shared<Bridge>();
+void Shell::open_bridge(const std::string& address, std::chrono::milliseconds silence) {
+  bridges_[address] = std::make_shared<Bridge>(Bridge{.silence = silence});
   handle(core::BridgeChanged{.address = address, .reason = "it is being opened"});
   const auto bdf = parse_bdf(address);
   auto source = bdf ? kernel_source(*bdf, vfio::kernel::Interface::automatic)
@@ -45,7 +45,7 @@ void Shell::open_bridge(const std::string& address) {
 
 void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge) {
   Peer::open(
-      io_, bridge->device.device, {.node = config_.node, .silence = config_.peer_timeout},
+      io_, bridge->device.device, {.node = config_.node, .silence = bridge->silence},
       [this, address, weak = std::weak_ptr(bridge)] {
         if (const auto changed = weak.lock()) bridge_changed(address, *changed);
       },

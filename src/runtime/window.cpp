@@ -93,7 +93,9 @@ Result<void> Window::mapped_or_not(Piece piece, vfio::Reply reply) {
                                                                       piece.size, std::to_underlying(piece.iova)));
   if (answer || outcome_unknown(number)) pieces_.push_back(piece); // the destructor sees to it
   if (answer) return {};
-  if (number == ENOSPC) return fail(Errc::no_window, "There is no room for {} bytes: the lender has too many windows, or the bridge's is full", piece.size);
+  if (number == ENOSPC)
+    return fail(Errc::no_window,
+                "There is no room for {} bytes: the lender has too many windows, or the bridge's is full", piece.size);
   return std::unexpected(std::move(answer).error());
 }
 

@@ -1,7 +1,7 @@
 // A device lent over a bridge: both nodes' ends of a session, joined by the simulated bridge.
+#include "remote_device.hpp"
 #include "ntb_pair.hpp"
 #include "remote_client.hpp"
-#include "remote_device.hpp"
 #include "test_device.hpp"
 #include "user/codec.hpp"
 
@@ -26,9 +26,8 @@ struct Session {
           io, (peer == &a ? pair.a : pair.b).device, {.node = NodeId(peer == &a ? 4U : 8U), .silence = 1s}, [] {},
           [peer](auto opened) { *peer = std::move(opened).value(); });
     REQUIRE(reach([this] { return a && b && a->state().up && b->state().up; }));
-    device = std::make_shared<RemoteDevice>(io, loan, 1, a, 500ms, [this](const DeviceMessage& message) {
-      to_lender.push_back(core::encode(message));
-    });
+    device = std::make_shared<RemoteDevice>(
+        io, loan, 1, a, 500ms, [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
     client = std::make_shared<RemoteClient>(io, loan, 1, b, std::make_shared<PeerWindows>(),
                                             [this](const DeviceMessage& message) { to_borrower.push_back(message); });
     device->on_lost([this] { lost = true; });

@@ -15,7 +15,7 @@ from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, PORT = 8, 4, 7808
 BRIDGE = "00:12.0"
-CHUNK = 128 << 10
+PATIENCE = 8000  # milliseconds
 
 
 class Host:
@@ -28,6 +28,7 @@ class Host:
 
     def start(self):
         self.nodes.start(self.number, PORT, "--insecure")
+        self.check(f"config peer-timeout {PATIENCE}")  # two emulated hosts on two cores can be slow
         self.check(f"config ntb {BRIDGE}")
 
     def check(self, words, seconds=60):
@@ -73,7 +74,7 @@ def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disk
 
 def drive(host, device, words, seconds=120):
     """smartio_nvme's output as a program of HOST."""
-    return host.guest.check(f"smartio_nvme --run-dir /run/node{host.number} {device} {words}", seconds)
+    return host.guest.check(f"set -o pipefail; smartio_nvme --run-dir /run/node{host.number} {device} {words}", seconds)
 
 
 def sample_disk(path, offset, size):
