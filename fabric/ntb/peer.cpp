@@ -8,6 +8,7 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
 #include <random>
 
 namespace smartio::fabric::ntb {
@@ -114,6 +115,7 @@ std::optional<std::uint64_t> Peer::reserve(std::uint64_t bytes) {
   if (!offset) return std::nullopt;
   reserved_[*offset] = size;
   used_ += size;
+  tell();
   return offset;
 }
 
@@ -122,6 +124,17 @@ void Peer::release(std::uint64_t offset) {
   if (found.empty()) return;
   used_ -= found.mapped();
   offsets_.release(offset);
+  tell();
+}
+
+void Peer::tell() {
+  if (std::exchange(telling_, true)) return;
+  asio::post(io_, [weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->telling_ = false;
+    if (!self->closing_) self->changed_();
+  });
 }
 
 void Peer::flush(Adapter::Done done) {

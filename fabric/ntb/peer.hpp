@@ -34,7 +34,7 @@ public:
     std::uint64_t aperture_bytes = 0; ///< that we reach of it
     std::string reason;               ///< why it is down
   };
-  using Changed = std::function<void()>; ///< from the event loop, never from within a call
+  using Changed = std::function<void()>; ///< state() or used_bytes(); from the event loop, never from within a call
   using Opened = std::move_only_function<void(Result<std::shared_ptr<Peer>>)>;
 
   /// Takes the bridge into use: window open, with nothing but the control page in it, link wanted. Errors as Adapter's,
@@ -86,6 +86,7 @@ private:
   void watch(unsigned vector);
   void doorbell(unsigned bit);
   void enable_doorbells();
+  void tell();
 
   // peer_life.cpp
   void tick();
@@ -121,7 +122,7 @@ private:
   std::chrono::steady_clock::time_point heard_{};
   Hello peer_; ///< as it was last read; all 0: none
   std::uint32_t count_ = 0, last_count_ = 0;
-  bool link_up_ = false, looking_ = false, wanted_ = false, ticked_ = false, closing_ = false;
+  bool link_up_ = false, looking_ = false, wanted_ = false, ticked_ = false, telling_ = false, closing_ = false;
 };
 
 } // namespace smartio::fabric::ntb

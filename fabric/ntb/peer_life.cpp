@@ -6,7 +6,6 @@
 #include <array>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/post.hpp>
 #include <cstring>
 
 namespace smartio::fabric::ntb {
@@ -148,13 +147,13 @@ void Peer::set_up() {
   if (state_.up) return;
   const std::uint64_t theirs = std::uint64_t{peer_.pages} * page;
   state_ = {true, NodeId(peer_.version_and_node & 0xffff), std::min(theirs, aperture_.size), ""};
-  asio::post(io_, changed_);
+  tell();
 }
 
 void Peer::set_down(const std::string& reason) {
   state_.reason = reason;
   if (!std::exchange(state_.up, false)) return;
-  asio::post(io_, changed_);
+  tell();
 }
 
 void Peer::close(std::move_only_function<void()> done) {

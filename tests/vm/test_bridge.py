@@ -104,8 +104,7 @@ def test_a_disk_is_driven_from_another_host(bed, programs, tmp_path):
             print(mode or "polled", bench)
         borrower.check(f"return {device}")
         assert lender.nodes.state(LENDER, device) == "available"
-        for host in (lender, borrower):
-            assert host.bridge()["used_bytes"] == 0
+        await_empty(lender, borrower)
         for host in (borrower, lender):
             host.nodes.end()
     programs.end()
@@ -140,6 +139,7 @@ def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loa
         failed = borrower.guest.run(f"smartio_nvme --run-dir /run/node{BORROWER} {device} identify")
         assert failed.status != 0 and len(failed.errors.strip().splitlines()) == 1, failed
         bridge.inject("reads pass")
+        borrower.check(f"return {device}")
         works_again(lender, borrower, device)
 
         borrower.check(f"borrow {device}")
@@ -165,7 +165,7 @@ def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loa
         lender.guest.stop()
         ended_with_one_sentence(borrower, load)
         borrower.await_bridge("down")
-        assert borrower.bridge()["used_bytes"] == 0
+        await_empty(borrower)
         borrower.nodes.end()
     programs.end()
 
@@ -184,6 +184,14 @@ def ended_with_one_sentence(host, load):
     assert status in (4, 6) and len(said) == 1 and said[0].startswith("smartio_nvme: "), (status, said)
 
 
+def await_empty(*both, seconds=20):
+    """Nothing of a loan is in any window."""
+    end = time.monotonic() + seconds
+    while any(host.bridge()["used_bytes"] for host in both):
+        assert time.monotonic() < end, [host.bridge() for host in both]
+        time.sleep(0.05)
+
+
 def works_again(lender, borrower, device):
     for host in (lender, borrower):
         host.await_bridge("up")
@@ -192,15 +200,14 @@ def works_again(lender, borrower, device):
     borrower.check(f"borrow {device}")
     assert "DISK1" in drive(borrower, device, "identify")
     borrower.check(f"return {device}")
-    for host in (lender, borrower):
-        assert host.bridge()["used_bytes"] == 0
+    await_empty(lender, borrower)
 
 
 def test_a_bridge_that_does_not_do_what_it_must_is_not_used(bed, programs, tmp_path):
-    with hosts(bed, programs, tmp_path, model="gen3", window="64K") as (bridge, lender, borrower):
+    with hosts(bed, programs, tmp_path, model="gen3", window="128K") as (bridge, lender, borrower):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
-        failed = borrower.guest.run(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --bs 1M --commands 10")
+        failed = borrower.guest.run(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --bs 524288 --commands 10")
         assert failed.status != 0 and "the bridge's is full" in failed.errors, failed
         borrower.check(f"return {device}")
 
@@ -222,24 +229,21 @@ def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
     with hosts(bed, programs, tmp_path, model="gen4-spr") as (_, lender, borrower):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
-        few, many = (switches_during(lender, borrower, device, commands) for commands in (100, 1100))
-        at_rest = switches_at_rest(lender, borrower, many[1] - few[1])
-        print(f"context switches of both daemons: {few}, {many}; at rest as long: {at_rest}")
-        assert many[0] - few[0] - at_rest < 10
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --commands 4000 --bs 512")
+        await_client(borrower)
+        busy = switches_in_three_seconds(lender, borrower)
+        commands = 3 * json.loads(load.check(120))["iops"]
+        time.sleep(1)  # what ends with the program
+        at_rest = switches_in_three_seconds(lender, borrower)
+        print(f"{commands:.0f} commands: {busy} context switches of both daemons, at rest {at_rest}")
+        assert commands > 500 and busy - at_rest < commands / 100
     programs.end()
 
 
-def switches_during(lender, borrower, device, commands):
-    """Context switches of both daemons while a program did so many commands, and the time it took."""
-    before, start = switches(lender, borrower), time.monotonic()
-    drive(borrower, device, f"bench --commands {commands} --bs 512")
-    return switches(lender, borrower) - before, time.monotonic() - start
-
-
-def switches_at_rest(lender, borrower, seconds):
-    before = switches(lender, borrower)
-    time.sleep(seconds)
-    return switches(lender, borrower) - before
+def switches_in_three_seconds(*both):
+    before = switches(*both)
+    time.sleep(3)
+    return switches(*both) - before
 
 
 def switches(*hosts_):
