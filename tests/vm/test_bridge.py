@@ -49,7 +49,8 @@ class Host:
 
 @contextlib.contextmanager
 def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",), window="64M"):
-    """A bridge, and the hosts L and B at its ends with their nodes up; the disk of L is at 01:00.0."""
+    """A bridge, and the hosts L and B at its ends with their nodes up; the disk of a host that has one is at 01:00.0,
+    and QEMU's teaching device at 02:00.0."""
     bridge = simulate_bridge(programs, model, window)
     network = directory / "network.sock"
     guests = []
@@ -58,6 +59,7 @@ def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disk
             machine = Topology()
             if side in disks:
                 machine.nvme(disk if side == "a" and disk else blank_disk(directory / f"disk-{side}"))
+                machine.edu()
             machine.devices += [{**vfio_user(bridge.end(side)), "addr": "0x12"},
                                 f"-netdev stream,id=net,{role},addr.type=unix,addr.path={network} "
                                 f"-device virtio-net-pci,netdev=net,addr=0x13,mac=52:54:00:00:00:0{number}"]
@@ -114,6 +116,47 @@ def sha256(file, offset, size):
     with open(file, "rb") as opened:
         opened.seek(offset)
         return hashlib.sha256(opened.read(size)).hexdigest()
+
+
+def test_two_hosts_lend_to_each_other(bed, programs, tmp_path):
+    with hosts(bed, programs, tmp_path, disks=("a", "b")) as (bridge, lender, borrower):
+        borrower.check(f"connect {LENDER} --address {lender.address}:{PORT}")
+        theirs, ours = lender.nodes.lend("01:00.0"), borrower.nodes.lend("01:00.0", BORROWER)
+        borrower.check(f"borrow {theirs}")
+        lender.check(f"borrow {ours}")
+        # Two emulated hosts that read each other's registers at once hold each other up: one after the other.
+        assert "DISK1" in drive(borrower, theirs, "identify") and "DISK1" in drive(lender, ours, "identify")
+        before = bridge.counters()
+        for interrupts in ("", "--interrupts"):
+            loads = []
+            for host, device in ((borrower, theirs), (lender, ours)):
+                loads.append(host.guest.start(f"smartio_nvme --run-dir /run/node{host.number} --json {device} "
+                                              f"bench --seconds 8 --bs 512 {interrupts}"))
+                await_client(host)  # its controller is up
+            for load in loads:
+                assert json.loads(load.check(60))["commands"] > 50
+        after = bridge.counters()
+        for side in "ab":
+            assert after[side]["crossed_reads"] == before[side]["crossed_reads"] == 0
+        for host, device in ((borrower, theirs), (lender, ours)):
+            host.check(f"return {device}")
+        await_empty(lender, borrower)
+        reach_nothing_that_was_given_back(lender, borrower)
+    programs.end()
+
+
+def reach_nothing_that_was_given_back(lender, borrower):
+    """A device is told by its next borrower to write where the one before had its memory, on another host."""
+    device = lender.nodes.lend("02:00.0")
+    before = borrower.guest.start(f"trespass /run/node{BORROWER} {device} hold")
+    iova = borrower.guest.check(f"until grep . {before.path}.out; do usleep 20000; done", 30).strip()
+    lender.nodes.await_state(LENDER, device, "available")
+    lender.guest.check("dmesg -c >/dev/null")
+    borrower.guest.check(f"trespass /run/node{BORROWER} {device} aim {iova}")
+    faults = lender.guest.check("until dmesg | grep 'fault addr'; do usleep 20000; done", 20)
+    assert f"fault addr {int(iova, 16):#x}" in faults
+    borrower.guest.check("kill $(pidof trespass)")
+    before.check()  # its memory is untouched
 
 
 def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loan_works(bed, programs, tmp_path):
