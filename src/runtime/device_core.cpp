@@ -77,9 +77,10 @@ Result<void> DeviceCore::describe() {
       TRY(request<vfio::RegionInfo>(vfio::GetRegionInfo{vfio::config_region}, "ask for the configuration space"));
   description.config_size = config.size;
   TRY(describe_interrupts(info.irqs));
-  if (info.irqs > vfio::err) {
-    const auto irq = TRY(request<vfio::IrqInfo>(vfio::GetIrqInfo{vfio::err}, "ask for the error interrupt"));
-    description.reports_errors = irq.count >= 1;
+  for (const std::uint32_t index : {vfio::err, vfio::req}) {
+    if (info.irqs <= index) break;
+    const auto irq = TRY(request<vfio::IrqInfo>(vfio::GetIrqInfo{index}, "ask for the error interrupts"));
+    if (irq.count >= 1) description.end_interrupts.push_back(index);
   }
   return {};
 }
@@ -100,11 +101,13 @@ Result<void> DeviceCore::describe_interrupts(std::uint32_t kinds) {
 }
 
 Result<void> DeviceCore::watch_errors() {
-  if (!description.reports_errors) return {};
+  if (description.end_interrupts.empty()) return {};
   Fd event = TRY(make_eventfd());
-  vfio::SetIrqs assign{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::err, 0, 1, {}, {}};
-  assign.eventfds.push_back(TRY(event.duplicate()));
-  TRY(request<vfio::Done>(std::move(assign), "register for the device's errors"));
+  for (const auto index : description.end_interrupts) {
+    vfio::SetIrqs assign{vfio::irq_data_eventfd | vfio::irq_action_trigger, index, 0, 1, {}, {}};
+    assign.eventfds.push_back(TRY(event.duplicate()));
+    TRY(request<vfio::Done>(std::move(assign), "register for the device's end"));
+  }
   await<bool>([this, &event](auto done) {
     boost::system::error_code ignored;
     err_event.assign(event.release(), ignored);

@@ -19,6 +19,7 @@
 #include <set>
 #include <smartio/device.hpp>
 #include <thread>
+#include <vector>
 
 namespace smartio::detail {
 
@@ -33,7 +34,7 @@ struct DeviceCore {
     unsigned vectors = 0;
     bool vectors_fixed = false; ///< all vectors must be enabled at once (VFIO_IRQ_INFO_NORESIZE)
     bool can_reset = false;
-    bool reports_errors = false; ///< has the ERR interrupt
+    std::vector<std::uint32_t> end_interrupts{}; ///< ERR, REQ: those it has of them tell that it is lost or wanted back
   };
 
   static Result<std::shared_ptr<DeviceCore>> open(const std::string& path, std::chrono::milliseconds timeout,
@@ -98,7 +99,7 @@ struct DeviceCore {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> stay{io.get_executor()};
   // The device's thread only:
   std::shared_ptr<vfio::user::Client> client;
-  boost::asio::posix::stream_descriptor err_event{io}; ///< the device's ERR interrupt
+  boost::asio::posix::stream_descriptor err_event{io}; ///< of the device's end_interrupts
   boost::asio::steady_timer grace{io};
   RangeAllocator iovas = iova_allocator();
   std::set<Bar*> bars;              ///< what take-back turns into ones

@@ -135,7 +135,11 @@ std::expected<std::shared_ptr<vfio::Device>, int> LoanSocket::accept(const ::ucr
 
 void LoanSocket::revoke(bool orderly) {
   session_->device->revoke(orderly);
-  if (session_->guarded && !orderly) session_->guarded->lost();
+  if (!session_->guarded) return;
+  if (orderly)
+    session_->guarded->taken_back();
+  else
+    session_->guarded->lost();
 }
 
 void LoanSocket::serve_virtual_machine(Session& session) {

@@ -42,8 +42,10 @@ const char* advice(int number) {
 } // namespace
 
 void VmDevice::submit(Request request, Completion done) {
-  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index == vfio::err)
-    return set_error_interrupt(*irqs, done);
+  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index >= vfio::err)
+    return (irqs->index == vfio::err ? error_ : wanted_).set(*irqs, done);
+  if (const auto* info = std::get_if<vfio::GetIrqInfo>(&request); info != nullptr && info->index >= vfio::err)
+    return done(vfio::IrqInfo{vfio::irq_flag_eventfd | vfio::irq_flag_noresize, 1});
   if (!failed_ && masters_bus(request) && lacks_memory())
     fail("the client gave the device no memory that it can reach and write: start QEMU with share=on memory (-object "
          "memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram)");
@@ -53,21 +55,19 @@ void VmDevice::submit(Request request, Completion done) {
   device_->submit(std::move(request), std::move(done));
 }
 
-void VmDevice::set_error_interrupt(vfio::SetIrqs& irqs, Completion& done) {
+void VmDevice::Signal::set(vfio::SetIrqs& irqs, Completion& done) {
   if ((irqs.flags & vfio::irq_action_trigger) == 0) return done(std::unexpected(EINVAL));
-  error_event_ = irqs.eventfds.empty() ? Fd() : std::move(irqs.eventfds.front());
-  if (signalled_) signal_error();
+  event_ = irqs.eventfds.empty() ? Fd() : std::move(irqs.eventfds.front());
+  if (std::exchange(fired_, false)) fire();
   done(vfio::Done{});
 }
 
-void VmDevice::signal_error() {
-  signalled_ = true;
-  if (error_event_) signal_eventfd(error_event_.get());
+void VmDevice::Signal::fire() {
+  if (!std::exchange(fired_, true) && event_) signal_eventfd(event_.get());
 }
 
-void VmDevice::lost() {
-  if (!signalled_) signal_error();
-}
+void VmDevice::lost() { error_.fire(); }
+void VmDevice::taken_back() { wanted_.fire(); }
 
 bool VmDevice::overlaps(std::uint64_t first, std::uint64_t last) const {
   const auto next = windows_.upper_bound(last);
@@ -130,7 +130,7 @@ void VmDevice::fail(std::string reason) {
   if (std::exchange(failed_, true)) return;
   device_->submit(vfio::RegionWrite{vfio::config_region, command_register, std::vector<std::byte>(2)},
                   [](vfio::Reply) {});
-  signal_error();
+  error_.fire();
   reason_(std::move(reason));
 }
 

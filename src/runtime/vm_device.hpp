@@ -28,9 +28,11 @@ public:
   void on_lost(std::move_only_function<void()>) override {} // lost() tells the client
 
   /// The device is lost, and may still write the client's memory. QEMU 11.1 stops the machine for good when ERR is
-  /// signalled (vfio_err_notifier_handler), hence not where a device was taken back in order: that is a device pulled
-  /// out, which the guest's driver notices by reading ones.
+  /// signalled (vfio_err_notifier_handler).
   void lost();
+  /// The device is taken back in order, which REQ tells (QEMU 11.1 does not ask for it): for the guest it is pulled
+  /// out, which its driver notices by reading ones.
+  void taken_back();
 
   std::uint64_t unreachable() const { return unreachable_; } ///< windows that have no descriptor
 
@@ -39,8 +41,16 @@ private:
     std::uint64_t size;
     bool reachable;
   };
-  void set_error_interrupt(vfio::SetIrqs& irqs, vfio::Completion& done);
-  void signal_error();
+  /// An interrupt that this node signals, once: at once if it is too late already.
+  class Signal {
+  public:
+    void set(vfio::SetIrqs& irqs, vfio::Completion& done);
+    void fire();
+
+  private:
+    Fd event_;
+    bool fired_ = false;
+  };
   void map(vfio::DmaMap request, vfio::Completion done);
   void unmap(const vfio::DmaUnmap& request, vfio::Completion done);
   bool overlaps(std::uint64_t first, std::uint64_t last) const;
@@ -57,8 +67,8 @@ private:
   bool has_memory_ =
       false; ///< a writable window with a descriptor has been there: behind a virtual IOMMU none may be now
   bool wants_to_write_ = false; ///< a writable window without one has been there
-  bool failed_ = false, signalled_ = false;
-  Fd error_event_;
+  bool failed_ = false;
+  Signal error_, wanted_;
 };
 
 } // namespace smartio

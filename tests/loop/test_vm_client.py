@@ -4,10 +4,11 @@ import fcntl
 import mmap
 import os
 import struct
+import subprocess
 
 import pytest
 
-from harness import wait_for
+from harness import NVME, PATIENCE, wait_for
 from raw_client import (CONFIG, DMA_UNMAP, GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, READ, SET_IRQS, VERSION, RawClient,
                         guest_memory)
 
@@ -108,6 +109,21 @@ def test_a_device_that_is_taken_back_is_pulled_out_and_one_that_is_lost_signals_
         wait_for(lambda: borrower.devices().get("80000", {}).get("state") == "available" and
                  borrower.peer(8, "lender") == "up", "the disk can be borrowed again")
     os.close(memory)
+
+
+@pytest.mark.skipif(not NVME.exists(), reason="smartio_nvme is not built")
+def test_a_program_straight_on_the_socket_learns_that_its_device_is_taken_back(lent):
+    lender, borrower, disk = lent
+    path = borrower.ok("borrow", "80000").splitlines()[1]
+    with subprocess.Popen([NVME, f"vfio-user:{path}", "bench", "--seconds", "60"], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as program:
+        try:
+            wait_for(lambda: disk.counters()["io_commands"] > 100, "the program is in mid-I/O")
+            assert shown(borrower)["loan"]["client"] == "vfio-user"
+            lender.ok("unavailable", "80000")
+            assert program.wait(PATIENCE) > 0
+        finally:
+            program.kill()
 
 
 # What Cloud Hypervisor and SPDK say, in their order, as their sources have it: neither was run.

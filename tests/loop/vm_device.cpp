@@ -220,6 +220,26 @@ TEST_CASE("ERR is signalled to a client that sets it after the device failed") {
   CHECK(machine.error_signalled());
 }
 
+TEST_CASE("a device that is lost signals ERR, one that is taken back REQ, each once, also to who asks later") {
+  Machine machine;
+  const Fd wanted(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  const auto signals = [](const Fd& event) { return drain_eventfd(event.get()); };
+  const auto set = [&machine](std::uint32_t index, const Fd& event) {
+    const SetIrqsBody body{20, irq_data_eventfd | irq_action_trigger, index, 0, 1};
+    return machine.answer(message(Command::set_irqs, test::raw(body)), {event.get()});
+  };
+  CHECK(set(req, wanted) == 0);
+  machine.served->taken_back();
+  machine.served->taken_back();
+  CHECK((signals(wanted) == 1 && signals(machine.error_event) == 0));
+  machine.served->lost();
+  machine.served->lost();
+  CHECK((signals(wanted) == 0 && signals(machine.error_event) == 1));
+  CHECK((set(req, wanted) == 0 && signals(wanted) == 1));
+  CHECK((set(err, machine.error_event) == 0 && signals(machine.error_event) == 1));
+  CHECK(machine.device->irqs.empty());
+}
+
 TEST_CASE("an unmap is answered when the device has unmapped, and not before") {
   Machine machine;
   CHECK(machine.map(0, mebibyte, reads | writes, true) == 0);
