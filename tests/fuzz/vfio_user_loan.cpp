@@ -29,6 +29,16 @@ Description described(const test::SmallDevice& device) {
   return description;
 }
 
+OpenedDevice opened(std::shared_ptr<Client> client) {
+  OpenedDevice lent;
+  lent.device = client;
+  lent.close = [client](std::move_only_function<void()> closed) {
+    client->close();
+    closed();
+  };
+  return lent;
+}
+
 /// Both nodes' parts of a loan, in one loop.
 struct Loan {
   explicit Loan(boost::asio::io_context& io, bool shared, bool filters)
@@ -40,7 +50,7 @@ struct Loan {
     Client::start(std::move(socket), std::chrono::seconds(4),
                   [weak = std::weak_ptr(borrowed)](Result<std::shared_ptr<Client>> connected) {
                     const auto to = weak.lock();
-                    if (connected && to) return to->connected(std::move(*connected));
+                    if (connected && to) return to->connected(opened(std::move(*connected)));
                     if (connected) (*connected)->close();
                   });
     auto outside = make_pair(io);

@@ -97,8 +97,8 @@ def test_each_daemons_death_is_cleaned_up_by_the_other(lent):
         wait_for(lambda: not other.status()["loans"], "the loan is over at the other node")
         wait_for(lambda: disk.counters()["windows"] == 0, "the device reaches nobody's memory")
         victim.start()
-        restored = lambda: "80000" in borrower.devices() and borrower.devices()["80000"]["state"] == "available" and \
-            borrower.devices()["80000"]["reachable"]
+        seen = lambda: borrower.devices().get("80000", {})
+        restored = lambda: {"state": "available", "reachable": True}.items() <= seen().items()
         wait_for(restored, "what was intended is restored")
         identify(borrower)
         wait_for(restored, "the disk is back")
