@@ -94,7 +94,7 @@ void VmDevice::map(vfio::DmaMap request, Completion done) {
 }
 
 void VmDevice::refused(std::uint64_t iova, std::uint64_t size, int number) {
-  if (number == ENODEV) return; // it was lost, which the client is told by others
+  if (number == ENODEV || number == ECANCELED) return; // it was lost or closed, which the client is told by others
   fail(fmt::format("{} bytes of the client's memory at {:#x} cannot be given to the device ({}): {}", size, iova,
                    std::strerror(number), advice(number)));
 }
