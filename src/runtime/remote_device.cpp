@@ -161,9 +161,13 @@ void RemoteDevice::received(DeviceMessage message) {
   auto reply = decode(message);
   if (const auto* map = std::get_if<vfio::DmaMap>(&waiting_.front().request); map != nullptr && !reply)
     unexpose(static_cast<std::uint64_t>(map->iova), 1, false);
-  if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&waiting_.front().request); unmap != nullptr && reply)
-    unexpose(static_cast<std::uint64_t>(unmap->iova), unmap->size, unmap->all);
-  finish(std::move(reply));
+  const auto* unmap = std::get_if<vfio::DmaUnmap>(&waiting_.front().request);
+  if (unmap == nullptr || !reply) return finish(std::move(reply));
+  deadline_.cancel();
+  unexpose(static_cast<std::uint64_t>(unmap->iova), unmap->size, unmap->all,
+           [self = shared_from_this(), reply = std::move(reply)]() mutable {
+             if (!self->over_) self->finish(std::move(reply));
+           });
 }
 
 vfio::Reply RemoteDevice::decode(const DeviceMessage& message) {
@@ -199,18 +203,21 @@ vfio::RegionInfo RemoteDevice::with_aperture(std::uint32_t region, vfio::RegionI
   return info;
 }
 
-void RemoteDevice::unexpose(std::uint64_t first, std::uint64_t size, bool all) {
-  std::erase_if(windows_, [=, this](const auto& window) {
+/// `done` is called once their room is free.
+void RemoteDevice::unexpose(std::uint64_t first, std::uint64_t size, bool all, std::move_only_function<void()> done) {
+  const auto last = std::make_shared<std::move_only_function<void()>>(std::move(done));
+  const std::shared_ptr<void> finally(nullptr, [last](void*) { (*last)(); });
+  std::erase_if(windows_, [&](const auto& window) {
     if (!all && (window.first < first || window.first - first >= size)) return false;
-    unmap_at_bridge(window.second.offset, window.second.size);
+    unmap_at_bridge(window.second.offset, window.second.size, finally);
     return true;
   });
 }
 
 /// The room is used again only once nothing is reached there.
-void RemoteDevice::unmap_at_bridge(std::uint64_t offset, std::uint64_t size) {
+void RemoteDevice::unmap_at_bridge(std::uint64_t offset, std::uint64_t size, std::shared_ptr<void> finally) {
   bridge_->device()->submit(vfio::DmaUnmap{bridge_->inbound(offset), size},
-                            [bridge = bridge_, offset](const vfio::Reply& reply) {
+                            [bridge = bridge_, offset, finally = std::move(finally)](const vfio::Reply& reply) {
                               if (reply) bridge->release(offset);
                             });
 }

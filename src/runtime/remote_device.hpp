@@ -53,8 +53,9 @@ private:
   void send_interrupts(vfio::SetIrqs& irqs);
   vfio::Reply decode(const core::DeviceMessage& reply);
   vfio::RegionInfo with_aperture(std::uint32_t region, vfio::RegionInfo info, bool window);
-  void unexpose(std::uint64_t first, std::uint64_t size, bool all);
-  void unmap_at_bridge(std::uint64_t offset, std::uint64_t size);
+  void unexpose(
+      std::uint64_t first, std::uint64_t size, bool all, std::move_only_function<void()> done = [] {});
+  void unmap_at_bridge(std::uint64_t offset, std::uint64_t size, std::shared_ptr<void> finally = nullptr);
   std::uint8_t connect_interrupt(std::uint32_t index, std::uint32_t vector, Fd event);
   void disconnect_interrupts(std::uint32_t index);
 

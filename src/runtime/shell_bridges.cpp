@@ -125,15 +125,21 @@ DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link) {
                 io_, loan, session, bridge, config_.timeout,
                 [this, link](const DeviceMessage& message) { send_device_message(link, message); });
             remote_loans_[session] = {link, bridge, device};
-            OpenedDevice lent;
-            lent.device = device;
-            lent.interface = "ntb";
-            lent.close = [this, device, session](std::move_only_function<void()> closed) {
-              remote_loans_.erase(session);
-              device->close();
-              closed();
-            };
-            opened(std::move(lent));
+            // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
+            device->submit(vfio::GetInfo{},
+                           [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {
+                             if (!reply)
+                               return opened(fail(Errc::peer_down, "it does not serve the device over the bridge"));
+                             OpenedDevice lent;
+                             lent.device = device;
+                             lent.interface = "ntb";
+                             lent.close = [this, device, session](std::move_only_function<void()> closed) {
+                               remote_loans_.erase(session);
+                               device->close();
+                               closed();
+                             };
+                             opened(std::move(lent));
+                           });
           },
           "the lender, or the bridge to it, does not answer",
           {}};
