@@ -66,7 +66,7 @@ def test_a_virtual_machine_uses_the_network_interface_of_another_host(bed, progr
     machine = Topology()
     near = machine.e1000e()
     with borrowed_from(bed, programs, machine, "network", machine.igb(near)) as (lender, socket):
-        with Guest(bed, "bridge-vm", [vfio_user(socket)]) as guest:
+        with Guest(bed, "bridge-vm", [vfio_user(socket)], kernel="full") as guest:
             lender.check("modprobe e1000e; ip link set eth1 up && ip addr add 10.1.0.1/24 dev eth1")
             guest.check("modprobe igb; until [ -e /sys/class/net/eth0 ]; do usleep 50000; done", 120)
             guest.check("ip link set eth0 up && ip addr add 10.1.0.2/24 dev eth0")
