@@ -23,7 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if ((*frame)->kind == FrameKind::vfio_user) {
       const auto message = decode_device_message((*frame)->payload);
       if (message && encode(*message).size() != (*frame)->payload.size()) __builtin_trap();
-    } else if (auto message = decode((*frame)->payload)) node.handle(Received{16, std::move(*message)}, now);
+    } else if (auto message = decode((*frame)->payload))
+      node.handle(Received{16, std::move(*message)}, now);
   node.status_document();
   return 0;
 }

@@ -118,9 +118,10 @@ class Bridge:
             assert control.recv(16) == b"ok\n"
 
 
-def simulate_bridge(programs, model, window="2M"):
-    directory = programs.directory
-    process = programs.start("bridge", "tools/smartio_sim/smartio_sim", "ntb", "--socket-a", directory / "a.sock",
+def simulate_bridge(programs, model, window="2M", name="bridge"):
+    directory = programs.directory / name
+    directory.mkdir()
+    process = programs.start(name, "tools/smartio_sim/smartio_sim", "ntb", "--socket-a", directory / "a.sock",
                              "--socket-b", directory / "b.sock", "--faults", directory / "faults.sock",
                              "--model", model, "--window", window, stdout=subprocess.PIPE)
     bridge = Bridge(process, directory)

@@ -186,6 +186,21 @@ def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loa
         works_again(lender, borrower, device)
 
         borrower.check(f"borrow {device}")
+        bridge.inject("doorbells lose")
+        slow = json.loads(drive(borrower, device, "bench --commands 3 --interrupts --json"))
+        assert slow["commands"] == 3 and slow["seconds"] > 2  # the driver looks by itself after a while
+        bridge.inject("doorbells pass")
+        drive(borrower, device, "bench --commands 10 --interrupts")
+        bridge.inject("doorbells hold")
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} "
+                                    "bench --commands 10 --interrupts")
+        await_client(borrower)
+        bridge.inject("doorbells pass")  # late
+        load.check(60)
+        borrower.check(f"return {device}")
+        works_again(lender, borrower, device)
+
+        borrower.check(f"borrow {device}")
         load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
         await_client(borrower)
         lender.guest.check(f"kill -STOP $(cat /run/node{LENDER}.pid)")  # the link stays up

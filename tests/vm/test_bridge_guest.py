@@ -1,12 +1,14 @@
 """A virtual machine on one host uses a device of another host across a bridge, with Linux's own driver.
 
 The lender is a guest with devices of its kernel's; the borrower's node runs on this machine and drives the other end of
-the bridge over vfio-user; the virtual machine C has the loan's socket. No register of the bridge can be mapped here, so
+the bridge over vfio-user; the virtual machine C, or a program, has the loan's socket. No register of the bridge can be mapped here, so
 each access to the device's registers is a message, and what it reads of C's memory is 8 bytes a message.
 """
 
 import contextlib
 import json
+import os
+import subprocess
 import time
 
 from guest import Guest
@@ -16,36 +18,72 @@ from nvme_checks import DISK, no_complaints
 from programs import free_port
 from topology import Topology, blank_disk, vfio_user
 
-LENDER, BORROWER = 8, 4
+LENDER, BORROWER, OTHER = 8, 4, 5
 PATIENCE = 8000  # milliseconds: emulated hosts on two cores can be slow
 GATEWAY = "10.0.2.2"  # of QEMU's user network: this machine
 
 
 @contextlib.contextmanager
-def borrowed_from(bed, programs, machine, name, address):
-    """The lender, a guest with the devices of MACHINE, and the socket of a loan of the one at ADDRESS."""
-    bridge = simulate_bridge(programs, "gen4", "1G")  # all memory of C, and some more
-    port = free_port()
-    run = programs.start_node(BORROWER, f"127.0.0.1:{port}")
-    programs.tool(run, "config", "peer-timeout", PATIENCE)
-    programs.tool(run, "config", "ntb", f"vfio-user:{bridge.end('b')}")
-    machine.devices += [{**vfio_user(bridge.end("a")), "addr": "0x12"},
-                        "-netdev user,id=net -device virtio-net-pci,netdev=net,addr=0x13"]
+def lender_of(bed, programs, machine, name, window, borrowers=(BORROWER,)):
+    """The lender's nodes, in a guest with the devices of MACHINE, and the run directories of the borrowers here: each at
+    the other end of a bridge."""
+    runs, ports = [], []
+    for slot, borrower in enumerate(borrowers, 0x13):
+        bridge = simulate_bridge(programs, "gen4", window, f"bridge{borrower}")
+        ports.append(free_port())
+        runs.append(programs.start_node(borrower, f"127.0.0.1:{ports[-1]}"))
+        programs.tool(runs[-1], "config", "peer-timeout", PATIENCE)
+        programs.tool(runs[-1], "config", "ntb", f"vfio-user:{bridge.end('b')}")
+        machine.devices.append({**vfio_user(bridge.end("a")), "addr": f"{slot:#x}"})
+    machine.devices.append("-netdev user,id=net -device virtio-net-pci,netdev=net,addr=0x12")
     with Guest(bed, f"bridge-{name}", machine.devices, kernel="full", iommu="intel", programs=["ours"]) as lender:
         lender.check("modprobe virtio_net; ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0")
         nodes = Nodes(lender, "127.0.0.1")
         nodes.start(LENDER, 7808)
         nodes.check(LENDER, f"config peer-timeout {PATIENCE}")
-        nodes.check(LENDER, "config ntb 00:12.0")
-        nodes.check(LENDER, f"connect {BORROWER} --address {GATEWAY}:{port}")
-        device = nodes.lend(address)
-        await_bridge(lambda: json.loads(programs.tool(run, "--json", "status")))
-        await_bridge(lambda: nodes.json(LENDER, "status"))
-        yield lender, programs.tool(run, "borrow", device).splitlines()[1]
-        programs.tool(run, "return", device)
-        assert nodes.state(LENDER, device) == "available"
+        nodes.check(LENDER, "config ntb " + ",".join(f"00:{slot:x}.0" for slot in range(0x13, 0x13 + len(borrowers))))
+        for borrower, port, run in zip(borrowers, ports, runs):
+            nodes.check(LENDER, f"connect {borrower} --address {GATEWAY}:{port}")
+            await_bridge(lambda: json.loads(programs.tool(run, "--json", "status")), LENDER)
+            await_bridge(lambda: nodes.json(LENDER, "status"), borrower)
+        yield nodes, runs
         nodes.end()
     programs.end()
+
+
+@contextlib.contextmanager
+def borrowed_from(bed, programs, machine, name, address):
+    """The lender, a guest with the devices of MACHINE, and the socket of a loan of the one at ADDRESS."""
+    with lender_of(bed, programs, machine, name, "1G") as (nodes, (run,)):  # all memory of C, and some more
+        device = nodes.lend(address)
+        yield nodes.guest, programs.tool(run, "borrow", device).splitlines()[1]
+        programs.tool(run, "return", device)
+        assert nodes.state(LENDER, device) == "available"
+
+
+def test_a_lender_with_two_bridges_lends_to_two_hosts_in_turn(bed, programs, tmp_path):
+    machine = Topology()
+    disk = machine.nvme(blank_disk(tmp_path / "disk"))
+    data = os.urandom(64 << 10)
+    with lender_of(bed, programs, machine, "two", "64M", (BORROWER, OTHER)) as (nodes, runs):
+        device = nodes.lend(disk)
+        for run in runs:
+            programs.tool(run, "borrow", device)
+            refused = subprocess.run([programs.build / "tools/smartio_tool/smartio_tool", "--run-dir",
+                                      runs[1 - runs.index(run)], "borrow", device], capture_output=True, text=True)
+            assert refused.returncode == 4 and "is borrowed by node" in refused.stderr, refused
+            nvme(programs, run, device, "write", "64", input=data)
+            assert nvme(programs, run, device, "read", "64", str(len(data) // 512)) == data
+            programs.tool(run, "return", device)
+            data = data[::-1]
+        nvme(programs, runs[0], device, "read", "64", "1")  # without a loan of the node's: it takes one, and gives it back
+        nodes.await_state(LENDER, device, "available")
+
+
+def nvme(programs, run, *words, **more):
+    """Output of smartio_nvme as a program of this machine."""
+    return subprocess.run([programs.build / "tools/smartio_nvme/smartio_nvme", "--run-dir", run, *words],
+                          stdout=subprocess.PIPE, check=True, timeout=120, **more).stdout
 
 
 def test_a_virtual_machine_uses_the_disk_of_another_host(bed, programs, tmp_path):
@@ -76,8 +114,9 @@ def test_a_virtual_machine_uses_the_network_interface_of_another_host(bed, progr
             guest.power_off(100)
 
 
-def await_bridge(status, seconds=20):
+def await_bridge(status, peer, seconds=20):
     end = time.monotonic() + seconds
-    while not any(fabric["kind"] == "ntb" and fabric["state"] == "up" for fabric in status()["fabrics"]):
+    while not any(fabric["kind"] == "ntb" and fabric["state"] == "up" and fabric["peer"] == peer
+                  for fabric in status()["fabrics"]):
         assert time.monotonic() < end, "the bridge does not come up"
         time.sleep(0.05)
