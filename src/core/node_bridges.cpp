@@ -29,7 +29,11 @@ std::vector<std::string> Node::bridges() const {
 
 void Node::use_bridges() {
   const auto wanted = bridges();
-  std::erase_if(bridges_, [&wanted](const auto& b) { return std::ranges::find(wanted, b.first) == wanted.end(); });
+  const auto unwanted = [&wanted](const auto& b) { return std::ranges::find(wanted, b.first) == wanted.end(); };
+  for (const auto& bridge : std::map(bridges_))
+    if (unwanted(bridge) && bridge.second.up)
+      on(BridgeChanged{.address = bridge.first, .reason = "it is not to be used any more"});
+  std::erase_if(bridges_, unwanted);
   if (!wanted.empty() || intent_.options.contains("ntb")) effects_.push_back(UseBridges{wanted, peer_timeout()});
 }
 

@@ -152,6 +152,7 @@ void LentDevice::session_closed(const std::shared_ptr<Session>& session) {
 void LentDevice::end(core::LoanId loan, bool last) {
   for (const auto& session : sessions_)
     if (session->loan == loan) session->ending = true;
+  std::erase_if(arrivals_, [loan](const Arrival& arrival) { return arrival.loan == loan; });
   std::erase_if(jobs_, [loan](const Job& job) { return job.keep && job.loan == loan; }); // this one does all of that
   jobs_.push_back({loan, last, false, nullptr});
   work();

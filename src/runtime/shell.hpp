@@ -105,7 +105,8 @@ private:
     std::chrono::milliseconds silence; ///< after which the peer counts as dead
     std::optional<Bdf> taken{};        ///< from its driver
     OpenedDevice device{};
-    std::shared_ptr<fabric::ntb::Peer> peer{}; ///< once it is open
+    std::shared_ptr<fabric::ntb::Peer> peer{}; ///< while it is open
+    bool failed = false;
   };
   using Bridges = std::map<std::string, std::shared_ptr<Bridge>>; ///< by address
   using BridgeNode = Bridges::node_type;
@@ -125,10 +126,13 @@ private:
   void start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge);
   void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
   void bridge_changed(const std::string& address, const Bridge& bridge);
+  void bridge_wanted_back(const std::string& address);
   void close_bridge(BridgeNode node, std::move_only_function<void()> closed);
   void end_bridge(const std::shared_ptr<Bridge>& bridge, std::move_only_function<void()> closed);
   bool is_current(const std::string& address, const std::shared_ptr<Bridge>& bridge) const;
   std::shared_ptr<fabric::ntb::Peer> bridge_to(NodeId node) const;
+
+  // shell_remote.cpp
   DeviceSource remote_source(core::LoanId loan, core::LinkId link);
   void lose_remote_devices(const std::function<bool(const RemoteLoan&)>& which);
   void send_device_message(core::LinkId link, const core::DeviceMessage& message);

@@ -97,6 +97,7 @@ DeviceSource Shell::kernel_source(const Bdf& bdf, vfio::kernel::Interface interf
 
 OpenedDevice Shell::opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device) {
   device->on_wanted_back([this, bdf] {
+    bridge_wanted_back(to_string(bdf));
     handle(core::DeviceVanished{to_string(bdf), "the kernel wants it back: it is being unbound or pulled out"});
   });
   device->on_failure([this, bdf](const Error& error) {

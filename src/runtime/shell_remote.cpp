@@ -1,0 +1,120 @@
+// Loans that reach over bridges: messages for devices, between the clients of loans and the devices of lenders.
+#include "shell.hpp"
+
+#include "result.hpp"
+
+namespace smartio {
+
+using core::DeviceMessage;
+
+// The borrower's side.
+
+DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link) {
+  return {[this, loan, link](DeviceSource::Opened opened) {
+            const auto bridge = bridge_to(lender_of(loan.device));
+            if (!bridge) return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
+            const auto session = next_session_++;
+            const auto device = std::make_shared<RemoteDevice>(
+                io_, loan, session, bridge, config_.timeout,
+                [this, link](const DeviceMessage& message) { send_device_message(link, message); });
+            remote_loans_[session] = {link, bridge, device};
+            // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
+            device->submit(vfio::GetInfo{},
+                           [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {
+                             if (!reply)
+                               return opened(fail(Errc::peer_down, "it does not serve the device over the bridge"));
+                             OpenedDevice lent;
+                             lent.device = device;
+                             lent.interface = "ntb";
+                             lent.close = [this, device, session](std::move_only_function<void()> closed) {
+                               remote_loans_.erase(session);
+                               device->close();
+                               closed();
+                             };
+                             opened(std::move(lent));
+                           });
+          },
+          "the lender, or the bridge to it, does not answer",
+          {}};
+}
+
+void Shell::lose_remote_devices(const std::function<bool(const RemoteLoan&)>& which) {
+  std::vector<std::shared_ptr<RemoteDevice>> lost;
+  std::erase_if(remote_loans_, [&](const auto& entry) {
+    if (!which(entry.second)) return false;
+    if (auto device = entry.second.device.lock()) lost.push_back(std::move(device));
+    return true;
+  });
+  for (const auto& device : lost) device->lose();
+}
+
+void Shell::send_device_message(core::LinkId link, const DeviceMessage& message) {
+  if (const auto found = links_.find(link); found != links_.end())
+    found->second->send(core::encode_frame(core::FrameKind::vfio_user, core::encode(message)));
+}
+
+void Shell::device_frame(core::LinkId link, const std::string& payload) {
+  auto message = core::decode_device_message(payload);
+  if (!message) return handle(core::LinkDown{link, "it sent a malformed message for a device"});
+  const RemoteClientKey key{link, message->session};
+  if (message->kind == DeviceMessage::Kind::command) return serve_remote(key, std::move(*message));
+  if (const auto client = remote_clients_.find(key); client != remote_clients_.end()) {
+    if (const auto gone = client->second.gone) gone();
+    return;
+  }
+  const auto loan = remote_loans_.find(message->session);
+  if (loan == remote_loans_.end() || loan->second.link != link) return;
+  const auto device = loan->second.device.lock();
+  if (message->kind == DeviceMessage::Kind::closed) remote_loans_.erase(loan);
+  if (!device) return;
+  if (message->kind == DeviceMessage::Kind::closed) return device->lose();
+  device->received(std::move(*message));
+}
+
+// The lender's side.
+
+/// A session that is not known begins with its first command; its number is higher than those before.
+void Shell::serve_remote(const RemoteClientKey& key, DeviceMessage command) {
+  auto client = remote_clients_.find(key);
+  if (client == remote_clients_.end()) {
+    const auto [link, session] = key;
+    const auto device = devices_.find(command.loan.device);
+    auto& newest = newest_session_[link];
+    const auto bridge = node_->admits(command.loan, link) ? bridge_to(node_->peer_of(link)) : nullptr;
+    if (session <= newest || !bridge || device == devices_.end())
+      return send_device_message(link, {.loan = command.loan, .session = session, .kind = DeviceMessage::Kind::closed});
+    newest = session;
+    auto send = [this, to = link](const DeviceMessage& message) { send_device_message(to, message); };
+    auto remote = std::make_shared<RemoteClient>(io_, command.loan, session, bridge, peer_windows_, std::move(send));
+    client = remote_clients_.emplace(key, RemoteEnd{remote, {}}).first;
+    device->second->attach(command.loan, node_->is_shared(command.loan),
+                           [this, key, remote](std::shared_ptr<vfio::Device> lent, std::function<void()> gone) {
+                             remote_clients_[key] = {remote, std::move(gone)};
+                             remote->admitted(std::move(lent));
+                             return [this, key, remote] {
+                               remote_clients_.erase(key);
+                               remote->close();
+                             };
+                           });
+    client = remote_clients_.find(key);
+    if (client == remote_clients_.end()) return;
+  }
+  client->second.client->received(std::move(command));
+}
+
+/// The peer connection has ended: what travelled over it has, too.
+void Shell::remote_link_ended(core::LinkId link) {
+  lose_remote_devices([link](const RemoteLoan& loan) { return loan.link == link; });
+  newest_session_.erase(link);
+  std::vector<RemoteEnd> ended;
+  for (const auto& [key, end] : remote_clients_)
+    if (key.first == link) ended.push_back(end);
+  std::erase_if(remote_clients_, [link](const auto& client) { return client.first.first == link; });
+  for (const auto& [client, gone] : ended)
+    if (gone)
+      gone();
+    else
+      client->close();
+}
+
+} // namespace smartio
