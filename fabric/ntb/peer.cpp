@@ -1,6 +1,6 @@
 #include "ntb/peer.hpp"
 
-#include "ntb/completed.hpp"
+#include "completed.hpp"
 #include "result.hpp"
 
 #include <algorithm>
@@ -45,19 +45,20 @@ void Peer::open(asio::io_context& io, std::shared_ptr<vfio::Device> device, Opti
 
 asio::awaitable<Result<void>> Peer::start() {
   const auto self = shared_from_this();
-  auto adapter =
-      co_await completed<std::shared_ptr<Adapter>>([this](auto done) { Adapter::open(device_, std::move(done)); });
+  auto adapter = co_await completed<Result<std::shared_ptr<Adapter>>>(
+      [this](auto done) { Adapter::open(device_, std::move(done)); });
   if (!adapter) co_return std::unexpected(std::move(adapter).error());
   adapter_ = std::move(*adapter);
   auto done = co_await open_aperture();
   if (!done) co_return done;
   auto events = make_events();
   if (!events) co_return std::unexpected(std::move(events).error());
-  done = co_await completed<void>(
+  done = co_await completed<Result<void>>(
       [this, &events](auto called) { adapter_->start(std::move(*events), std::move(called)); });
   if (done) done = co_await open_window();
-  if (done) done = co_await completed<void>([this](auto called) { adapter_->enable_doorbells(1, std::move(called)); });
-  if (done) done = co_await completed<void>([this](auto called) { adapter_->enable_link(std::move(called)); });
+  if (done)
+    done = co_await completed<Result<void>>([this](auto called) { adapter_->enable_doorbells(1, std::move(called)); });
+  if (done) done = co_await completed<Result<void>>([this](auto called) { adapter_->enable_link(std::move(called)); });
   if (!done) co_return done;
   for (unsigned vector = 0; vector < vector_count; ++vector) watch(vector);
   co_return done;
@@ -79,7 +80,7 @@ asio::awaitable<Result<void>> Peer::open_aperture() {
     device_->submit(vfio::GetRegionInfo{aperture_region},
                     [done = std::move(done)](vfio::Reply reply) mutable { done(std::move(reply)); });
   });
-  auto* info = region && *region ? std::get_if<vfio::RegionInfo>(&**region) : nullptr;
+  auto* info = region ? std::get_if<vfio::RegionInfo>(&*region) : nullptr;
   if (info == nullptr) co_return fail_errno(EIO, "ask the bridge for its BAR 2");
   aperture_ = std::move(*info);
   co_return Result<void>{};
@@ -102,8 +103,8 @@ asio::awaitable<Result<void>> Peer::open_window() {
     device_->submit(std::move(request),
                     [done = std::move(done)](vfio::Reply mapped) mutable { done(std::move(mapped)); });
   });
-  if (!reply || !*reply) co_return fail_errno(reply ? reply->error() : EIO, "map the control page for the bridge");
-  auto done = co_await completed<void>(
+  if (!reply) co_return fail_errno(reply.error(), "map the control page for the bridge");
+  auto done = co_await completed<Result<void>>(
       [this](auto called) { adapter_->open_window(window, Iova{base_}, bytes_, std::move(called)); });
   co_return done;
 }

@@ -1,5 +1,5 @@
 // How the two ends of a bridge find each other, and notice that the other is not there any more.
-#include "ntb/completed.hpp"
+#include "completed.hpp"
 #include "ntb/peer.hpp"
 #include "result.hpp"
 
@@ -67,12 +67,13 @@ asio::awaitable<Result<void>> Peer::beat() {
 
 /// Whatever was missed because an interrupt got lost is found at a tick while the peer is down.
 asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
-  auto done = co_await completed<void>([this](auto called) { adapter_->clear_doorbells(1, std::move(called)); });
+  auto done =
+      co_await completed<Result<void>>([this](auto called) { adapter_->clear_doorbells(1, std::move(called)); });
   if (!done) co_return done;
-  auto link = co_await completed<Link>([this](auto told) { adapter_->read_link(std::move(told)); });
+  auto link = co_await completed<Result<Link>>([this](auto told) { adapter_->read_link(std::move(told)); });
   if (!link) co_return std::unexpected(std::move(link).error());
   if (!std::exchange(link_up_, link->up) && link->up) { // it may have cost the bridge its registers
-    done = co_await completed<void>([this](auto called) { adapter_->recover(std::move(called)); });
+    done = co_await completed<Result<void>>([this](auto called) { adapter_->recover(std::move(called)); });
     if (!done) co_return done;
   }
   if (!link_up_) {
@@ -89,7 +90,7 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   if (!state_.up && (ticked || news)) done = co_await greet(own_hello());
   if (done && peer_.magic != 0 && (ticked || news)) done = co_await sign();
   if (done && !state_.up && (ticked || news))
-    done = co_await completed<void>([this](auto called) { adapter_->ring(0, std::move(called)); });
+    done = co_await completed<Result<void>>([this](auto called) { adapter_->ring(0, std::move(called)); });
   co_return done;
 }
 
@@ -97,8 +98,8 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
 asio::awaitable<Result<Peer::Hello>> Peer::read_hello() {
   std::array<std::uint32_t, words> word{};
   for (unsigned i = 0; i < words; ++i) {
-    auto value =
-        co_await completed<std::uint32_t>([this, i](auto told) { adapter_->read_scratchpad(i, std::move(told)); });
+    auto value = co_await completed<Result<std::uint32_t>>(
+        [this, i](auto told) { adapter_->read_scratchpad(i, std::move(told)); });
     if (!value) co_return std::unexpected(std::move(value).error());
     word[i] = *value;
   }
@@ -113,7 +114,7 @@ asio::awaitable<Result<void>> Peer::greet(Hello hello) {
                                               hello.check};
   Result<void> done;
   for (unsigned i = 0; i < words && done; ++i)
-    done = co_await completed<void>(
+    done = co_await completed<Result<void>>(
         [this, i, &word](auto called) { adapter_->write_peer_scratchpad(i, word[i], std::move(called)); });
   co_return done;
 }
@@ -125,7 +126,7 @@ asio::awaitable<Result<void>> Peer::sign() {
   auto reply = co_await completed<vfio::Reply>([this, &write](auto told) {
     device_->submit(std::move(write), [told = std::move(told)](vfio::Reply got) mutable { told(std::move(got)); });
   });
-  if (!reply || !*reply) co_return fail_errno(reply ? reply->error() : EIO, "write to the peer through the bridge");
+  if (!reply) co_return fail_errno(reply.error(), "write to the peer through the bridge");
   co_return Result<void>{};
 }
 
@@ -167,11 +168,12 @@ asio::awaitable<void> Peer::leave(std::move_only_function<void()> done) {
   const auto self = shared_from_this();
   if (adapter_ && link_up_) {
     auto left = co_await greet({});
-    if (left) left = co_await completed<void>([this](auto called) { adapter_->ring(0, std::move(called)); });
+    if (left) left = co_await completed<Result<void>>([this](auto called) { adapter_->ring(0, std::move(called)); });
   }
   if (adapter_) {
-    auto closed = co_await completed<void>([this](auto called) { adapter_->close_window(0, std::move(called)); });
-    closed = co_await completed<void>([this](auto called) { adapter_->disable_link(std::move(called)); });
+    auto closed =
+        co_await completed<Result<void>>([this](auto called) { adapter_->close_window(0, std::move(called)); });
+    closed = co_await completed<Result<void>>([this](auto called) { adapter_->disable_link(std::move(called)); });
   }
   done();
 }

@@ -19,21 +19,12 @@ constexpr auto client_patience = 500ms;  // for clients to let go of the registe
 constexpr auto reopen_patience = 2000ms; // for a device's server to notice that its client has gone
 
 asio::awaitable<Result<OpenedDevice>> open_source(DeviceSource& source) {
-  auto initiation = [&source](auto handler) {
-    source.open(
-        [resume = std::move(handler)](Result<OpenedDevice> opened) mutable { std::move(resume)(std::move(opened)); });
-  };
-  auto opened = co_await asio::async_initiate<const asio::use_awaitable_t<>, void(Result<OpenedDevice>)>(
-      std::move(initiation), asio::use_awaitable);
+  auto opened = co_await completed<Result<OpenedDevice>>([&source](auto done) { source.open(std::move(done)); });
   co_return std::move(opened);
 }
 
 asio::awaitable<std::string> ask_holders(DeviceSource& source) {
-  auto initiation = [&source](auto handler) {
-    source.holders([resume = std::move(handler)](std::string names) mutable { std::move(resume)(std::move(names)); });
-  };
-  auto names = co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::string)>(std::move(initiation),
-                                                                                               asio::use_awaitable);
+  auto names = co_await completed<std::string>([&source](auto done) { source.holders(std::move(done)); });
   co_return names;
 }
 
