@@ -26,8 +26,8 @@ public:
   using Opened = std::move_only_function<void(Result<std::shared_ptr<LentDevice>>)>;
 
   /// Opens the device and asks what it is. `events` gets DeviceLost, TellClients, LoanEnded and UseEnded until close().
-  static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source, vfio::user::Counters& counters,
-                   std::shared_ptr<PeerWindows> peers, Events events, Opened opened);
+  static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
+                   Events events, Opened opened);
 
   /// Begins to serve the device to a client, calls `gone` when that has left, and gives what ends it.
   using Serve = std::function<std::function<void()>(std::shared_ptr<vfio::Device> device, std::function<void()> gone)>;
@@ -69,8 +69,8 @@ private:
     Serve serve;
   };
 
-  LentDevice(boost::asio::io_context& io, DeviceId id, DeviceSource source, vfio::user::Counters& counters,
-             std::shared_ptr<PeerWindows> peers, Events events);
+  LentDevice(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
+             Events events);
   boost::asio::awaitable<Result<void>> open_now();
   boost::asio::awaitable<void> close_now();
   boost::asio::awaitable<void> withdraw_registers(const vfio::Device* device);
@@ -92,7 +92,6 @@ private:
   boost::asio::io_context& io_;
   DeviceId id_;
   DeviceSource source_;
-  vfio::user::Counters& counters_;
   std::shared_ptr<PeerWindows> peers_;
   Events events_;
   OpenedDevice open_;

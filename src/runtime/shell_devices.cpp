@@ -121,8 +121,7 @@ void Shell::perform(core::ProbeDevice& effect) {
       handle(core::DeviceProbed{id, std::move(identity)});
     });
   LentDevice::open(
-      io_, id, user_source(effect.address.substr(user_prefix.size())), counters_, peer_windows_,
-      [](const core::Event&) {},
+      io_, id, user_source(effect.address.substr(user_prefix.size())), peer_windows_, [](const core::Event&) {},
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return handle(core::DeviceProbed{id, std::unexpected(device.error())});
         const auto identity = (*device)->identity();
@@ -147,7 +146,7 @@ void Shell::perform(core::OpenDevice& effect) {
 
 void Shell::open_device(DeviceId id, DeviceSource source) {
   LentDevice::open(
-      io_, id, std::move(source), counters_, peer_windows_, [this](core::Event event) { handle(std::move(event)); },
+      io_, id, std::move(source), peer_windows_, [this](core::Event event) { handle(std::move(event)); },
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
         if (stopping_) return (*device)->close();
