@@ -220,6 +220,14 @@ def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loa
         borrower.check(f"borrow {device}")
         load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
         await_client(borrower)
+        lender.nodes.kill(LENDER)
+        ended_with_one_sentence(borrower, load)
+        lender.nodes.start(LENDER, PORT, "--insecure")
+        works_again(lender, borrower, device)
+
+        borrower.check(f"borrow {device}")
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
+        await_client(borrower)
         lender.guest.stop()
         ended_with_one_sentence(borrower, load)
         borrower.await_bridge("down")
@@ -287,15 +295,22 @@ def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
     with hosts(bed, programs, tmp_path, model="gen4-spr") as (_, lender, borrower):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
-        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --commands 4000 --bs 512")
-        await_client(borrower)
-        busy = switches_in_three_seconds(lender, borrower)
-        commands = 3 * json.loads(load.check(120))["iops"]
+        commands, busy = switches_while_busy(lender, borrower, device, "--commands 4000")
         time.sleep(1)  # what ends with the program
         at_rest = switches_in_three_seconds(lender, borrower)
         print(f"{commands:.0f} commands: {busy} context switches of both daemons, at rest {at_rest}")
         assert commands > 500 and busy - at_rest < commands / 100
+        interrupts, relayed = switches_while_busy(lender, borrower, device, "--commands 1500 --interrupts")
+        print(f"{interrupts:.0f} interrupts: {(relayed - at_rest) / interrupts:.1f} context switches of both daemons each")
     programs.end()
+
+
+def switches_while_busy(lender, borrower, device, options):
+    """What a program does in three seconds of its work, in commands and in context switches of both daemons."""
+    load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --bs 512 {options}")
+    await_client(borrower)
+    busy = switches_in_three_seconds(lender, borrower)
+    return 3 * json.loads(load.check(120))["iops"], busy
 
 
 def switches_in_three_seconds(*both):
