@@ -34,6 +34,8 @@ void Node::use_bridges() {
     if (unwanted(bridge) && bridge.second.up)
       on(BridgeChanged{.address = bridge.first, .reason = "it is not to be used any more"});
   std::erase_if(bridges_, unwanted);
+  for (const auto& address : wanted)
+    if (auto& bridge = bridges_[address]; !bridge.up) bridge = {.address = address, .reason = "it is being opened"};
   if (!wanted.empty() || intent_.options.contains("ntb")) effects_.push_back(UseBridges{wanted, peer_timeout()});
 }
 

@@ -102,8 +102,7 @@ private:
 
   // shell_bridges.cpp
   struct Bridge {
-    std::chrono::milliseconds silence; ///< after which the peer counts as dead
-    std::optional<Bdf> taken{};        ///< from its driver
+    std::optional<Bdf> taken{}; ///< from its driver
     OpenedDevice device{};
     std::shared_ptr<fabric::ntb::Peer> peer{}; ///< while it is open
     bool failed = false;
@@ -122,13 +121,15 @@ private:
     std::function<void()> gone; ///< once it is served
   };
   using RemoteClientKey = std::pair<core::LinkId, std::uint32_t>; ///< link and session
-  void open_bridge(const std::string& address, std::chrono::milliseconds silence);
+  void open_bridges();
+  void open_bridge(const std::string& address);
   void start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge);
   void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
   void bridge_changed(const std::string& address, const Bridge& bridge);
   void bridge_wanted_back(const std::string& address);
   void close_bridge(BridgeNode node, std::move_only_function<void()> closed);
-  void end_bridge(const std::shared_ptr<Bridge>& bridge, std::move_only_function<void()> closed);
+  void end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
+                  std::move_only_function<void()> closed);
   bool is_current(const std::string& address, const std::shared_ptr<Bridge>& bridge) const;
   std::shared_ptr<fabric::ntb::Peer> bridge_to(NodeId node) const;
 
@@ -167,7 +168,9 @@ private:
   const std::string vf_token_ = random_uuid(); ///< of all functions this node lends; nobody else knows it
   std::optional<vfio::host::Uevents> uevents_;
   std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
+  core::UseBridges wanted_bridges_;
   Bridges bridges_;
+  std::map<std::string, unsigned> closing_bridges_;  ///< how many times
   std::map<std::uint32_t, RemoteLoan> remote_loans_; ///< by session
   std::uint32_t next_session_ = 1;
   std::map<RemoteClientKey, RemoteEnd> remote_clients_;

@@ -10,22 +10,29 @@ namespace smartio {
 using fabric::ntb::Peer;
 
 void Shell::perform(core::UseBridges& effect) {
-  const auto unwanted = [&effect](const auto& bridge) {
-    return bridge.second->failed || std::ranges::find(effect.addresses, bridge.first) == effect.addresses.end();
+  wanted_bridges_ = std::move(effect);
+  const auto unwanted = [this](const auto& bridge) {
+    return bridge.second->failed ||
+           std::ranges::find(wanted_bridges_.addresses, bridge.first) == wanted_bridges_.addresses.end();
   };
   for (auto bridge = bridges_.begin(); bridge != bridges_.end();)
     if (unwanted(*bridge))
       close_bridge(bridges_.extract(bridge++), [] {});
     else
       ++bridge;
-  for (const auto& address : effect.addresses)
-    if (!bridges_.contains(address)) open_bridge(address, effect.silence);
+  open_bridges();
+}
+
+/// Those that are still being closed are opened afterwards.
+void Shell::open_bridges() {
+  if (stopping_) return;
+  for (const auto& address : wanted_bridges_.addresses)
+    if (!bridges_.contains(address) && !closing_bridges_.contains(address)) open_bridge(address);
 }
 
 /// Like a device that is lent, but for ourselves: taken from its driver, and opened.
-void Shell::open_bridge(const std::string& address, std::chrono::milliseconds silence) {
-  bridges_[address] = std::make_shared<Bridge>(Bridge{.silence = silence});
-  handle(core::BridgeChanged{.address = address, .reason = "it is being opened"});
+void Shell::open_bridge(const std::string& address) {
+  bridges_[address] = std::make_shared<Bridge>();
   const auto bdf = parse_bdf(address);
   auto source = bdf ? kernel_source(*bdf, vfio::kernel::Interface::automatic)
                     : user_source(address.substr(std::string_view("vfio-user:").size()));
@@ -44,14 +51,14 @@ void Shell::open_bridge(const std::string& address, std::chrono::milliseconds si
 
 void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge) {
   Peer::open(
-      io_, bridge->device.device, {.node = config_.node, .silence = bridge->silence},
+      io_, bridge->device.device, {.node = config_.node, .silence = wanted_bridges_.silence},
       [this, address, weak = std::weak_ptr(bridge)] {
         if (const auto changed = weak.lock()) bridge_changed(address, *changed);
       },
       [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
         if (!peer) return bridge_failed(address, bridge, peer.error());
         bridge->peer = std::move(*peer);
-        if (!is_current(address, bridge)) return end_bridge(bridge, [] {});
+        if (!is_current(address, bridge)) return end_bridge(address, bridge, [] {});
         bridge_changed(address, *bridge);
       });
 }
@@ -65,7 +72,7 @@ bool Shell::is_current(const std::string& address, const std::shared_ptr<Bridge>
 void Shell::bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error) {
   const bool current = is_current(address, bridge);
   bridge->failed = true;
-  end_bridge(bridge, [] {});
+  end_bridge(address, bridge, [] {});
   if (!current) return;
   if (config_.log) config_.log(3, fmt::format("the bridge {} cannot be used: {}", address, to_string(error)));
   handle(core::BridgeChanged{.address = address, .reason = to_string(error)});
@@ -88,21 +95,29 @@ void Shell::bridge_changed(const std::string& address, const Bridge& bridge) {
 void Shell::close_bridge(BridgeNode node, std::move_only_function<void()> closed) {
   const auto bridge = std::move(node.mapped());
   if (bridge->peer) lose_remote_devices([&bridge](const RemoteLoan& loan) { return loan.bridge == bridge->peer; });
-  end_bridge(bridge, std::move(closed));
+  end_bridge(node.key(), bridge, std::move(closed));
 }
 
-void Shell::end_bridge(const std::shared_ptr<Bridge>& bridge, std::move_only_function<void()> closed) {
-  auto finish = [this, bridge, closed = std::move(closed)]() mutable {
-    if (!bridge->taken) return closed();
-    host_->give_back(*bridge->taken, [this, closed = std::move(closed)](const Result<std::string>& driver) mutable {
+/// Closes what is open of it, and gives it back to its driver.
+void Shell::end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
+                       std::move_only_function<void()> closed) {
+  ++closing_bridges_[address];
+  auto ended = [this, address, closed = std::move(closed)]() mutable {
+    if (--closing_bridges_[address] == 0) closing_bridges_.erase(address);
+    closed();
+    open_bridges();
+  };
+  auto give_back = [this, bridge, ended = std::move(ended)]() mutable {
+    if (!bridge->taken) return ended();
+    host_->give_back(*bridge->taken, [this, ended = std::move(ended)](const Result<std::string>& driver) mutable {
       if (!driver && config_.log) config_.log(3, to_string(driver.error()));
-      closed();
+      ended();
     });
   };
-  auto close = [bridge, finish = std::move(finish)]() mutable {
+  auto close = [bridge, give_back = std::move(give_back)]() mutable {
     auto device = std::exchange(bridge->device, {});
-    if (!device.device) return finish();
-    device.close(std::move(finish));
+    if (!device.device) return give_back();
+    device.close(std::move(give_back));
   };
   if (const auto peer = std::exchange(bridge->peer, nullptr)) return peer->close(std::move(close));
   close();
