@@ -52,9 +52,11 @@ void RemoteClient::next() {
   if (!request) return answer(command, std::unexpected(request.error()));
   const auto* info = std::get_if<vfio::GetRegionInfo>(&*request);
   const auto region = info != nullptr ? std::optional(info->index) : std::nullopt;
+  const bool unmaps = std::holds_alternative<vfio::DmaUnmap>(*request);
   device_->submit(std::move(*request),
-                  [self = shared_from_this(), command = std::move(command), region](vfio::Reply reply) mutable {
+                  [self = shared_from_this(), command = std::move(command), region, unmaps](vfio::Reply reply) mutable {
                     if (self->over_) return;
+                    if (unmaps && reply) return self->answer_unmap(std::move(command), std::move(reply));
                     auto* found = reply && region ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr;
                     if (found != nullptr) return self->expose(std::move(command), *region, std::move(*found));
                     self->answer(command, std::move(reply));
@@ -78,6 +80,14 @@ void RemoteClient::answer(const DeviceMessage& command, vfio::Reply reply) {
   send_(message);
   busy_ = false;
   next();
+}
+
+/// What the device wrote before has arrived when the client hears that it reaches the memory no longer.
+void RemoteClient::answer_unmap(DeviceMessage command, vfio::Reply reply) {
+  bridge_->flush(
+      [self = shared_from_this(), command = std::move(command), reply = std::move(reply)](const Result<void>&) mutable {
+        if (!self->over_) self->answer(command, std::move(reply));
+      });
 }
 
 /// The descriptors that stand for what the message names: of the aperture for a window, new eventfds for interrupts.

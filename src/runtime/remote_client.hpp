@@ -44,6 +44,7 @@ private:
   using Vector = std::pair<std::uint32_t, std::uint32_t>; ///< interrupt index and vector
   void next();
   void answer(const core::DeviceMessage& command, vfio::Reply reply);
+  void answer_unmap(core::DeviceMessage command, vfio::Reply reply);
   std::expected<vfio::Request, int> decode(const core::DeviceMessage& command);
   std::expected<std::vector<Fd>, int> descriptors(const core::DeviceMessage& command) const;
   int place(vfio::Request& request, const core::DeviceMessage& command);

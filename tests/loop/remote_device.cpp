@@ -73,6 +73,17 @@ struct Session {
     return event;
   }
 
+  /// Memory at the borrower that the device writes 0x55 to; that is held in the bridge.
+  Mapping write_under_way() {
+    const auto memory = make_memfd("memory", page).value();
+    const auto offset = a->reserve(page).value();
+    a->device()->submit(vfio::DmaMap{a->inbound(offset), page, Access::read_write, memory.duplicate().value(), 0},
+                        [](const vfio::Reply& reply) { REQUIRE(reply.has_value()); });
+    pair.bridge.set_faults({.writes = sim::ntb::Passing::held});
+    pair.b.write(Peer::aperture_region, offset, 4, 0x55);
+    return Mapping::map(memory.get(), 0, page).value();
+  }
+
   boost::asio::io_context io;
   NtbPair pair{"gen4", false};
   std::shared_ptr<Peer> a, b;
@@ -148,17 +159,17 @@ TEST_CASE("an interrupt is a message when there are no doorbells left") {
 TEST_CASE("an interrupt does not overtake what the device wrote before") {
   Session session;
   const auto event = session.connect(0);
-  const auto memory = make_memfd("memory", page).value();
-  const auto seen = Mapping::map(memory.get(), 0, page).value();
-  const auto offset = session.a->reserve(page).value();
-  session.a->device()->submit(
-      vfio::DmaMap{session.a->inbound(offset), page, Access::read_write, memory.duplicate().value(), 0},
-      [](const vfio::Reply& reply) { REQUIRE(reply.has_value()); });
-  session.pair.bridge.set_faults({.writes = sim::ntb::Passing::held});
-  session.pair.b.write(Peer::aperture_region, offset, 4, 0x55); // as the device does
+  const auto seen = session.write_under_way();
   CHECK(seen.bytes()[0] == std::byte{0});
   session.lent->fire(0);
   CHECK(session.reach([&] { return drain_eventfd(event.get()) == 1; }));
+  CHECK(seen.bytes()[0] == std::byte{0x55});
+}
+
+TEST_CASE("what the device wrote has arrived when its memory is unmapped") {
+  Session session;
+  const auto seen = session.write_under_way();
+  CHECK(session.ask(vfio::DmaUnmap{Iova{}, 0, true}).has_value());
   CHECK(seen.bytes()[0] == std::byte{0x55});
 }
 
