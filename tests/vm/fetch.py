@@ -27,6 +27,7 @@ PACKAGES = ["qemu-system-x86", "linux-image-cloud-amd64", "linux-image-amd64", "
 FALLBACK_MIRROR = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 DEADLINE_SECONDS = 900
+in_use = []  # descriptors whose locks tell other checkouts that this process uses a directory of the cache
 
 
 class Unavailable(Exception):
@@ -52,15 +53,21 @@ def fetch():
             if not done.is_dir():
                 remove_others(cache)
                 fetch_into(done)
+            in_use.append(os.open(done, os.O_RDONLY))
+            fcntl.flock(in_use[-1], fcntl.LOCK_SH)
     except OSError as error:
         raise Unavailable(f"Cannot use the cache directory {cache}: {error}.") from error
     return done
 
 
 def remove_others(cache):
-    """Directories of an interrupted fetch, or of another package list."""
+    """Directories of an interrupted fetch, or of another package list; but none that somebody's tests use."""
     for path in cache.glob("vm-*"):
-        shutil.rmtree(path)
+        directory = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+        os.close(directory)
 
 
 def fetch_into(done):
