@@ -99,6 +99,7 @@ private:
   boost::asio::awaitable<Result<void>> sign();
   boost::asio::awaitable<void> leave(std::move_only_function<void()> done);
   Hello own_hello() const;
+  Sign read_sign() const;
   bool heard();
   void set_up();
   void set_down(const std::string& reason);

@@ -60,7 +60,10 @@ asio::awaitable<void> Peer::look_again() {
 
 /// All that a tick costs while all is well: no register is read, since a busy bridge may let a read wait for long.
 asio::awaitable<Result<void>> Peer::beat() {
-  if (!heard() && steady_clock::now() - heard_ > options_.silence) set_down("it is silent");
+  if (!heard() && steady_clock::now() - heard_ > options_.silence) {
+    set_down("it is silent");
+    link_up_ = false; // it may have been down, too shortly to be seen
+  }
   auto done = co_await sign();
   co_return done;
 }
@@ -72,7 +75,9 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   if (!done) co_return done;
   auto link = co_await completed<Result<Link>>([this](auto told) { adapter_->read_link(std::move(told)); });
   if (!link) co_return std::unexpected(std::move(link).error());
-  if (!std::exchange(link_up_, link->up) && link->up) { // it may have cost the bridge its registers
+  const bool came_up = !std::exchange(link_up_, link->up) && link->up;
+  if (came_up) { // its being down may have cost the bridge its registers, and what stands in the page is from before
+    last_count_ = read_sign().count;
     done = co_await completed<Result<void>>([this](auto called) { adapter_->recover(std::move(called)); });
     if (!done) co_return done;
   }
@@ -87,7 +92,7 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   if (news && state_.up) set_down(hello->magic == 0 ? "it has left" : "it has started anew");
   peer_ = *hello;
   if (heard()) set_up();
-  if (!state_.up && (ticked || news)) done = co_await greet(own_hello());
+  if (came_up || (!state_.up && (ticked || news))) done = co_await greet(own_hello());
   if (done && peer_.magic != 0 && (ticked || news)) done = co_await sign();
   if (done && !state_.up && (ticked || news))
     done = co_await completed<Result<void>>([this](auto called) { adapter_->ring(0, std::move(called)); });
@@ -130,14 +135,20 @@ asio::awaitable<Result<void>> Peer::sign() {
   co_return Result<void>{};
 }
 
-/// Whether the peer has counted on in the page, knowing who we are.
-bool Peer::heard() {
+/// What the peer has written into our control page.
+Peer::Sign Peer::read_sign() const {
   Sign sign{};
   for (std::size_t i = 0; i < sizeof sign; i += 4) { // another host writes it meanwhile
     const auto* word = reinterpret_cast<const std::uint32_t*>(control_.bytes().data() + i);
     const auto value = __atomic_load_n(word, __ATOMIC_ACQUIRE);
     std::memcpy(reinterpret_cast<std::byte*>(&sign) + i, &value, sizeof value);
   }
+  return sign;
+}
+
+/// Whether the peer has counted on, knowing who we are.
+bool Peer::heard() {
+  const auto sign = read_sign();
   if (peer_.magic == 0 || sign.from != peer_.epoch || sign.to != epoch_ || sign.count == last_count_) return false;
   last_count_ = sign.count;
   heard_ = steady_clock::now();

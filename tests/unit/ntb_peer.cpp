@@ -155,3 +155,36 @@ TEST_CASE("scratchpads that make no sense are no peer, and are written anew") {
   CHECK(nodes.reach([&] { return !nodes.a.up(); }));
   CHECK(nodes.both_up());
 }
+
+TEST_CASE("a link may come and go at any time, and peers that found each other stay together") {
+  for (int delay = 0; delay < 60; delay += 3) {
+    Nodes nodes("gen4");
+    REQUIRE(nodes.both_up());
+    nodes.io.run_for(std::chrono::milliseconds(delay));
+    nodes.pair.bridge.set_faults({.link_down = true, .loses_registers = true});
+    REQUIRE(nodes.reach([&] { return !nodes.a.up() && !nodes.b.up(); }));
+    nodes.io.run_for(std::chrono::milliseconds(delay));
+    nodes.pair.bridge.set_faults({});
+    CHECK(nodes.both_up());
+    const int changes = nodes.a.changes + nodes.b.changes;
+    nodes.io.run_for(700ms);
+    INFO(delay);
+    CHECK(nodes.both_up());
+    CHECK(nodes.a.changes + nodes.b.changes == changes);
+  }
+}
+
+TEST_CASE("what a peer wrote before the link went down is no sign of life afterwards") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  nodes.b.peer.reset();
+  const auto count = nodes.pair.b.read(Peer::aperture_region, 8, 4);
+  nodes.pair.b.write(Peer::aperture_region, 8, 4, count + 1); // not seen before the link is down
+  nodes.pair.bridge.set_faults({.link_down = true});
+  REQUIRE(nodes.reach([&] { return !nodes.a.up(); }));
+  nodes.pair.bridge.set_faults({});
+  const int changes = nodes.a.changes;
+  nodes.io.run_for(200ms);
+  CHECK_FALSE(nodes.a.up());
+  CHECK(nodes.a.changes == changes);
+}
