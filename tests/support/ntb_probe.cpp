@@ -298,30 +298,7 @@ private:
     return {};
   }
 
-  inline static const std::map<std::string, std::function<Text(Probe&)>> verbs_{
-      {"shape", &Probe::shape},
-      {"enable-link", [](Probe& probe) { return probe.does(&Adapter::enable_link); }},
-      {"disable-link", [](Probe& probe) { return probe.does(&Adapter::disable_link); }},
-      {"await-link", &Probe::await_link},
-      {"scratchpads", &Probe::scratchpads},
-      {"write-scratchpads", &Probe::write_scratchpads}, // VALUE-OF-THE-FIRST, the next is one more
-      {"ring", [](Probe& probe) { return probe.does(&Adapter::ring, probe.small()); }},
-      {"doorbells", &Probe::doorbells},
-      {"clear", [](Probe& probe) { return probe.does(&Adapter::clear_doorbells, probe.number()); }},
-      {"enable", [](Probe& probe) { return probe.does(&Adapter::enable_doorbells, probe.number()); }},
-      {"await-doorbell", &Probe::await_doorbell}, // BIT, how often it has signalled
-      {"signalled", &Probe::signalled},           // BIT, the same without waiting
-      {"open", &Probe::open_window},              // WINDOW OFFSET-IN-MEMORY BYTES
-      {"close", [](Probe& probe) { return probe.does(&Adapter::close_window, probe.small()); }},
-      {"recover", [](Probe& probe) { return probe.does(&Adapter::recover); }},
-      {"reset", &Probe::reset},
-      {"map", [](Probe& probe) { return probe.said(probe.map()); }},
-      {"unmap", &Probe::unmap},
-      {"load", &Probe::load},   // OFFSET BYTES
-      {"store", &Probe::store}, // OFFSET HEX
-      {"peek", &Probe::peek},   // WINDOW OFFSET BYTES
-      {"poke", &Probe::poke},   // WINDOW OFFSET HEX
-  };
+  static const std::map<std::string, std::function<Text(Probe&)>> verbs_;
 
   std::shared_ptr<vfio::Device> device_;
   std::shared_ptr<Adapter> adapter_;
@@ -330,6 +307,31 @@ private:
   Fd file_;
   Mapping memory_;
   std::istringstream words_;
+};
+
+const std::map<std::string, std::function<Text(Probe&)>> Probe::verbs_{
+    {"shape", &Probe::shape},
+    {"enable-link", [](Probe& probe) { return probe.does(&Adapter::enable_link); }},
+    {"disable-link", [](Probe& probe) { return probe.does(&Adapter::disable_link); }},
+    {"await-link", &Probe::await_link},
+    {"scratchpads", &Probe::scratchpads},
+    {"write-scratchpads", &Probe::write_scratchpads}, // VALUE-OF-THE-FIRST, the next is one more
+    {"ring", [](Probe& probe) { return probe.does(&Adapter::ring, probe.small()); }},
+    {"doorbells", &Probe::doorbells},
+    {"clear", [](Probe& probe) { return probe.does(&Adapter::clear_doorbells, probe.number()); }},
+    {"enable", [](Probe& probe) { return probe.does(&Adapter::enable_doorbells, probe.number()); }},
+    {"await-doorbell", &Probe::await_doorbell}, // BIT, how often it has signalled
+    {"signalled", &Probe::signalled},           // BIT, the same without waiting
+    {"open", &Probe::open_window},              // WINDOW OFFSET-IN-MEMORY BYTES
+    {"close", [](Probe& probe) { return probe.does(&Adapter::close_window, probe.small()); }},
+    {"recover", [](Probe& probe) { return probe.does(&Adapter::recover); }},
+    {"reset", &Probe::reset},
+    {"map", [](Probe& probe) { return probe.said(probe.map()); }},
+    {"unmap", &Probe::unmap},
+    {"load", &Probe::load},   // OFFSET BYTES
+    {"store", &Probe::store}, // OFFSET HEX
+    {"peek", &Probe::peek},   // WINDOW OFFSET BYTES
+    {"poke", &Probe::poke},   // WINDOW OFFSET HEX
 };
 
 } // namespace
