@@ -10,7 +10,7 @@ import time
 import pytest
 
 from control import Control, frame
-from harness import PATIENCE, SMARTIOD, TOOL, free_port, wait_for
+from harness import PATIENCE, SMARTIOD, TOOL, free_port, sanitizer, wait_for
 
 
 @pytest.fixture
@@ -229,7 +229,8 @@ def test_a_client_that_does_not_read_does_not_fill_the_daemons_memory(unchanged)
             while time.monotonic() < end:
                 client.send(request * 100)
         assert lender.status()["node"] == 8
-        assert resident(lender) - before < 64 << 20
+        # The thread sanitizer's own memory is several times the program's.
+        assert resident(lender) - before < (256 if sanitizer() == "thread" else 64) << 20
 
 
 def resident(node):

@@ -110,12 +110,14 @@ public:
     if (const int number = failure("read")) return std::unexpected(number);
     if (offset < config_at) return std::fill(bytes.begin(), bytes.end(), std::byte{0x5a}), bytes.size();
     const auto count = std::min<std::size_t>(bytes.size(), 64); // a kernel may give less than asked for
+    const std::scoped_lock lock(mutex_);                        // companions have it open too
     std::copy_n(config.begin() + static_cast<std::ptrdiff_t>(offset - config_at), count, bytes.begin());
     return count;
   }
   kernel::Outcome<std::size_t> write(int, std::uint64_t offset, std::span<const std::byte> bytes) override {
     const bool is_config = offset >= config_at;
     if (const int number = called(is_config ? "config" : "register")) return std::unexpected(number);
+    const std::scoped_lock lock(mutex_);
     if (is_config) std::ranges::copy(bytes, config.begin() + static_cast<std::ptrdiff_t>(offset - config_at));
     return bytes.size();
   }
