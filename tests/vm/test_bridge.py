@@ -296,7 +296,7 @@ def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
         commands, busy = switches_while_busy(lender, borrower, device, "--commands 4000")
-        time.sleep(1)  # what ends with the program
+        await_no_client(borrower)
         at_rest = switches_in_three_seconds(lender, borrower)
         print(f"{commands:.0f} commands: {busy} context switches of both daemons, at rest {at_rest}")
         assert commands > 500 and busy - at_rest < commands / 100
@@ -305,10 +305,21 @@ def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
     programs.end()
 
 
+def await_no_client(host, seconds=20):
+    end = time.monotonic() + seconds
+    while any(loan["client"] or loan["windows"] for loan in host.nodes.json(host.number, "status")["loans"]):
+        assert time.monotonic() < end, "a program still has the device"
+        time.sleep(0.05)
+
+
 def switches_while_busy(lender, borrower, device, options):
     """What a program does in three seconds of its work, in commands and in context switches of both daemons."""
     load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --bs 512 {options}")
     await_client(borrower)
+    before = None  # it maps its memory before its first command
+    while (now := borrower.nodes.json(BORROWER, "status")["loans"]) != before:
+        before = now
+        time.sleep(0.2)
     busy = switches_in_three_seconds(lender, borrower)
     return 3 * json.loads(load.check(120))["iops"], busy
 
