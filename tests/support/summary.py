@@ -1,8 +1,9 @@
 """summary.py TESTLOG STATUS: counts test cases in what meson's tests printed; the last line of tests/run.
 
 TESTLOG is meson's testlog.json (one JSON object per test), STATUS the exit status of meson test. Test cases are counted
-from the last lines of Catch2 and pytest; a program that printed neither counts as one case. Reasons of skipped cases
-are repeated, since meson shows no output of a test that did not fail. Exits with 1 if anything failed.
+from the last lines of Catch2 and pytest; a program that printed neither counts as one case. Reasons of skipped cases,
+and of cases that passed only when run again, are repeated, since meson shows no output of a test that did not fail.
+Exits with 1 if anything failed.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 CATCH_ALL = re.compile(r"^All tests passed \(.* in (\d+) test cases?\)", re.M)
 CATCH_SOME = re.compile(r"^test cases:(.*)$", re.M)
 PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
-SKIPPED = re.compile(r"^SKIPPED \[\d+\].*$", re.M)
+NOTED = re.compile(r"^(?:SKIPPED \[\d+\]|RERUN) .*$", re.M)
 
 
 def numbers(line):
@@ -50,7 +51,7 @@ def main(log, status):
     if status != 0 and failed == 0:  # meson itself failed
         failed = 1
     for test in tests:
-        for line in SKIPPED.findall(test.get("stdout", "")):
+        for line in NOTED.findall(test.get("stdout", "")):
             print(f"{test['name']}: {line}")
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0

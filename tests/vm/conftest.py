@@ -11,6 +11,7 @@ from guest import Guest
 from programs import Programs
 
 BUILD = pathlib.Path(os.environ.get("SMARTIO_BUILD", pathlib.Path(__file__).parents[2] / "build")).resolve()
+LOGS = BUILD / "vm-logs" / os.environ.get("PYTEST_XDIST_WORKER", "")  # guests of two files may have the same name
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def bed(tmp_path_factory):
         tree = fetch.fetch()
     except fetch.Unavailable as reason:
         lacking(reason)
-    return Bed(tree, tmp_path_factory.mktemp("bed"), BUILD, BUILD / "vm-logs")
+    return Bed(tree, tmp_path_factory.mktemp("bed"), BUILD, LOGS)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -33,6 +34,6 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def programs(request):
-    result = Programs(BUILD, BUILD / "vm-logs" / request.node.name)
+    result = Programs(BUILD, LOGS / request.node.name)
     yield result
     result.clean_up(keep_logs=request.node.failed)

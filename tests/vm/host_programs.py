@@ -13,8 +13,8 @@ import initramfs
 
 PROGRAMS = ["src/daemon/smartiod", "tools/smartio_tool/smartio_tool", "tools/smartio_nvme/smartio_nvme",
             "tools/smartio_sim/smartio_sim", "tests/vm/exercise/exercise", "tests/vm/exercise/peer",
-            "tests/vm/exercise/primary", "tests/vm/exercise/trespass", "tests/support/vfio_probe",
-            "tests/support/ntb_probe"]
+            "tests/vm/exercise/primary", "tests/vm/exercise/trespass", "tests/vm/exercise/vfio_probe",
+            "tests/vm/exercise/ntb_probe"]
 HOME = "opt/smartio"
 SANITIZER = re.compile(r"lib[altu]+san\.")
 

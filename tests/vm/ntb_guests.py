@@ -136,7 +136,7 @@ class ProbeError(Exception):
 
 @dataclasses.dataclass
 class Probe:
-    """ntb_probe (tests/support), which drives an end with fabric/ntb. ASK says a line and returns the answer."""
+    """ntb_probe (tests/vm/exercise), which drives an end with fabric/ntb. ASK says a line and returns the answer."""
     ask: Callable
 
     def say(self, *words):
@@ -151,7 +151,7 @@ class Probe:
 @contextlib.contextmanager
 def probe_here(programs, bridge, side):
     """The probe on this machine, through the end's socket."""
-    command = [programs.build / "tests/support/ntb_probe", bridge.end(side)]
+    command = [programs.build / "tests/vm/exercise/ntb_probe", bridge.end(side)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                           preexec_fn=die_with_parent) as process:
         def answer():
