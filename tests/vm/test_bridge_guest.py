@@ -6,6 +6,7 @@ each access to the device's registers is a message, and what it reads of C's mem
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -98,6 +99,31 @@ def test_a_virtual_machine_uses_the_disk_of_another_host(bed, programs, tmp_path
             guest.check(f"mount {DISK} /mnt && cmp /mnt/file /tmp/data && umount /mnt", 100)
             no_complaints(guest, guest.dmesg())
             no_complaints(guest, guest.power_off(100))
+
+
+def test_a_disk_is_taken_back_while_a_virtual_machine_of_another_host_reads_it(bed, programs, tmp_path):
+    machine = Topology()
+    file = blank_disk(tmp_path / "disk")
+    data = os.urandom(1 << 20)
+    with open(file, "r+b") as disk:
+        disk.write(data)
+    where = machine.nvme(file)
+    with lender_of(bed, programs, machine, "taken", "1G") as (nodes, (run,)):
+        device = nodes.lend(where)
+        socket = programs.tool(run, "borrow", device).splitlines()[1]
+        with Guest(bed, "bridge-vm", [vfio_user(socket)], arguments="nvme_core.io_timeout=255") as guest:
+            guest.check(f"until [ -b {DISK} ]; do usleep 50000; done", 120)
+            load = guest.start(f"while dd if={DISK} of=/dev/null bs=4k count=64 iflag=direct; do echo >>/tmp/rounds; done")
+            guest.check("until [ -s /tmp/rounds ]; do usleep 50000; done", 60)
+            start = time.monotonic()
+            nodes.check(LENDER, f"unavailable {device}")
+            nodes.guest.check(f"until [ -b {DISK} ]; do usleep 20000; done")
+            seconds = time.monotonic() - start
+            assert "Input/output error" in load.outcome(60).output
+            guest.power_off(100)
+        assert nodes.guest.check(f"head -c {len(data)} {DISK} | sha256sum").split()[0] == hashlib.sha256(data).hexdigest()
+        print(f"The lender's kernel had its disk again after {seconds:.1f} s")
+        assert seconds < 3
 
 
 def test_a_virtual_machine_uses_the_network_interface_of_another_host(bed, programs):
