@@ -27,9 +27,7 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
                            std::shared_ptr<fabric::ntb::Peer> bridge, std::chrono::milliseconds timeout, Send send)
     : loan_(loan), session_(session), bridge_(std::move(bridge)), timeout_(timeout), send_(std::move(send)),
-      deadline_(io) {}
-
-RemoteDevice::~RemoteDevice() { unexpose(0, 0, true); }
+      deadline_(io), exposures_(std::make_shared<Exposures>(bridge_)) {}
 
 void RemoteDevice::submit(Request request, Completion done) {
   if (over_) return done(std::unexpected(ENODEV));
@@ -42,7 +40,9 @@ void RemoteDevice::next() {
   busy_ = true;
   auto& request = waiting_.front().request;
   if (through_aperture(request)) return;
-  if (auto* map = std::get_if<vfio::DmaMap>(&request); map != nullptr && map->fd) return expose(*map);
+  auto* map = std::get_if<vfio::DmaMap>(&request);
+  if (map != nullptr && windows_.contains(std::to_underlying(map->iova))) return finish(std::unexpected(EEXIST));
+  if (map != nullptr && map->fd) return expose(*map);
   if (auto* irqs = std::get_if<vfio::SetIrqs>(&request)) return send_interrupts(*irqs);
   send_command(false);
 }
@@ -79,21 +79,15 @@ bool RemoteDevice::through_aperture(Request& request) {
 
 /// The bridge first: what the device is told of, it can reach.
 void RemoteDevice::expose(vfio::DmaMap& map) {
-  const auto iova = static_cast<std::uint64_t>(map.iova);
-  if (windows_.contains(iova)) return finish(std::unexpected(EEXIST));
-  const auto offset = bridge_->reserve(map.size);
-  if (!offset) return finish(std::unexpected(ENOSPC));
-  vfio::DmaMap at_bridge{bridge_->inbound(*offset), map.size, map.access, std::move(map.fd), map.offset};
-  map.offset = *offset;
-  bridge_->device()->submit(std::move(at_bridge),
-                            [self = shared_from_this(), iova, size = map.size, at = *offset](vfio::Reply reply) {
-                              if (!reply) self->bridge_->release(at);
-                              if (reply && self->over_) self->unmap_at_bridge(at, size);
-                              if (self->over_) return;
-                              if (!reply) return self->finish(std::move(reply));
-                              self->windows_[iova] = {size, at};
-                              self->send_command(true);
-                            });
+  exposures_->expose(std::move(map.fd), map.offset, map.size, map.access,
+                     [self = shared_from_this()](std::expected<std::uint64_t, int> at) {
+                       if (self->over_) return;
+                       if (!at) return self->finish(std::unexpected(at.error()));
+                       auto& asked = std::get<vfio::DmaMap>(self->waiting_.front().request);
+                       asked.offset = *at;
+                       self->windows_[std::to_underlying(asked.iova)] = *at;
+                       self->send_command(true);
+                     });
 }
 
 void RemoteDevice::send_command(bool window, std::vector<std::uint8_t> doorbells) {
@@ -159,15 +153,16 @@ void RemoteDevice::received(DeviceMessage message) {
   }
   if (message.kind != DeviceMessage::Kind::reply || !busy_ || message.number != number_) return lose();
   auto reply = decode(message);
-  if (const auto* map = std::get_if<vfio::DmaMap>(&waiting_.front().request); map != nullptr && !reply)
-    unexpose(static_cast<std::uint64_t>(map->iova), 1, false);
+  const auto* map = std::get_if<vfio::DmaMap>(&waiting_.front().request);
   const auto* unmap = std::get_if<vfio::DmaUnmap>(&waiting_.front().request);
-  if (unmap == nullptr || !reply) return finish(std::move(reply));
+  std::optional<vfio::DmaUnmap> gone; // that the lent device does not reach
+  if (map != nullptr && !reply) gone = {map->iova, 1};
+  if (unmap != nullptr && reply) gone = *unmap;
+  if (!gone) return finish(std::move(reply));
   deadline_.cancel();
-  unexpose(static_cast<std::uint64_t>(unmap->iova), unmap->size, unmap->all,
-           [self = shared_from_this(), reply = std::move(reply)]() mutable {
-             if (!self->over_) self->finish(std::move(reply));
-           });
+  unexpose(*gone, [self = shared_from_this(), reply = std::move(reply)]() mutable {
+    if (!self->over_) self->finish(std::move(reply));
+  });
 }
 
 vfio::Reply RemoteDevice::decode(const DeviceMessage& message) {
@@ -203,23 +198,15 @@ vfio::RegionInfo RemoteDevice::with_aperture(std::uint32_t region, vfio::RegionI
   return info;
 }
 
-/// `done` is called once their room is free.
-void RemoteDevice::unexpose(std::uint64_t first, std::uint64_t size, bool all, std::move_only_function<void()> done) {
+void RemoteDevice::unexpose(const vfio::DmaUnmap& range, std::move_only_function<void()> done) {
   const auto last = std::make_shared<std::move_only_function<void()>>(std::move(done));
   const std::shared_ptr<void> finally(nullptr, [last](void*) { (*last)(); });
+  const auto first = std::to_underlying(range.iova);
   std::erase_if(windows_, [&](const auto& window) {
-    if (!all && (window.first < first || window.first - first >= size)) return false;
-    unmap_at_bridge(window.second.offset, window.second.size, finally);
+    if (!range.all && (window.first < first || window.first - first >= range.size)) return false;
+    exposures_->unexpose(window.second, [finally] {});
     return true;
   });
-}
-
-/// The room is used again only once nothing is reached there.
-void RemoteDevice::unmap_at_bridge(std::uint64_t offset, std::uint64_t size, std::shared_ptr<void> finally) {
-  bridge_->device()->submit(vfio::DmaUnmap{bridge_->inbound(offset), size},
-                            [bridge = bridge_, offset, finally = std::move(finally)](const vfio::Reply& reply) {
-                              if (reply) bridge->release(offset);
-                            });
 }
 
 void RemoteDevice::lose() {
@@ -233,7 +220,7 @@ void RemoteDevice::close() {
   deadline_.cancel();
   send_({.loan = loan_, .session = session_, .kind = DeviceMessage::Kind::closed});
   for (const auto index : {vfio::intx, vfio::msi, vfio::msix}) disconnect_interrupts(index);
-  unexpose(0, 0, true);
+  exposures_->close();
   const auto self = shared_from_this();
   for (auto& [request, done] : std::exchange(waiting_, {})) done(std::unexpected(ECANCELED));
 }

@@ -5,12 +5,14 @@
 
 #include "device.hpp"
 #include "device_message.hpp"
+#include "exposures.hpp"
 #include "ntb/peer.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 
 namespace smartio {
 
@@ -22,7 +24,6 @@ public:
 
   RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
                std::shared_ptr<fabric::ntb::Peer> bridge, std::chrono::milliseconds timeout, Send send);
-  ~RemoteDevice() override;
 
   /// A command without a reply within the timeout loses the device. ENOSPC: the bridge's window has no room left.
   void submit(vfio::Request request, vfio::Completion done) override;
@@ -42,9 +43,6 @@ private:
     std::uint64_t at; ///< of the region's offset 0 in the aperture
     vfio::RegionArea area;
   };
-  struct Window {
-    std::uint64_t size, offset; ///< in the bridge's window
-  };
   void next();
   void finish(vfio::Reply reply);
   bool through_aperture(vfio::Request& request);
@@ -53,9 +51,7 @@ private:
   void send_interrupts(vfio::SetIrqs& irqs);
   vfio::Reply decode(const core::DeviceMessage& reply);
   vfio::RegionInfo with_aperture(std::uint32_t region, vfio::RegionInfo info, bool window);
-  void unexpose(
-      std::uint64_t first, std::uint64_t size, bool all, std::move_only_function<void()> done = [] {});
-  void unmap_at_bridge(std::uint64_t offset, std::uint64_t size, std::shared_ptr<void> finally = nullptr);
+  void unexpose(const vfio::DmaUnmap& range, std::move_only_function<void()> done);
   std::uint8_t connect_interrupt(std::uint32_t index, std::uint32_t vector, Fd event);
   void disconnect_interrupts(std::uint32_t index);
 
@@ -69,7 +65,8 @@ private:
   bool busy_ = false, over_ = false;
   std::vector<std::byte> sent_; ///< payload of the command under way
   std::map<std::uint32_t, Registers> registers_;
-  std::map<std::uint64_t, Window> windows_; ///< by IOVA
+  std::shared_ptr<Exposures> exposures_;
+  std::map<std::uint64_t, std::uint64_t> windows_; ///< by IOVA: where in the bridge's window
   struct Interrupt {
     Fd event;
     std::uint8_t doorbell;

@@ -1,0 +1,185 @@
+#include "exposures.hpp"
+
+#include "mapping.hpp"
+
+#include <algorithm>
+#include <boost/icl/interval_set.hpp>
+#include <cerrno>
+#include <optional>
+#include <sys/stat.h>
+#include <tuple>
+
+namespace smartio {
+
+using Range = boost::icl::right_open_interval<std::uint64_t>;
+using Ranges = boost::icl::interval_set<std::uint64_t, std::less, Range>;
+
+/// The same memory, for the same access.
+struct Exposures::File {
+  dev_t device;
+  ino_t inode;
+  Access access;
+  bool operator==(const File&) const = default;
+};
+
+/// What is asked for.
+struct Exposures::Piece {
+  std::shared_ptr<const Fd> fd;
+  std::uint64_t offset, size; ///< in the file
+  Access access;
+  std::optional<File> file; ///< unless it has a room of its own
+  std::uint64_t file_bytes = 0;
+
+  Range range() const { return {offset, offset + size}; }
+};
+
+/// Reserved in the window, and mapped there as far as it was asked for.
+struct Exposures::Room {
+  std::uint64_t at;          ///< in the window
+  std::uint64_t start, size; ///< in the file, whole pages
+  std::optional<File> file;
+  std::shared_ptr<const Fd> fd; ///< held: the inode's number cannot become another file's
+  Ranges mapped{};              ///< in the file
+  unsigned uses = 0;
+  bool busy = false; ///< somebody waits for it
+
+  bool holds(const Piece& piece) const {
+    return file && file == piece.file && piece.offset >= start && in_range(piece.offset - start, piece.size, size);
+  }
+};
+
+namespace {
+
+constexpr std::uint64_t page = 4096;
+
+constexpr std::uint64_t in_pages(std::uint64_t bytes) { return (bytes + page - 1) / page * page; }
+
+} // namespace
+
+Exposures::Exposures(std::shared_ptr<fabric::ntb::Peer> bridge) : bridge_(std::move(bridge)) {}
+
+Exposures::~Exposures() { close(); }
+
+void Exposures::expose(Fd fd, std::uint64_t offset, std::uint64_t size, Access access, Exposed done) {
+  if (over_) return done(std::unexpected(ECANCELED));
+  if (size == 0 || size > UINT64_MAX - offset) return done(std::unexpected(EINVAL));
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return done(std::unexpected(errno));
+  Piece piece{std::make_shared<const Fd>(std::move(fd)), offset, size, access, {}};
+  if (S_ISREG(status.st_mode)) {
+    piece.file = File{status.st_dev, status.st_ino, access};
+    piece.file_bytes = static_cast<std::uint64_t>(status.st_size);
+  }
+  const auto room = find(piece);
+  if (room == rooms_.end()) return make_room(std::move(piece), std::move(done));
+  ++room->uses;
+  map_missing(room, std::move(piece), std::move(done));
+}
+
+/// Preferably where nothing is missing.
+Exposures::Rooms::iterator Exposures::find(const Piece& piece) {
+  const auto complete = std::ranges::find_if(rooms_, [&piece](const Room& room) {
+    return room.holds(piece) && boost::icl::contains(room.mapped, piece.range());
+  });
+  if (complete != rooms_.end()) return complete;
+  return std::ranges::find_if(rooms_, [&piece](const Room& room) { return room.holds(piece); });
+}
+
+Exposures::Rooms::iterator Exposures::oldest_unused() { return std::ranges::find(rooms_, 0U, &Room::uses); }
+
+/// For the whole file if the piece is a good part of it, else for the piece: the last of rooms_. False: no room.
+bool Exposures::reserve(const Piece& piece) {
+  const bool whole = in_range(piece.offset, piece.size, piece.file_bytes) && piece.size >= piece.file_bytes / 4;
+  std::uint64_t start = 0, size = piece.file_bytes;
+  auto at = whole ? bridge_->reserve(size) : std::nullopt;
+  if (!at) {
+    start = piece.offset;
+    size = piece.size;
+    at = bridge_->reserve(size);
+  }
+  if (at) rooms_.push_back({*at, start, in_pages(size), piece.file, piece.fd});
+  return at.has_value();
+}
+
+/// Drops what is unused, the oldest first, until there is room.
+void Exposures::make_room(Piece piece, Exposed done) {
+  if (over_) return done(std::unexpected(ECANCELED));
+  if (reserve(piece)) {
+    const auto room = std::prev(rooms_.end());
+    ++room->uses;
+    return map_missing(room, std::move(piece), std::move(done));
+  }
+  const auto oldest = oldest_unused();
+  if (oldest == rooms_.end()) return done(std::unexpected(ENOSPC));
+  drop(oldest, [self = shared_from_this(), piece = std::move(piece), done = std::move(done)]() mutable {
+    self->make_room(std::move(piece), std::move(done));
+  });
+}
+
+/// One stretch after the other: a device may refuse too many requests at once.
+void Exposures::map_missing(Rooms::iterator room, Piece piece, Exposed done) {
+  Ranges missing(piece.range());
+  missing -= room->mapped;
+  room->busy = !missing.empty();
+  if (!room->busy) return done(room->at + (piece.offset - room->start));
+  const auto part = *missing.begin();
+  auto fd = piece.fd->duplicate();
+  if (!fd) return mapped(room, std::move(piece), std::move(done), fd.error().code.value());
+  vfio::DmaMap map{bridge_->inbound(room->at + (part.lower() - room->start)), part.upper() - part.lower(), piece.access,
+                   std::move(*fd), part.lower()};
+  bridge_->device()->submit(std::move(map), [self = shared_from_this(), room, part, piece = std::move(piece),
+                                             done = std::move(done)](const vfio::Reply& reply) mutable {
+    if (reply) room->mapped += part;
+    self->mapped(room, std::move(piece), std::move(done), reply ? 0 : reply.error());
+  });
+}
+
+/// What succeeded stays, for whoever asks again. Memory that may be locked, or windows of the device, are given up by
+/// what is unused.
+void Exposures::mapped(Rooms::iterator room, Piece piece, Exposed done, int error) {
+  auto failed = [&done](int number) {
+    return [done = std::move(done), number]() mutable { done(std::unexpected(number)); };
+  };
+  if (over_) return drop(room, failed(ECANCELED));
+  if (error == 0) return map_missing(room, std::move(piece), std::move(done));
+  const auto oldest = oldest_unused();
+  const bool again = (error == ENOMEM || error == ENOSPC) && oldest != rooms_.end();
+  room->busy = again;
+  if (!again) return unexpose(room->at, failed(error));
+  drop(oldest, [self = shared_from_this(), room, piece = std::move(piece), done = std::move(done)]() mutable {
+    self->mapped(room, std::move(piece), std::move(done), 0);
+  });
+}
+
+void Exposures::unexpose(std::uint64_t at, std::move_only_function<void()> done) {
+  const auto room = std::ranges::find_if(rooms_, [at](const Room& r) { return at >= r.at && at - r.at < r.size; });
+  if (room == rooms_.end() || room->uses == 0 || --room->uses > 0) return done();
+  rooms_.splice(rooms_.end(), rooms_, room); // it is the youngest of the unused
+  if (!room->file || room->mapped.empty()) return drop(room, std::move(done));
+  if (static_cast<std::size_t>(std::ranges::count(rooms_, 0U, &Room::uses)) > most_unused)
+    return drop(oldest_unused(), std::move(done));
+  done();
+}
+
+/// The room is used again only once nothing is reached there.
+void Exposures::drop(Rooms::iterator room, std::move_only_function<void()> done) {
+  const auto [at, size, reached] = std::tuple(room->at, room->size, !room->mapped.empty());
+  rooms_.erase(room);
+  if (!reached) {
+    bridge_->release(at);
+    return done();
+  }
+  bridge_->device()->submit(vfio::DmaUnmap{bridge_->inbound(at), size},
+                            [bridge = bridge_, at, done = std::move(done)](const vfio::Reply& reply) mutable {
+                              if (reply) bridge->release(at);
+                              done();
+                            });
+}
+
+void Exposures::close() {
+  over_ = true;
+  for (auto room = rooms_.begin(); room != rooms_.end();)
+    if (const auto next = room++; !next->busy) drop(next, [] {});
+}
+
+} // namespace smartio
