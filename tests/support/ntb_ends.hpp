@@ -8,8 +8,6 @@ namespace smartio::testing {
 
 using fabric::ntb::Adapter;
 
-inline const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
-
 inline Result<std::shared_ptr<Adapter>> open_adapter(NtbHost& host) {
   std::optional<Result<std::shared_ptr<Adapter>>> result;
   Adapter::open(host.device, [&result](auto opened) { result.emplace(std::move(opened)); });

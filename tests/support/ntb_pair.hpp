@@ -16,6 +16,8 @@ namespace ntb = sim::ntb;
 using ntb::Side;
 using Bytes = std::vector<std::byte>;
 
+inline const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
+
 class NtbHost {
 public:
   static constexpr std::uint64_t window_bytes = 0x10000;

@@ -7,8 +7,6 @@ namespace offset = ntb::register_offset;
 
 namespace {
 
-const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
-
 struct Ready : NtbPair {
   explicit Ready(const char* chip = "gen4") : NtbPair(chip) {
     for (auto* host : {&a, &b}) {

@@ -1,6 +1,5 @@
 // The two ends of a bridge find each other, and notice the other's end; on the simulated bridge.
-#include "ntb/peer.hpp"
-#include "ntb_pair.hpp"
+#include "ntb_nodes.hpp"
 
 #include <cstring>
 
@@ -10,36 +9,6 @@ using fabric::ntb::Peer;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct Node {
-  Node(boost::asio::io_context& io, NtbHost& host, unsigned number, std::chrono::milliseconds silence = 300ms) {
-    Peer::open(
-        io, host.device, {.node = NodeId(number), .silence = silence}, [this] { ++changes; },
-        [this](auto opened) { peer = std::move(opened).value(); });
-  }
-  bool up() const { return peer && peer->state().up; }
-  std::shared_ptr<Peer> peer;
-  int changes = 0;
-};
-
-struct Nodes {
-  explicit Nodes(const char* chip) : pair(chip, false) {}
-  bool reach(const std::function<bool()>& condition) {
-    for (int i = 0; i < 500; ++i) {
-      if (condition()) return true;
-      io.run_for(10ms);
-    }
-    return false;
-  }
-  bool both_up() {
-    return reach([this] { return a.up() && b.up(); });
-  }
-  boost::asio::io_context io;
-  NtbPair pair;
-  Node a{io, pair.a, 4}, b{io, pair.b, 8};
-};
-
-const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
 
 std::uint64_t map(Node& node, int fd, std::uint64_t bytes) {
   const auto offset = node.peer->reserve(bytes).value();

@@ -9,8 +9,6 @@ namespace offset = ntb::register_offset;
 
 namespace {
 
-const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
-
 constexpr std::uint64_t link_status_bit = std::uint64_t{1} << 32;
 
 } // namespace

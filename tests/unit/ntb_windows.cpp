@@ -16,8 +16,6 @@ constexpr std::uint64_t size = NtbHost::window_bytes;
 constexpr std::uint32_t bar2 = 2, bar4 = 4;
 constexpr std::uint64_t nothing = UINT64_MAX;
 
-const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
-
 std::uint64_t at(const NtbHost& host, std::uint64_t offset) {
   std::uint64_t value = 0;
   std::memcpy(&value, host.memory().data() + offset, sizeof value);
