@@ -1,6 +1,6 @@
 // A device lent over a bridge: both nodes' ends of a session, joined by the simulated bridge.
 #include "remote_device.hpp"
-#include "ntb_pair.hpp"
+#include "ntb_nodes.hpp"
 #include "remote_client.hpp"
 #include "test_device.hpp"
 #include "user/codec.hpp"
@@ -19,8 +19,28 @@ namespace {
 constexpr std::uint64_t page = TestDevice::page;
 constexpr core::LoanId loan{DeviceId{0x80000}, 1};
 
+/// The simulated bridge's aperture cannot be mapped for another device; a file stands in for it.
+struct MappableAperture final : vfio::Device {
+  explicit MappableAperture(std::shared_ptr<vfio::Device> end) : bridge(std::move(end)) {}
+  void submit(vfio::Request request, vfio::Completion done) override {
+    const auto* info = std::get_if<vfio::GetRegionInfo>(&request);
+    if (info == nullptr || info->index != Peer::aperture_region)
+      return bridge->submit(std::move(request), std::move(done));
+    bridge->submit(std::move(request), [this, done = std::move(done)](vfio::Reply reply) mutable {
+      auto& region = std::get<vfio::RegionInfo>(reply.value());
+      region.areas = {{0, region.size}};
+      region.fd = file.duplicate().value();
+      done(std::move(reply));
+    });
+  }
+  void on_lost(std::move_only_function<void()>) override {}
+  std::shared_ptr<vfio::Device> bridge;
+  Fd file = make_memfd("aperture", smartio::testing::NtbHost::window_bytes).value();
+};
+
 struct Session {
-  Session() {
+  explicit Session(bool mappable = false) {
+    if (mappable) pair.b.device = std::make_shared<MappableAperture>(pair.b.device);
     for (auto* peer : {&a, &b})
       Peer::open(
           io, (peer == &a ? pair.a : pair.b).device, {.node = NodeId(peer == &a ? 4U : 8U), .silence = 1s}, [] {},
@@ -62,6 +82,9 @@ struct Session {
     std::memcpy(&value, data.data(), sizeof value);
     return value;
   }
+  vfio::Reply map(std::uint64_t iova, const Fd& memory, std::uint64_t offset, std::uint64_t size) {
+    return ask(vfio::DmaMap{Iova{iova}, size, Access::read_write, memory.duplicate().value(), offset});
+  }
   vfio::RegionInfo region(std::uint32_t index) {
     return std::get<vfio::RegionInfo>(ask(vfio::GetRegionInfo{index}).value());
   }
@@ -86,6 +109,7 @@ struct Session {
 
   boost::asio::io_context io;
   NtbPair pair{"gen4", false};
+  std::shared_ptr<smartio::testing::WatchedDevice> bridge = smartio::testing::watch(pair.a); ///< the borrower's
   std::shared_ptr<Peer> a, b;
   std::shared_ptr<TestDevice> lent = std::make_shared<TestDevice>();
   std::shared_ptr<RemoteDevice> device;
@@ -184,14 +208,61 @@ TEST_CASE("the end of interrupts gives doorbells back") {
   CHECK(most == 31);
 }
 
-TEST_CASE("memory is refused when the lender cannot give its device the aperture, and its room is free again") {
+TEST_CASE("memory is refused when the lender cannot give its device the aperture, and may be dropped") {
   Session session;
-  const auto memory = make_memfd("memory", page).value();
-  const auto reply = session.ask(vfio::DmaMap{Iova{page}, page, Access::read_write, memory.duplicate().value(), 0});
-  REQUIRE_FALSE(reply.has_value());
-  CHECK(reply.error() == EOPNOTSUPP);
-  CHECK(session.a->used_bytes() == 0);
+  const auto memory = make_memfd("memory", 8 * page).value(), other = make_memfd("memory", 8 * page).value();
+  for (const auto* refused : {&memory, &other, &memory}) { // there is room for one of them only
+    const auto reply = session.map(page, *refused, 0, 8 * page);
+    REQUIRE_FALSE(reply.has_value());
+    CHECK(reply.error() == EOPNOTSUPP);
+  }
   CHECK(session.lent->windows.empty());
+  session.device->close();
+  CHECK(session.a->used_bytes() == 0);
+}
+
+TEST_CASE("memory that is unmapped and mapped again, in other pieces, is mapped once at the bridge") {
+  Session session(true);
+  const auto memory = make_memfd("memory", 8 * page).value();
+  const auto unmap = [&session] { return session.ask(vfio::DmaUnmap{Iova{}, 0, true}).has_value(); };
+  REQUIRE(session.map(0, memory, 0, 8 * page));
+  session.bridge->maps.clear();
+  REQUIRE(unmap());
+  CHECK(session.lent->windows.empty());
+  CHECK(session.a->used_bytes() == 8 * page);
+  REQUIRE(session.map(0, memory, 0, 2 * page));
+  REQUIRE(session.map(0x10000, memory, 3 * page, 5 * page));
+  CHECK(session.lent->windows.size() == 2);
+  CHECK(session.bridge->maps.empty());
+  CHECK(session.bridge->unmaps == 0);
+  REQUIRE(unmap());
+  const auto large = make_memfd("memory", 14 * page).value();
+  REQUIRE(session.map(0, large, 0, 14 * page)); // what is unused makes room
+  CHECK(session.a->used_bytes() == 14 * page);
+}
+
+TEST_CASE("an unmap is answered and its memory given up only when the lender has unmapped it") {
+  Session session(true);
+  const auto memory = make_memfd("memory", 8 * page).value(), other = make_memfd("memory", 8 * page).value();
+  REQUIRE(session.map(0, memory, 0, 8 * page));
+  session.lent->refuse = [](const vfio::Request& request) {
+    return std::holds_alternative<vfio::DmaUnmap>(request) ? EIO : 0;
+  };
+  CHECK(session.ask(vfio::DmaUnmap{Iova{}, 8 * page}).error() == EIO);
+  CHECK(session.map(0x10000, other, 0, 8 * page).error() == ENOSPC);
+  session.lent->refuse = nullptr;
+  REQUIRE(session.ask(vfio::DmaUnmap{Iova{}, 8 * page}));
+  CHECK(session.map(0x10000, other, 0, 8 * page));
+}
+
+TEST_CASE("a second window at the same address is refused, and the first stays") {
+  Session session(true);
+  const auto memory = make_memfd("memory", 8 * page).value(), other = make_memfd("memory", 8 * page).value();
+  REQUIRE(session.map(0, memory, 0, 8 * page));
+  CHECK(session.map(0, memory, 0, page).error() == EEXIST);
+  CHECK(session.ask(vfio::DmaMap{Iova{}, page, Access::read_write, {}, 0}).error() == EEXIST);
+  CHECK(session.lent->windows.size() == 1);
+  CHECK(session.map(0x10000, other, 0, 8 * page).error() == ENOSPC); // its room is in use
 }
 
 TEST_CASE("more memory than the window has room for is refused") {
