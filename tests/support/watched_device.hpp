@@ -3,6 +3,7 @@
 
 #include "device.hpp"
 
+#include <cerrno>
 #include <deque>
 
 namespace smartio::testing {
@@ -22,6 +23,7 @@ struct WatchedDevice final : vfio::Device {
     if (refused != 0) return done(std::unexpected(refused));
     if (map != nullptr) maps.push_back({map->iova, map->size, map->offset});
     if (unmap) ++unmaps;
+    if (unmap && stuck) return done(std::unexpected(EIO));
     if (map != nullptr && pretend) return done(vfio::Done{});
     if (!late || (map == nullptr && !unmap)) return device->submit(std::move(request), std::move(done));
     device->submit(std::move(request), [this, done = std::move(done)](vfio::Reply reply) mutable {
@@ -38,6 +40,7 @@ struct WatchedDevice final : vfio::Device {
   std::shared_ptr<vfio::Device> device;
   std::function<int(const vfio::DmaMap&)> refuse; ///< errno, or 0
   bool late = false;                              ///< maps and unmaps are answered by answer()
+  bool stuck = false;                             ///< nothing is unmapped any more
   bool pretend = false;                           ///< maps succeed, and nothing is reached there
   std::vector<Map> maps;                          ///< that were not refused
   unsigned unmaps = 0;

@@ -114,6 +114,18 @@ TEST_CASE("a small piece of a file has no more room than it needs, and pieces wi
   CHECK(client.arrives(longer, memory, 41));
 }
 
+TEST_CASE("of two rooms of a file the one where nothing is missing is used again") {
+  Client client;
+  const auto memory = file(12);
+  const auto small = client.expose(memory, 10, 2);
+  client.unexpose(client.expose(memory, 0, 3));
+  CHECK(client.used_pages() == 2 + 12);
+  client.unexpose(small);
+  client.maps();
+  CHECK(client.expose(memory, 10, 2) == small);
+  CHECK(client.maps().empty());
+}
+
 TEST_CASE("of a file that does not fit a piece may") {
   Client client;
   REQUIRE(client.nodes.a.peer->reserve(4 * page));
@@ -305,6 +317,18 @@ TEST_CASE("room is used again only once nothing is reached there") {
   CHECK(client.arrives(**result, b, 0));
 }
 
+TEST_CASE("room that the bridge's device does not unmap is never used again") {
+  Client client;
+  const auto a = file(4), b = file(4), c = file(8);
+  for (const auto* memory : {&a, &b}) client.unexpose(client.expose(*memory, 0, 4));
+  client.bridge().stuck = true;
+  CHECK(client.expose(c, 0, 8) == std::unexpected(ENOSPC));
+  CHECK(client.bridge().unmaps == 2);
+  CHECK(client.used_pages() == 8);
+  CHECK(client.expose(a, 0, 4).has_value());
+  CHECK(client.used_pages() == 12);
+}
+
 TEST_CASE("after close nothing is reached, and nothing can be exposed") {
   Client client;
   const auto a = file(2), b = file(2);
@@ -339,9 +363,11 @@ TEST_CASE("close during an expose leaves nothing mapped, whatever was under way"
     result = client.ask(c, 0, 2);
   }
   REQUIRE(client.bridge().answers.size() == 1);
+  client.maps();
   client.exposures->close();
   CHECK_FALSE(result->has_value());
   while (!client.bridge().answers.empty()) client.bridge().answer();
   CHECK(*result == std::unexpected(ECANCELED));
   CHECK(client.used_pages() == 0);
+  CHECK(client.maps().empty());
 }
