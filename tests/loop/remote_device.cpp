@@ -255,6 +255,25 @@ TEST_CASE("an unmap is answered and its memory given up only when the lender has
   CHECK(session.map(0x10000, other, 0, 8 * page));
 }
 
+TEST_CASE("memory that cannot stay is unmapped at the bridge, too, when the unmap is answered") {
+  Session session(true);
+  session.bridge->pretend = true;
+  const auto memory = make_eventfd().value(); // as a dma-buf: no regular file
+  REQUIRE(session.map(0, memory, 0, page));
+  session.bridge->late = true;
+  bool answered = false;
+  session.device->submit(vfio::DmaUnmap{Iova{}, page}, [&answered](const vfio::Reply& reply) {
+    CHECK(reply.has_value());
+    answered = true;
+  });
+  REQUIRE(session.reach([&session] { return !session.bridge->answers.empty(); }));
+  CHECK(session.lent->windows.empty());
+  CHECK_FALSE(answered);
+  session.bridge->answer();
+  CHECK(answered);
+  CHECK(session.a->used_bytes() == 0);
+}
+
 TEST_CASE("a second window at the same address is refused, and the first stays") {
   Session session(true);
   const auto memory = make_memfd("memory", 8 * page).value(), other = make_memfd("memory", 8 * page).value();

@@ -262,6 +262,15 @@ TEST_CASE("whether a piece beyond the end of its file can be mapped is the bridg
   CHECK(client.used_pages() == 4);
 }
 
+TEST_CASE("the last page of a file belongs to its room, however much of it the file has") {
+  Client client;
+  client.bridge().pretend = true;
+  const auto memory = make_memfd("memory", page + 100).value();
+  const auto at = client.expose(memory, 0, 1);
+  CHECK(client.expose(memory, 1, 1) == *at + page);
+  CHECK(client.used_pages() == 2);
+}
+
 TEST_CASE("a map that fails leaves what was mapped before, in use or not") {
   Client client;
   const auto memory = file(8);
