@@ -25,6 +25,7 @@ struct Client {
     bridge().maps.clear();
     exposures = std::make_shared<Exposures>(nodes.a.peer);
   }
+  ~Client() { bridge().late = false; } // an answer that waits would hold the bridge
   WatchedDevice& bridge() { return *nodes.bridge_of_a; }
   std::uint64_t used_pages() const { return nodes.a.peer->used_bytes() / page; }
 
