@@ -21,6 +21,7 @@ from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, OTHER = 8, 4, 5
 PATIENCE = 8000  # milliseconds: emulated hosts on two cores can be slow
+SMALL_MIB, SMALL_WINDOW = 192, "256M"  # a machine's memory, and a window that takes it but once: it is mapped in pieces
 GATEWAY = "10.0.2.2"  # of QEMU's user network: this machine
 
 
@@ -53,9 +54,9 @@ def lender_of(bed, programs, machine, name, window, borrowers=(BORROWER,)):
 
 
 @contextlib.contextmanager
-def borrowed_from(bed, programs, machine, name, address):
+def borrowed_from(bed, programs, machine, name, address, window):
     """The lender, a guest with the devices of MACHINE, and the socket of a loan of the one at ADDRESS."""
-    with lender_of(bed, programs, machine, name, "1G") as (nodes, (run,)):  # all memory of C, and some more
+    with lender_of(bed, programs, machine, name, window) as (nodes, (run,)):
         device = nodes.lend(address)
         yield nodes.guest, programs.tool(run, "borrow", device).splitlines()[1]
         programs.tool(run, "return", device)
@@ -90,8 +91,8 @@ def nvme(programs, run, *words, **more):
 def test_a_virtual_machine_uses_the_disk_of_another_host(bed, programs, tmp_path):
     machine = Topology()
     disk = machine.nvme(blank_disk(tmp_path / "disk"))
-    with borrowed_from(bed, programs, machine, "disk", disk) as (_, socket):
-        with Guest(bed, "bridge-vm", [vfio_user(socket)], arguments="nvme_core.io_timeout=255") as guest:
+    with borrowed_from(bed, programs, machine, "disk", disk, SMALL_WINDOW) as (_, socket):
+        with Guest(bed, "bridge-vm", [vfio_user(socket)], SMALL_MIB, arguments="nvme_core.io_timeout=255") as guest:
             guest.check(f"until [ -b {DISK} ]; do usleep 50000; done", 120)
             guest.check(f"mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 {DISK}", 200)
             guest.check(f"mount {DISK} /mnt && head -c {4 << 20} /dev/urandom >/tmp/data", 100)
@@ -108,10 +109,10 @@ def test_a_disk_is_taken_back_while_a_virtual_machine_of_another_host_reads_it(b
     with open(file, "r+b") as disk:
         disk.write(data)
     where = machine.nvme(file)
-    with lender_of(bed, programs, machine, "taken", "1G") as (nodes, (run,)):
+    with lender_of(bed, programs, machine, "taken", SMALL_WINDOW) as (nodes, (run,)):
         device = nodes.lend(where)
         socket = programs.tool(run, "borrow", device).splitlines()[1]
-        with Guest(bed, "bridge-vm", [vfio_user(socket)], arguments="nvme_core.io_timeout=255") as guest:
+        with Guest(bed, "bridge-vm", [vfio_user(socket)], SMALL_MIB) as guest:
             guest.check(f"until [ -b {DISK} ]; do usleep 50000; done", 120)
             load = guest.start(f"while dd if={DISK} of=/dev/null bs=4k count=64 iflag=direct; do echo >>/tmp/rounds; done")
             guest.check("until [ -s /tmp/rounds ]; do usleep 50000; done", 60)
@@ -119,7 +120,7 @@ def test_a_disk_is_taken_back_while_a_virtual_machine_of_another_host_reads_it(b
             nodes.check(LENDER, f"unavailable {device}")
             nodes.guest.check(f"until [ -b {DISK} ]; do usleep 20000; done")
             seconds = time.monotonic() - start
-            assert "Input/output error" in load.outcome(60).output
+            assert "Input/output error" in load.outcome(120).output  # the driver looks after 30 s
             guest.power_off(100)
         assert nodes.guest.check(f"head -c {len(data)} {DISK} | sha256sum").split()[0] == hashlib.sha256(data).hexdigest()
         print(f"The lender's kernel had its disk again after {seconds:.1f} s")
@@ -129,7 +130,7 @@ def test_a_disk_is_taken_back_while_a_virtual_machine_of_another_host_reads_it(b
 def test_a_virtual_machine_uses_the_network_interface_of_another_host(bed, programs):
     machine = Topology()
     near = machine.e1000e()
-    with borrowed_from(bed, programs, machine, "network", machine.igb(near)) as (lender, socket):
+    with borrowed_from(bed, programs, machine, "network", machine.igb(near), "1G") as (lender, socket):
         with Guest(bed, "bridge-vm", [vfio_user(socket)], kernel="full") as guest:
             lender.check("modprobe e1000e; ip link set eth1 up && ip addr add 10.1.0.1/24 dev eth1")
             guest.check("modprobe igb; until [ -e /sys/class/net/eth0 ]; do usleep 50000; done", 120)
