@@ -16,6 +16,7 @@ from topology import Topology, blank_disk, vfio_user
 LENDER, BORROWER, PORT = 8, 4, 7808
 BRIDGE = "00:12.0"
 PATIENCE = 8000  # milliseconds
+SECONDS = 6  # for which context switches are counted
 
 
 class Host:
@@ -295,11 +296,11 @@ def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
     with hosts(bed, programs, tmp_path, model="gen4-spr") as (_, lender, borrower):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
+        at_rest = switches_meanwhile(lender, borrower)
         commands, busy = switches_while_busy(lender, borrower, device)
-        await_no_client(borrower)
-        at_rest = switches_in_three_seconds(lender, borrower)
         print(f"{commands:.0f} commands: {busy} context switches of both daemons, at rest {at_rest}")
         assert commands > 500 and busy - at_rest < commands / 100
+        await_no_client(borrower)
         interrupts, relayed = switches_while_busy(lender, borrower, device, "--interrupts")
         print(f"{interrupts:.0f} interrupts: {(relayed - at_rest) / interrupts:.1f} context switches of both daemons each")
     programs.end()
@@ -313,27 +314,30 @@ def await_no_client(host, seconds=20):
 
 
 def switches_while_busy(lender, borrower, device, options=""):
-    """What a program does in three seconds of its work, in commands and in context switches of both daemons."""
-    load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --bs 512 --seconds 15 {options}")
+    """What a program does in SECONDS of its work, in commands and in context switches of both daemons."""
+    load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --bs 512 --seconds 25 {options}")
     await_client(borrower)
     before = None  # it maps its memory before its first command
     while (now := borrower.nodes.json(BORROWER, "status")["loans"]) != before:
         before = now
         time.sleep(0.2)
-    busy = switches_in_three_seconds(lender, borrower)
-    borrower.guest.check("pgrep smartio_nvme")  # it worked all the while
-    return 3 * json.loads(load.check(120))["iops"], busy
+    busy = switches_meanwhile(lender, borrower)
+    borrower.guest.check("pidof smartio_nvme")  # it worked all the while
+    return SECONDS * json.loads(load.check(120))["iops"], busy
 
 
-def switches_in_three_seconds(*both):
+def switches_meanwhile(*both):
     before = switches(*both)
-    time.sleep(3)
-    return switches(*both) - before
+    time.sleep(SECONDS)
+    return sum(count - before.get(thread, 0) for thread, count in switches(*both).items())
 
 
 def switches(*hosts_):
-    count = 0
+    """By thread: one that ends takes its count along."""
+    counts = {}
     for host in hosts_:
-        lines = host.guest.check(f"cat /proc/$(cat /run/node{host.number}.pid)/task/*/status | grep ctxt").splitlines()
-        count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
-    return count
+        lines = host.guest.check(f"grep ctxt /proc/$(cat /run/node{host.number}.pid)/task/*/status").splitlines()
+        for path, name, count in (line.split(":") for line in lines):
+            if name.startswith("voluntary"):
+                counts[host.number, path] = int(count)
+    return counts
