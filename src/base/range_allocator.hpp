@@ -38,9 +38,20 @@ private:
   std::map<std::uint64_t, Taken> taken_; // by first address; disjoint
 };
 
-/// For IOVAs: 4 KiB to 2^39 (the smallest address width of an IOMMU), without the interrupt addresses of x86,
-/// 0xfee00000-0xfeefffff (Intel SDM volume 3, 11.11.1), which no IOMMU translates.
-RangeAllocator iova_allocator();
+/// The clients of a device that is lent as shared are in one IOMMU domain: each has a slice of the IOVAs to itself.
+/// Slice `n` begins at n * iova_slice_size; together they end at 2^39, the smallest address width of an IOMMU.
+inline constexpr unsigned iova_slices = 32;
+inline constexpr std::uint64_t iova_slice_size = 1ULL << 34; // 16 GiB
+static_assert(iova_slices * iova_slice_size == 1ULL << 39);
+
+/// Whether `size` bytes at `start` lie within slice `slice`; no sum that could wrap.
+constexpr bool in_iova_slice(unsigned slice, std::uint64_t start, std::uint64_t size) {
+  return start / iova_slice_size == slice && size <= iova_slice_size - start % iova_slice_size;
+}
+
+/// For IOVAs of slice `slice` (below iova_slices), or of all of them: from 4 KiB on, without the interrupt addresses of
+/// x86, 0xfee00000-0xfeefffff (Intel SDM volume 3, 11.11.1), which no IOMMU translates.
+RangeAllocator iova_allocator(std::optional<unsigned> slice = {});
 
 /// What an IOVA of `size` bytes is aligned to: 2 MiB for those that can use large IOMMU pages, else 4 KiB.
 constexpr std::uint64_t iova_alignment(std::uint64_t size) { return size >= (2U << 20) ? 2U << 20 : 4096; }

@@ -2,8 +2,11 @@
 
 #include "catch.hpp"
 
+using smartio::in_iova_slice;
 using smartio::iova_alignment;
 using smartio::iova_allocator;
+using smartio::iova_slice_size;
+using smartio::iova_slices;
 using smartio::RangeAllocator;
 
 TEST_CASE("ranges are allocated from the bottom, aligned and disjoint") {
@@ -82,4 +85,38 @@ TEST_CASE("IOVAs avoid page 0 and the interrupt addresses, and end below 2^39") 
   CHECK(ranges.allocate(1ULL << 39, 0x1000) == std::nullopt);
   CHECK(iova_alignment(0x1ff000) == 0x1000);
   CHECK(iova_alignment(0x200000) == 0x200000);
+}
+
+TEST_CASE("the slices of the IOVAs are whole, disjoint, and together all there are") {
+  std::uint64_t end = 0x1000; // of the slices before
+  for (unsigned slice = 0; slice < iova_slices; ++slice) {
+    auto ranges = iova_allocator(slice);
+    std::uint64_t bytes = slice == 0 ? 0x1000 : 0;
+    if (slice == 0) {
+      CHECK_FALSE(ranges.reserve(0xfee00000, 0x1000));
+      CHECK(ranges.allocate(0xfee00000 - 0x1000, 0x1000) == 0x1000);
+      end = 0xfef00000;
+      bytes = end;
+    }
+    CHECK(ranges.allocate(iova_slice_size - bytes + 1, 1) == std::nullopt);
+    CHECK(ranges.allocate(iova_slice_size - bytes, 1) == end);
+    CHECK(ranges.allocate(1, 1) == std::nullopt);
+    end += iova_slice_size - bytes;
+  }
+  CHECK(end == 1ULL << 39);
+}
+
+TEST_CASE("what lies in a slice, to the byte, and sums that wrap") {
+  constexpr std::uint64_t start = 3 * iova_slice_size, end = 4 * iova_slice_size;
+  CHECK(in_iova_slice(3, start, iova_slice_size));
+  CHECK(in_iova_slice(3, end - 1, 1));
+  CHECK_FALSE(in_iova_slice(3, start - 1, 1));
+  CHECK_FALSE(in_iova_slice(3, start - 1, 2));
+  CHECK_FALSE(in_iova_slice(3, end, 1));
+  CHECK_FALSE(in_iova_slice(3, end - 1, 2));
+  CHECK_FALSE(in_iova_slice(3, start, UINT64_MAX));
+  CHECK_FALSE(in_iova_slice(3, start + 1, UINT64_MAX - start + 1));
+  CHECK_FALSE(in_iova_slice(0, UINT64_MAX, 1));
+  CHECK(in_iova_slice(0, 0, 1)); // a virtual machine's first page
+  CHECK_FALSE(in_iova_slice(0, 0, 1ULL << 39));
 }
