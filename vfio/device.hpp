@@ -4,6 +4,7 @@
 #pragma once
 
 #include "fd.hpp"
+#include "range_allocator.hpp"
 
 #include <smartio/types.hpp>
 
@@ -33,6 +34,23 @@ inline constexpr std::uint32_t irq_flag_eventfd = 1, irq_flag_maskable = 2, irq_
                                irq_flag_noresize = 8;
 inline constexpr std::uint32_t irq_data_none = 1, irq_data_bool = 2, irq_data_eventfd = 4;
 inline constexpr std::uint32_t irq_action_mask = 8, irq_action_unmask = 16, irq_action_trigger = 32;
+
+// Bits 24-31 of GetInfo's flags are smartio's own, not in linux/vfio.h: for a client that shares the device with others
+// the slice of the IOVAs (iova_slices) that its windows must lie in, plus 1; otherwise 0. A client that does not know
+// them ignores them, and its windows elsewhere are refused with ERANGE.
+inline constexpr unsigned device_flags_slice_shift = 24;
+inline constexpr std::uint32_t device_flags_slice_mask = 0xffU << device_flags_slice_shift;
+
+/// The slice in GetInfo's flags; none where they name one that there is not.
+constexpr std::optional<unsigned> slice_of(std::uint32_t flags) {
+  const auto number = flags >> device_flags_slice_shift;
+  return number == 0 || number > iova_slices ? std::nullopt : std::optional(number - 1);
+}
+
+/// `flags` with `slice` (below iova_slices, or none) in place of what they had.
+constexpr std::uint32_t with_slice(std::uint32_t flags, std::optional<unsigned> slice) {
+  return (flags & ~device_flags_slice_mask) | (slice ? (*slice + 1) << device_flags_slice_shift : 0);
+}
 
 struct GetInfo {};
 struct GetRegionInfo {

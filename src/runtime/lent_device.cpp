@@ -119,8 +119,8 @@ void LentDevice::watch() {
 }
 
 void LentDevice::attach(core::LoanId loan, bool shared, Serve serve) {
-  if (!shared) // a client that has gone, or is about to be replaced
-    for (const auto& session : std::vector(sessions_)) session_closed(session);
+  for (const auto& session : std::vector(sessions_)) // a client that has gone, or is about to be replaced
+    if (!shared || session->loan == loan) session_closed(session);
   arrivals_.push_back({loan, shared, std::move(serve)});
   work();
 }
@@ -192,17 +192,25 @@ void LentDevice::work() {
     return;
   }
   while (!arrivals_.empty()) {
+    const auto slice = arrivals_.front().shared ? free_slice() : std::nullopt;
+    if (arrivals_.front().shared && !slice) return;
     auto arrival = std::move(arrivals_.front());
     arrivals_.pop_front();
-    serve(std::move(arrival));
+    serve(std::move(arrival), slice);
   }
 }
 
-void LentDevice::serve(Arrival arrival) {
+/// The lowest that no client has. One that is leaving has its own until it is cleaned up.
+std::optional<unsigned> LentDevice::free_slice() const {
+  for (unsigned slice = 0; slice < iova_slices; ++slice)
+    if (std::ranges::none_of(sessions_, [slice](const auto& s) { return s->device->slice() == slice; })) return slice;
+  return std::nullopt;
+}
+
+void LentDevice::serve(Arrival arrival, std::optional<unsigned> slice) {
   const auto session = std::make_shared<Session>();
   session->loan = arrival.loan;
-  session->device =
-      std::make_shared<ShareDevice>(open_.device, description_, arrival.shared, open_.filters_config, peers_);
+  session->device = std::make_shared<ShareDevice>(open_.device, description_, slice, open_.filters_config, peers_);
   sessions_.push_back(session);
   session->disconnect = arrival.serve(session->device, [weak = weak_from_this(), session] {
     if (const auto self = weak.lock()) self->session_closed(session);

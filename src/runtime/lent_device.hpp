@@ -31,8 +31,8 @@ public:
 
   /// Begins to serve the device to a client, calls `gone` when that has left, and gives what ends it.
   using Serve = std::function<std::function<void()>(std::shared_ptr<vfio::Device> device, std::function<void()> gone)>;
-  /// Serves the device to a client of `loan`, once what ended before is cleaned up. An exclusive loan has one client:
-  /// an older one is ended first.
+  /// Serves the device to a client of `loan`, once what ended before is cleaned up, and to one of a shared loan once a
+  /// slice of the IOVAs is free. A loan has one client: an older one is ended first, and for an exclusive loan all are.
   void attach(core::LoanId loan, bool shared, Serve serve);
 
   /// The loan is over: core's order of steps, then LoanEnded. `last`: nobody else uses the device.
@@ -86,7 +86,8 @@ private:
   boost::asio::awaitable<std::optional<Error>> interrupts_off(const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<std::optional<Error>> unmap(bool all, const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<void> tell_clients(core::LoanId loan);
-  void serve(Arrival arrival);
+  std::optional<unsigned> free_slice() const;
+  void serve(Arrival arrival, std::optional<unsigned> slice);
   static void disconnect(Session& session);
 
   boost::asio::io_context& io_;

@@ -17,15 +17,17 @@ constexpr std::byte space_enable{3}, bus_master{4};
 
 } // namespace
 
-ShareDevice::ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, bool shared,
-                         bool filters_config, std::shared_ptr<PeerWindows> peers)
-    : device_(std::move(device)), description_(description), peers_(std::move(peers)), shared_(shared) {
+ShareDevice::ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description,
+                         std::optional<unsigned> slice, bool filters_config, std::shared_ptr<PeerWindows> peers)
+    : device_(std::move(device)), description_(description), peers_(std::move(peers)), slice_(slice) {
   if (filters_config) rules_ = vfio::ConfigRules::parse(description_.config);
 }
 
 /// The errno a request is refused with by the rules of lending, or 0.
 int ShareDevice::refusal(const Request& request) const {
-  if (std::holds_alternative<vfio::Reset>(request) && shared_) return EPERM;
+  if (std::holds_alternative<vfio::Reset>(request) && shared()) return EPERM;
+  if (const auto* map = std::get_if<vfio::DmaMap>(&request))
+    return slice_ && !in_iova_slice(*slice_, std::to_underlying(map->iova), map->size) ? ERANGE : 0;
   const auto* write = std::get_if<vfio::RegionWrite>(&request);
   if (write == nullptr) return 0;
   const auto in_page = [write](const auto& page) {
@@ -59,6 +61,12 @@ Completion ShareDevice::checked(const Request& request, Completion done) {
       peers->remake(device.get(),
                     [reply = std::move(reply), done = std::move(done)]() mutable { done(std::move(reply)); });
     };
+  if (std::holds_alternative<vfio::GetInfo>(request))
+    return [slice = slice_, done = std::move(done)](vfio::Reply reply) mutable {
+      if (auto* info = reply ? std::get_if<vfio::Info>(&*reply) : nullptr)
+        info->flags = vfio::with_slice(info->flags, slice); // whatever the device's server says there
+      done(std::move(reply));
+    };
   if (const auto* info = std::get_if<vfio::GetRegionInfo>(&request))
     return [self = shared_from_this(), bar = info->index, done = std::move(done)](vfio::Reply reply) mutable {
       if (auto* region = reply ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr) {
@@ -77,12 +85,12 @@ void ShareDevice::submit(Request request, Completion done) {
   if (const int refused = refusal(request); refused != 0) return done(std::unexpected(refused));
   if (const auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index < vfio::irq_count)
     used_[irqs->index] = true;
-  if (const auto* range = std::get_if<vfio::DmaUnmap>(&request); range != nullptr && shared_)
+  if (const auto* range = std::get_if<vfio::DmaUnmap>(&request); range != nullptr && shared())
     return unmap_own(*range, std::move(done));
   auto* write = std::get_if<vfio::RegionWrite>(&request);
   if (const auto* read = std::get_if<vfio::RegionRead>(&request); rules_ && read && read->region == vfio::config_region)
     done = with_virtual_bits(read->offset, std::move(done));
-  if (shared_ && write != nullptr && write->region == vfio::config_region && write->offset == command_register &&
+  if (shared() && write != nullptr && write->region == vfio::config_region && write->offset == command_register &&
       !write->data.empty())
     write->data[0] |= bus_master; // others depend on it
   if (rules_ && write != nullptr && write->region == vfio::config_region)

@@ -16,10 +16,11 @@ namespace smartio {
 /// Passes requests to the device while the epoch is open; afterwards only answers. Single-threaded.
 class ShareDevice final : public vfio::Device, public std::enable_shared_from_this<ShareDevice> {
 public:
-  /// `shared`: other clients use the device too, so it is neither reset nor loses bus mastering for this one's sake.
+  /// `slice`: other clients use the device too, so it is neither reset nor loses bus mastering for this one's sake, and
+  /// this one's windows must lie in that slice of the IOVAs (ERANGE); none: it is alone. GetInfo's flags tell it.
   /// `filters_config`: configuration writes pass ConfigRules.
-  ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, bool shared, bool filters_config,
-              std::shared_ptr<PeerWindows> peers);
+  ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, std::optional<unsigned> slice,
+              bool filters_config, std::shared_ptr<PeerWindows> peers);
 
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()>) override {} // the loan's end tells the client
@@ -32,7 +33,8 @@ public:
   /// IOVA to size, in bytes: what the client has mapped, or is about to.
   const std::map<std::uint64_t, std::uint64_t>& windows() const { return *windows_; }
   bool used_interrupts(std::uint32_t index) const { return index < vfio::irq_count && used_[index]; }
-  bool shared() const { return shared_; }
+  std::optional<unsigned> slice() const { return slice_; }
+  bool shared() const { return slice_.has_value(); }
 
 private:
   void unmap_own(const vfio::DmaUnmap& range, vfio::Completion done);
@@ -45,7 +47,7 @@ private:
   std::shared_ptr<vfio::Device> device_;
   Description description_;
   std::shared_ptr<PeerWindows> peers_;
-  bool shared_;
+  std::optional<unsigned> slice_;
   bool open_ = true;
   std::optional<vfio::ConfigRules> rules_; ///< none: whatever is behind the device filters
   /// Memory and I/O space enable as the client set them; the device's stay on, since others may have its BARs mapped.

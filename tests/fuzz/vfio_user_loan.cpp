@@ -42,8 +42,8 @@ OpenedDevice opened(std::shared_ptr<Client> client) {
 /// Both nodes' parts of a loan, in one loop.
 struct Loan {
   explicit Loan(boost::asio::io_context& io, bool shared, bool filters)
-      : lender(std::make_shared<ShareDevice>(device, described(*device), shared, filters,
-                                             std::make_shared<PeerWindows>())) {
+      : lender(std::make_shared<ShareDevice>(device, described(*device), shared ? std::optional(0U) : std::nullopt,
+                                             filters, std::make_shared<PeerWindows>())) {
     auto between = make_pair(io);
     lending = Connection::start(std::move(between.second), lender, counters, [] {});
     Socket socket(io, boost::asio::local::stream_protocol(), between.first.release());

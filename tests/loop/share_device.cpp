@@ -19,6 +19,7 @@ class ExactDevice final : public SmallDevice {
 public:
   std::map<std::uint64_t, std::uint64_t> mapped;
   int refuse_unmaps = 0;
+  std::uint32_t flags = device_flag_pci; ///< of GetInfo
 
   void submit(Request request, Completion done) override {
     if (manner == Manner::later) return SmallDevice::submit(std::move(request), std::move(done));
@@ -30,6 +31,7 @@ public:
 
 private:
   vfio::Reply exactly(Request& request) {
+    if (std::holds_alternative<GetInfo>(request)) return Info{flags, region_count, irq_count};
     if (auto* map = std::get_if<DmaMap>(&request)) {
       const bool added = mapped.try_emplace(std::to_underlying(map->iova), map->size).second;
       return added ? vfio::Reply(Done{}) : std::unexpected(EEXIST);
@@ -52,10 +54,10 @@ private:
 struct Sharers {
   std::shared_ptr<ExactDevice> device = std::make_shared<ExactDevice>();
   std::shared_ptr<PeerWindows> peers = std::make_shared<PeerWindows>();
-  std::shared_ptr<ShareDevice> one = make(true), other = make(true);
+  std::shared_ptr<ShareDevice> one = make(0), other = make(1);
 
-  std::shared_ptr<ShareDevice> make(bool shared) const {
-    return std::make_shared<ShareDevice>(device, Description{}, shared, false, peers);
+  std::shared_ptr<ShareDevice> make(std::optional<unsigned> slice) const {
+    return std::make_shared<ShareDevice>(device, Description{}, slice, false, peers);
   }
 };
 
@@ -65,8 +67,18 @@ std::optional<Reply> ask(ShareDevice& share, Request request) {
   return reply;
 }
 
-DmaMap window(std::uint64_t number) {
-  return {.iova = Iova{number * page}, .size = page, .access = Access::read, .fd = {}};
+DmaMap window(Iova iova, std::uint64_t size = page) {
+  return {.iova = iova, .size = size, .access = Access::read, .fd = {}};
+}
+
+DmaMap window(std::uint64_t number, unsigned slice = 0) {
+  return window(Iova{slice * iova_slice_size + number * page});
+}
+
+std::uint32_t flags(ShareDevice& share) {
+  const auto reply = ask(share, GetInfo{});
+  REQUIRE((reply && *reply));
+  return std::get<Info>(**reply).flags;
 }
 
 std::uint64_t unmapped(const std::optional<Reply>& reply) {
@@ -79,18 +91,24 @@ std::uint64_t unmapped(const std::optional<Reply>& reply) {
 TEST_CASE("a client of a shared device unmaps its own windows, whatever range it names") {
   Sharers sharers;
   for (const std::uint64_t number : {1, 3}) CHECK(ask(*sharers.one, window(number))->has_value());
-  for (const std::uint64_t number : {2, 4}) CHECK(ask(*sharers.other, window(number))->has_value());
+  for (const std::uint64_t number : {0, 2}) CHECK(ask(*sharers.other, window(number, 1))->has_value());
+  const auto theirs = iova_slice_size;
   SECTION("a range") { CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{0}, 64 * page})) == 2 * page); }
+  SECTION("a range of both slices") {
+    CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{0}, 2 * iova_slice_size})) == 2 * page);
+  }
   SECTION("all") { CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{0}, 0, true})) == 2 * page); }
   SECTION("a range to the last address") {
     CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{page}, UINT64_MAX - page + 1})) == 2 * page);
   }
   SECTION("nothing of its own") {
     CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{2 * page}, page})) == 0);
+    CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{theirs}, page})) == 0);
+    CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{theirs}, iova_slice_size})) == 0);
     CHECK(sharers.device->mapped.size() == 4);
     CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{0}, 0, true})) == 2 * page);
   }
-  CHECK(sharers.device->mapped == std::map<std::uint64_t, std::uint64_t>{{2 * page, page}, {4 * page, page}});
+  CHECK(sharers.device->mapped == std::map<std::uint64_t, std::uint64_t>{{theirs, page}, {theirs + 2 * page, page}});
   CHECK(sharers.one->windows().empty());
   CHECK(sharers.other->windows().size() == 2);
 }
@@ -117,7 +135,7 @@ TEST_CASE("an unmap that fails is an error, and its window stays on record") {
 
 TEST_CASE("windows are on record from when they are asked for, in whatever state the device has them") {
   Sharers sharers;
-  const auto share = sharers.make(GENERATE(true, false));
+  const auto share = sharers.make(GENERATE(std::optional(0U), std::nullopt));
   sharers.device->manner = SmallDevice::Manner::later;
   unsigned done = 0, failed = 0;
   const auto submit = [&](Request request) {
@@ -132,4 +150,66 @@ TEST_CASE("windows are on record from when they are asked for, in whatever state
   CHECK((done == 3 && failed == 1));
   CHECK(sharers.device->mapped.size() == 1);
   CHECK(share->windows().size() == 1);
+}
+
+TEST_CASE("a client of a shared device maps in its own slice, from its first byte to its last, and nowhere else") {
+  Sharers sharers;
+  const unsigned slice = GENERATE(0, 1, 31);
+  const auto share = sharers.make(slice);
+  const auto start = slice * iova_slice_size, end = start + iova_slice_size;
+  const auto refused = [&](std::uint64_t iova, std::uint64_t size) {
+    return *ask(*share, window(Iova{iova}, size)) == std::unexpected(ERANGE);
+  };
+  CHECK(refused(start - page, page)); // wraps for slice 0
+  CHECK(refused(start - page, 2 * page));
+  CHECK(refused(end - page, 2 * page));
+  CHECK(refused(end, page));
+  CHECK(refused(start, iova_slice_size + page));
+  CHECK(refused(start + page, UINT64_MAX - start - page + 1));
+  CHECK(refused(UINT64_MAX - page + 1, page));
+  CHECK(share->windows().empty());
+  CHECK(sharers.device->requests == 0);
+  CHECK(sharers.device->mapped.empty());
+  for (const auto& [iova, size] :
+       {std::pair{start, page}, {end - page, page}, {start + page, iova_slice_size - 2 * page}})
+    CHECK(ask(*share, window(Iova{iova}, size))->has_value());
+  CHECK(sharers.device->mapped.size() == 3);
+}
+
+TEST_CASE("whoever has a device alone maps where it likes") {
+  Sharers sharers;
+  const auto share = sharers.make({});
+  for (const std::uint64_t iova : {0UL, iova_slice_size - page, 1UL << 40, UINT64_MAX - page + 1})
+    CHECK(ask(*share, window(Iova{iova}, page))->has_value());
+  CHECK(sharers.device->mapped.size() == 4);
+}
+
+TEST_CASE("GetInfo tells a client its slice, whatever the device's server says in its place") {
+  Sharers sharers;
+  const auto [one, last, alone] = std::tuple{sharers.one, sharers.make(31), sharers.make({})};
+  for (const std::uint32_t said : {0x00U, 0x01U, 0x05U, 0x20U, 0xffU}) {
+    sharers.device->flags = said << 24 | 0xa5a5a3;
+    CHECK(flags(*one) == 0x01a5a5a3);
+    CHECK(flags(*sharers.other) == 0x02a5a5a3);
+    CHECK(flags(*last) == 0x20a5a5a3);
+    CHECK(flags(*alone) == 0x00a5a5a3);
+  }
+  CHECK(slice_of(flags(*one)) == 0);
+  CHECK(slice_of(flags(*last)) == 31);
+  CHECK(slice_of(flags(*alone)) == std::nullopt);
+  CHECK(slice_of(0x21000000) == std::nullopt); // there is no such slice
+}
+
+TEST_CASE("clients of one device have windows at once, and none ends another's") {
+  Sharers sharers;
+  CHECK(ask(*sharers.one, window(1))->has_value());
+  CHECK(ask(*sharers.other, window(1, 1))->has_value());
+  CHECK(*ask(*sharers.one, window(2, 1)) == std::unexpected(ERANGE));
+  CHECK(*ask(*sharers.one, window(1, 1)) == std::unexpected(ERANGE));
+  CHECK(*ask(*sharers.other, window(1)) == std::unexpected(ERANGE));
+  CHECK(unmapped(ask(*sharers.other, DmaUnmap{Iova{page}, page})) == 0);
+  CHECK(unmapped(ask(*sharers.other, DmaUnmap{Iova{0}, iova_slice_size})) == 0);
+  CHECK(sharers.device->mapped.size() == 2);
+  CHECK(sharers.one->windows().size() == 1);
+  CHECK(sharers.other->windows().size() == 1);
 }

@@ -1,0 +1,133 @@
+// Which slice of the IOVAs a lender gives the clients of a shared device.
+#include "lent_device.hpp"
+#include "catch.hpp"
+#include "small_device.hpp"
+
+#include <optional>
+
+using namespace smartio;
+using namespace smartio::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr DeviceId id{0x80000};
+
+/// A device that is lent, and whoever is served.
+struct Lender {
+  struct Client {
+    core::LoanId loan;
+    std::shared_ptr<vfio::Device> device; ///< none: it waits
+    std::function<void()> gone;
+    bool disconnected = false;
+  };
+  boost::asio::io_context io;
+  std::shared_ptr<SmallDevice> device = std::make_shared<SmallDevice>();
+  std::shared_ptr<LentDevice> lent;
+
+  Lender() {
+    DeviceSource source{[this](DeviceSource::Opened opened) {
+                          OpenedDevice open;
+                          open.device = device;
+                          open.close = [](std::move_only_function<void()> closed) { closed(); };
+                          opened(std::move(open));
+                        },
+                        "",
+                        {}};
+    LentDevice::open(
+        io, id, std::move(source), std::make_shared<PeerWindows>(),
+        [this](const core::Event& event) {
+          if (const auto* tell = std::get_if<core::TellClients>(&event)) lent->clients_released(tell->loan);
+        },
+        [this](auto opened) { lent = std::move(opened).value(); });
+    io.poll();
+    REQUIRE(lent);
+  }
+  ~Lender() {
+    lent->close();
+    io.restart();
+    io.poll();
+  }
+
+  std::shared_ptr<Client> attach(std::uint64_t epoch, bool shared = true) {
+    const auto client = std::make_shared<Client>(Client{{id, epoch}, nullptr, nullptr});
+    lent->attach(client->loan, shared, [client](std::shared_ptr<vfio::Device> served, std::function<void()> gone) {
+      client->device = std::move(served);
+      client->gone = std::move(gone);
+      return [client] { client->disconnected = true; };
+    });
+    run();
+    return client;
+  }
+  void run() { // nothing here waits for anybody
+    io.restart();
+    io.poll();
+  }
+  void leave(const std::shared_ptr<Client>& client) {
+    client->gone();
+    run();
+  }
+};
+
+std::optional<unsigned> slice(const std::shared_ptr<Lender::Client>& client) {
+  REQUIRE(client->device);
+  std::uint32_t flags = 0;
+  client->device->submit(vfio::GetInfo{},
+                         [&flags](const vfio::Reply& reply) { flags = std::get<vfio::Info>(*reply).flags; });
+  return vfio::slice_of(flags);
+}
+
+} // namespace
+
+TEST_CASE("each client of a shared device has the lowest slice that is free, and an exclusive one none") {
+  Lender lender;
+  CHECK(slice(lender.attach(1, false)) == std::nullopt);
+  lender.lent->end({id, 1}, true);
+  lender.run();
+  std::vector<std::shared_ptr<Lender::Client>> clients;
+  for (std::uint64_t epoch = 2; epoch < 6; ++epoch) clients.push_back(lender.attach(epoch));
+  for (unsigned i = 0; i < 4; ++i) CHECK(slice(clients[i]) == i);
+  lender.leave(clients[2]);
+  lender.leave(clients[1]);
+  CHECK(slice(lender.attach(4)) == 1);
+  CHECK(slice(lender.attach(6)) == 2);
+  CHECK(slice(lender.attach(7)) == 4);
+  CHECK(slice(clients[3]) == 3);
+}
+
+TEST_CASE("a slice is free once the windows of its client are unmapped") {
+  Lender lender;
+  const auto leaving = lender.attach(1), other = lender.attach(2);
+  leaving->device->submit(vfio::DmaMap{Iova{0}, 4096, Access::read, {}},
+                          [](const vfio::Reply& reply) { CHECK(reply.has_value()); });
+  lender.device->manner = SmallDevice::Manner::later; // the unmap takes a while
+  lender.leave(leaving);
+  REQUIRE(lender.device->waiting.size() == 1);
+  const auto next = lender.attach(3);
+  CHECK_FALSE(next->device);
+  lender.device->complete();
+  lender.device->manner = SmallDevice::Manner::at_once;
+  lender.run();
+  CHECK(lender.device->windows.empty());
+  CHECK(slice(next) == 0);
+  CHECK(slice(other) == 1);
+}
+
+TEST_CASE("a client for which no slice is left waits until another leaves") {
+  Lender lender;
+  std::vector<std::shared_ptr<Lender::Client>> clients;
+  for (std::uint64_t epoch = 1; epoch <= iova_slices; ++epoch) clients.push_back(lender.attach(epoch));
+  CHECK(slice(clients.back()) == iova_slices - 1);
+  const auto waiting = lender.attach(99);
+  CHECK_FALSE(waiting->device);
+  lender.leave(clients[20]);
+  CHECK(slice(waiting) == 20);
+}
+
+TEST_CASE("a loan has one client: the newest") {
+  Lender lender;
+  const auto one = lender.attach(1), other = lender.attach(2), again = lender.attach(1);
+  CHECK(one->disconnected);
+  CHECK_FALSE(other->disconnected);
+  CHECK(slice(again) == 0);
+}
