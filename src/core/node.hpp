@@ -48,7 +48,7 @@ public:
   Json status_document() const;
 
 private:
-  /// A loan at the lender. One per device, or several shared ones.
+  /// A loan at the lender. One per device, or up to iova_slices shared ones.
   struct Share {
     NodeId borrower;
     bool shared;

@@ -1,6 +1,8 @@
 // The lender's side of loans: granting, ending, quarantine.
 #include "node.hpp"
 
+#include "range_allocator.hpp"
+
 #include <algorithm>
 
 namespace smartio::core {
@@ -55,6 +57,9 @@ void Node::receive(LinkId link, const BorrowRequest& request) {
   if (device->state == DeviceState::borrowed && !joins)
     return refuse(Errc::busy, fmt::format("device {} is borrowed by node {}", name,
                                           number(device->shares.begin()->second.borrower)));
+  if (device->shares.size() >= iova_slices)
+    return refuse(Errc::busy, fmt::format("device {} is shared by {} borrowers, and there are addresses for no more",
+                                          name, device->shares.size()));
   if ((device->state != DeviceState::available && !joins) || device->closing)
     return refuse(
         Errc::wrong_state,

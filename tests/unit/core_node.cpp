@@ -1,5 +1,6 @@
 // A node's decisions as tables: events in, effects out.
 #include "node.hpp"
+#include "range_allocator.hpp"
 #include "resolver.hpp"
 #include "result.hpp"
 
@@ -180,6 +181,34 @@ TEST_CASE("functions of one IOMMU group go to one borrower at a time") {
   lender.on(LoanEnded{{DeviceId{0x80002}, 2}, std::nullopt});
   lender.on(Command{1, 9, "borrow", {{"device", "80002"}}}); // node 8 itself is another one
   CHECK(lender.find<Reply>()->result.error().code == Errc::busy);
+}
+
+TEST_CASE("a shared device has as many borrowers as there are slices of its addresses") {
+  Lender lender;
+  lender.on(Received{16, BorrowRequest{1, lender.id, true}});
+  const auto first = lender.sent<Answer>()->epoch;
+  for (std::uint64_t number = 2; number <= iova_slices; ++number) {
+    lender.on(Received{16, BorrowRequest{number, lender.id, true}});
+    REQUIRE(lender.sent<Answer>()->code == Errc{});
+  }
+  const auto last = lender.sent<Answer>()->epoch;
+  const auto before = lender.node.status_document();
+  lender.on(Received{16, BorrowRequest{99, lender.id, true}});
+  CHECK(lender.count<Send>() == 1);
+  CHECK(lender.sent<Answer>()->number == 99);
+  CHECK(lender.sent<Answer>()->code == Errc::busy);
+  CHECK(lender.sent<Answer>()->message ==
+        "device 80000 is shared by 32 borrowers, and there are addresses for no more");
+  CHECK(lender.node.status_document() == before);
+  CHECK(lender.node.admits({lender.id, last}, nonce));
+  CHECK_FALSE(lender.node.admits({lender.id, last + 1}, nonce));
+
+  lender.on(Received{16, ReturnRequest{100, lender.id, first}});
+  lender.on(Received{16, BorrowRequest{101, lender.id, true}}); // its windows are still there
+  CHECK(lender.sent<Answer>()->code == Errc::busy);
+  lender.on(LoanEnded{{lender.id, first}, std::nullopt});
+  lender.on(Received{16, BorrowRequest{102, lender.id, true}});
+  CHECK(lender.sent<Answer>()->code == Errc{});
 }
 
 TEST_CASE("a filter adds what matches, now and later, but nothing that was removed by hand") {
