@@ -49,8 +49,9 @@ public:
   Result<void> make_unavailable(DeviceId) const;   ///< takes it back first if borrowed
   Result<std::vector<DeviceInfo>> devices() const; ///< own and connected lenders', sorted by id
 
-  /// Borrows the device for this program, or works under the loan its node already has. Errc::busy, wrong_state,
-  /// peer_down.
+  /// Borrows the device for this program, or works under the loan its node already has. `shared`: up to 32 borrowers
+  /// have the device at once, and each has 16 GiB of its addresses (Iova) to itself: windows are there, and take no
+  /// more than that together. Errc::busy, wrong_state, peer_down.
   Result<Device> borrow(DeviceId, bool shared = false) const;
 
   Result<std::string> status_json() const; ///< the monitoring dump, tools/schema/status.json

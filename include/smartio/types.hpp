@@ -16,7 +16,8 @@ enum class NodeId : std::uint16_t {};
 /// (lender's node id << 16) | index, printed in hex without 0x: 80002 is device 2 of node 8.
 enum class DeviceId : std::uint32_t {};
 
-/// An address as the device emits it; means something only within one device's IOMMU domain.
+/// An address as the device emits it; means something only within one device's IOMMU domain, which all borrowers of a
+/// shared device are in.
 enum class Iova : std::uint64_t {};
 
 /// What the device may do with memory mapped for it.

@@ -69,6 +69,8 @@ Result<void> DeviceCore::describe() {
   if (info.regions <= vfio::config_region || (info.flags & vfio::device_flag_pci) == 0)
     return fail(Errc::bad_request, "The device's server offers no PCI device");
   description.can_reset = (info.flags & vfio::device_flag_reset) != 0;
+  description.slice = vfio::slice_of(info.flags);
+  iovas = iova_allocator(description.slice); // nobody maps anything yet
   for (unsigned bar = 0; bar < description.bar_size.size(); ++bar) {
     const auto region = TRY(request<vfio::RegionInfo>(vfio::GetRegionInfo{bar}, fmt::format("ask for BAR {}", bar)));
     description.bar_size[bar] = region.size;

@@ -34,6 +34,7 @@ struct DeviceCore {
     unsigned vectors = 0;
     bool vectors_fixed = false; ///< all vectors must be enabled at once (VFIO_IRQ_INFO_NORESIZE)
     bool can_reset = false;
+    std::optional<unsigned> slice{};             ///< of the IOVAs, which windows must lie in; none: anywhere
     std::vector<std::uint32_t> end_interrupts{}; ///< ERR, REQ: those it has of them tell that it is lost or wanted back
   };
 
@@ -101,9 +102,9 @@ struct DeviceCore {
   std::shared_ptr<vfio::user::Client> client;
   boost::asio::posix::stream_descriptor err_event{io}; ///< of the device's end_interrupts
   boost::asio::steady_timer grace{io};
-  RangeAllocator iovas = iova_allocator();
-  std::set<Bar*> bars;              ///< what take-back turns into ones
-  std::set<unsigned> vectors_taken; ///< by an Interrupt
+  RangeAllocator iovas = iova_allocator(); ///< those of description.slice, once open
+  std::set<Bar*> bars;                     ///< what take-back turns into ones
+  std::set<unsigned> vectors_taken;        ///< by an Interrupt
 
   std::thread thread;
 

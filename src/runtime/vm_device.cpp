@@ -35,6 +35,9 @@ const char* advice(int number) {
     return "the lender's IOMMU takes no more windows: raise the module option dma_entry_limit of vfio_iommu_type1, or "
            "run the guest without a virtual IOMMU";
   case EINVAL: return "the lender's IOMMU reserves or lacks these addresses: move or shrink the guest's memory";
+  case ERANGE:
+    return "a shared device gives each client 16 GiB of addresses of its own, in which the guest's memory does not "
+           "lie: borrow it exclusively";
   default: return "give the guest memory of a file that can be shared";
   }
 }

@@ -70,6 +70,12 @@ Result<Iova> Window::find_room(std::uint64_t bytes, std::optional<Iova> chosen) 
     return static_cast<Iova>(*found);
   }
   const auto start = std::to_underlying(*chosen);
+  if (const auto slice = core->description.slice; slice && !in_iova_slice(*slice, start, bytes))
+    return fail(
+        Errc::bad_request,
+        "{} bytes at {:#x} cannot be mapped: the device is shared, and this program's share of its addresses is "
+        "{:#x} to {:#x}",
+        bytes, start, *slice * iova_slice_size, (*slice + 1) * iova_slice_size - 1);
   if (start % page_size != 0 || !core->iovas.reserve(start, bytes))
     return fail(Errc::bad_request, "{} bytes at {:#x} cannot be mapped: misaligned, reserved or in another window",
                 bytes, start);

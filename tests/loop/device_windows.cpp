@@ -119,6 +119,37 @@ TEST_CASE("a chosen address is taken when it is free, aligned and not reserved")
   CHECK(windows_of(server) == 1);
 }
 
+TEST_CASE("programs that share a device each have windows in their slice, and no more than it holds") {
+  const unsigned slice = GENERATE(0, 1, 31);
+  const auto start = slice * iova_slice_size, end = start + iova_slice_size;
+  TestServer server("slice");
+  server.with([slice](TestDevice& model) { model.flags = vfio::with_slice(model.flags, slice); });
+  const auto device = open_device(server.address());
+  const auto memory = Memory::allocate(4 * page), large = Memory::allocate(16 * gib); // nobody touches it
+  REQUIRE((device && memory && large));
+  const auto lowest = device->map_dma(*memory, Access::read_write);
+  REQUIRE(lowest);
+  CHECK(lowest->iova() == Iova{slice == 0 ? page : start});
+  const auto highest = device->map_dma_at(Iova{end - 4 * page}, *memory, Access::read);
+  CHECK(highest);
+  CHECK(fails_with(device->map_dma(*large, Access::read), Errc::no_window));
+  for (const auto outside : {start - page, end - page, end, UINT64_MAX - 4 * page + 1}) {
+    const auto refused = device->map_dma_at(Iova{outside}, *memory, Access::read);
+    REQUIRE(fails_with(refused, Errc::bad_request));
+    CHECK(refused.error().context.find("the device is shared") != std::string::npos);
+  }
+  CHECK(windows_of(server) == 2);
+}
+
+TEST_CASE("a slice that there is not is none") {
+  TestServer server("no-slice");
+  server.with([](TestDevice& model) { model.flags |= 0xffU << vfio::device_flags_slice_shift; });
+  const auto device = open_device(server.address());
+  const auto memory = Memory::allocate(page);
+  REQUIRE((device && memory));
+  CHECK(device->map_dma_at(Iova{1ULL << 40}, *memory, Access::read));
+}
+
 TEST_CASE("memory that is not whole pages is refused") {
   TestServer server("odd");
   const auto device = open_device(server.address());

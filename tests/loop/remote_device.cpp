@@ -121,6 +121,12 @@ struct Session {
 
 } // namespace
 
+TEST_CASE("the slice of the IOVAs that the lender names arrives") {
+  Session session;
+  session.lent->flags = vfio::with_slice(session.lent->flags, 5);
+  CHECK(vfio::slice_of(std::get<vfio::Info>(session.ask(vfio::GetInfo{}).value()).flags) == 5);
+}
+
 TEST_CASE("registers that the lender exposes are accessed through the bridge, all others by message") {
   Session session;
   std::memset(session.lent->bar0.bytes().data() + page, 0x11, page);

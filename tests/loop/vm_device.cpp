@@ -188,8 +188,11 @@ TEST_CASE("without any window there is nothing to complain of: behind a virtual 
 }
 
 TEST_CASE("a window that the device cannot have fails it as a whole, with what to do") {
-  const auto [number, reason] = GENERATE(table<int, std::string>(
-      {{ENOMEM, "LimitMEMLOCK"}, {ENOSPC, "dma_entry_limit"}, {EINVAL, "reserves"}, {EIO, "file"}}));
+  const auto [number, reason] = GENERATE(table<int, std::string>({{ENOMEM, "LimitMEMLOCK"},
+                                                                  {ENOSPC, "dma_entry_limit"},
+                                                                  {EINVAL, "reserves"},
+                                                                  {ERANGE, "borrow it exclusively"},
+                                                                  {EIO, "file"}}));
   Machine machine;
   CHECK(machine.map(0, mebibyte, reads | writes, true) == 0);
   CHECK(machine.command_register(6) == 0);
