@@ -120,7 +120,7 @@ TEST_CASE("a chosen address is taken when it is free, aligned and not reserved")
 }
 
 TEST_CASE("programs that share a device each have windows in their slice, and no more than it holds") {
-  const unsigned slice = GENERATE(0, 1, 31);
+  const unsigned slice = GENERATE(0U, 1U, 31U);
   const auto start = slice * iova_slice_size, end = start + iova_slice_size;
   TestServer server("slice");
   server.with([slice](TestDevice& model) { model.flags = vfio::with_slice(model.flags, slice); });

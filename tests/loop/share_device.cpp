@@ -154,7 +154,7 @@ TEST_CASE("windows are on record from when they are asked for, in whatever state
 
 TEST_CASE("a client of a shared device maps in its own slice, from its first byte to its last, and nowhere else") {
   Sharers sharers;
-  const unsigned slice = GENERATE(0, 1, 31);
+  const unsigned slice = GENERATE(0U, 1U, 31U);
   const auto share = sharers.make(slice);
   const auto start = slice * iova_slice_size, end = start + iova_slice_size;
   const auto refused = [&](std::uint64_t iova, std::uint64_t size) {
