@@ -90,8 +90,8 @@ std::uint64_t unmapped(const std::optional<Reply>& reply) {
 
 TEST_CASE("a client of a shared device unmaps its own windows, whatever range it names") {
   Sharers sharers;
-  for (const std::uint64_t number : {1, 3}) CHECK(ask(*sharers.one, window(number))->has_value());
-  for (const std::uint64_t number : {0, 2}) CHECK(ask(*sharers.other, window(number, 1))->has_value());
+  for (const std::uint64_t number : {1U, 3U}) CHECK(ask(*sharers.one, window(number))->has_value());
+  for (const std::uint64_t number : {0U, 2U}) CHECK(ask(*sharers.other, window(number, 1))->has_value());
   const auto theirs = iova_slice_size;
   SECTION("a range") { CHECK(unmapped(ask(*sharers.one, DmaUnmap{Iova{0}, 64 * page})) == 2 * page); }
   SECTION("a range of both slices") {
