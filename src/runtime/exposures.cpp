@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <boost/icl/interval_set.hpp>
 #include <cerrno>
-#include <optional>
 #include <sys/stat.h>
 #include <tuple>
 
@@ -24,6 +23,7 @@ struct Exposures::File {
 
 /// What is asked for.
 struct Exposures::Piece {
+  ClientRef client;
   std::shared_ptr<const Fd> fd;
   std::uint64_t offset, size; ///< in the file
   Access access;
@@ -35,6 +35,7 @@ struct Exposures::Piece {
 
 /// Reserved in the window, and mapped there as far as it was asked for.
 struct Exposures::Room {
+  ClientRef client;
   std::uint64_t at;          ///< in the window
   std::uint64_t start, size; ///< in the file, whole pages
   std::optional<File> file;
@@ -44,7 +45,8 @@ struct Exposures::Room {
   bool busy = false; ///< somebody waits for it
 
   bool holds(const Piece& piece) const {
-    return file && file == piece.file && piece.offset >= start && in_range(piece.offset - start, piece.size, size);
+    return file && file == piece.file && client == piece.client && piece.offset >= start &&
+           in_range(piece.offset - start, piece.size, size);
   }
 };
 
@@ -58,14 +60,14 @@ constexpr std::uint64_t in_pages(std::uint64_t bytes) { return (bytes + page - 1
 
 Exposures::Exposures(std::shared_ptr<fabric::ntb::Peer> bridge) : bridge_(std::move(bridge)) {}
 
-Exposures::~Exposures() { close(); }
+Exposures::~Exposures() = default;
 
-void Exposures::expose(Fd fd, std::uint64_t offset, std::uint64_t size, Access access, Exposed done) {
-  if (over_) return done(std::unexpected(ECANCELED));
+void Exposures::expose(ClientRef client, Fd fd, std::uint64_t offset, std::uint64_t size, Access access, Exposed done) {
+  if (client->over_) return done(std::unexpected(ECANCELED));
   if (size == 0 || size > UINT64_MAX - offset) return done(std::unexpected(EINVAL));
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) return done(std::unexpected(errno));
-  Piece piece{std::make_shared<const Fd>(std::move(fd)), offset, size, access, {}};
+  Piece piece{std::move(client), std::make_shared<const Fd>(std::move(fd)), offset, size, access, {}};
   if (S_ISREG(status.st_mode)) {
     piece.file = File{status.st_dev, status.st_ino, access};
     piece.file_bytes = static_cast<std::uint64_t>(status.st_size);
@@ -88,7 +90,7 @@ Exposures::Rooms::iterator Exposures::find(const Piece& piece) {
 Exposures::Rooms::iterator Exposures::oldest_unused() { return std::ranges::find(rooms_, 0U, &Room::uses); }
 
 /// For the whole file if the piece is a good part of it, else for the piece: the last of rooms_. False: no room.
-bool Exposures::reserve(const Piece& piece) {
+bool Exposures::reserve_for(const Piece& piece) {
   const bool whole = in_range(piece.offset, piece.size, piece.file_bytes) && piece.size >= piece.file_bytes / 4;
   std::uint64_t start = 0, size = piece.file_bytes;
   auto at = whole ? bridge_->reserve(size) : std::nullopt;
@@ -97,14 +99,14 @@ bool Exposures::reserve(const Piece& piece) {
     size = piece.size;
     at = bridge_->reserve(size);
   }
-  if (at) rooms_.push_back({*at, start, in_pages(size), piece.file, piece.fd});
+  if (at) rooms_.push_back({piece.client, *at, start, in_pages(size), piece.file, piece.fd});
   return at.has_value();
 }
 
 /// Drops what is unused, the oldest first, until there is room.
 void Exposures::make_room(Piece piece, Exposed done) {
-  if (over_) return done(std::unexpected(ECANCELED));
-  if (reserve(piece)) {
+  if (piece.client->over_) return done(std::unexpected(ECANCELED));
+  if (reserve_for(piece)) {
     const auto room = std::prev(rooms_.end());
     ++room->uses;
     return map_missing(room, std::move(piece), std::move(done));
@@ -140,7 +142,7 @@ void Exposures::mapped(Rooms::iterator room, Piece piece, Exposed done, int erro
   auto failed = [&done](int number) {
     return [done = std::move(done), number]() mutable { done(std::unexpected(number)); };
   };
-  if (over_) return drop(room, failed(ECANCELED));
+  if (piece.client->over_) return drop(room, failed(ECANCELED));
   if (error == 0) return map_missing(room, std::move(piece), std::move(done));
   const auto oldest = oldest_unused();
   const bool again = (error == ENOMEM || error == ENOSPC) && oldest != rooms_.end();
@@ -176,10 +178,18 @@ void Exposures::drop(Rooms::iterator room, std::move_only_function<void()> done)
                             });
 }
 
-void Exposures::close() {
-  over_ = true;
+void Exposures::close(const ClientRef& client) {
+  client->over_ = true;
   for (auto room = rooms_.begin(); room != rooms_.end();)
-    if (const auto next = room++; !next->busy) drop(next, [] {});
+    if (const auto next = room++; next->client == client && !next->busy) drop(next, [] {});
+}
+
+void Exposures::reserve(std::uint64_t bytes, std::move_only_function<void(std::optional<std::uint64_t>)> done) {
+  const auto at = bridge_->reserve(bytes);
+  const auto oldest = oldest_unused();
+  if (at || oldest == rooms_.end()) return done(at);
+  drop(oldest,
+       [self = shared_from_this(), bytes, done = std::move(done)]() mutable { self->reserve(bytes, std::move(done)); });
 }
 
 } // namespace smartio

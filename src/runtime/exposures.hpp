@@ -1,8 +1,8 @@
-// One client's memory in the window of this host's bridge. Mapping pins every page, and a virtual machine maps all of
+// Memory of this host's clients in the window of a bridge. Mapping pins every page, and a virtual machine maps all of
 // its memory anew, in other pieces, several times while it starts. So what was exposed stays registered when it is no
 // longer used: the lender's device does not reach it then, because the lender's IOMMU does not; the lender itself can,
-// as all that was ever exposed, until the session ends. Whoever punches holes into a file, or shortens it, must not
-// expose those pages again in the session: the device would still reach the old ones.
+// as all that was ever exposed, until the client's session ends. Whoever punches holes into a file, or shortens it,
+// must not expose those pages again in the session: the device would still reach the old ones.
 #pragma once
 
 #include "fd.hpp"
@@ -14,30 +14,44 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 
 namespace smartio {
 
-/// Single-threaded. A file's pieces share one room in the window, as large as the file where a piece is a good part of
-/// it and the window has that much, and each byte is mapped once in it. What is not a regular file (memfds are) cannot
-/// be told from others of its kind: it has a room of its own, and only while it is used.
+/// One for a bridge; single-threaded. The pieces of a client's file share one room in the window, as large as the file
+/// where a piece is a good part of it and the window has that much, and each byte is mapped once in it. What is not a
+/// regular file (memfds are) cannot be told from others of its kind: it has a room of its own, and only while it is
+/// used. Whoever needs room gets that of what is unused, whichever client's, the oldest first.
 class Exposures : public std::enable_shared_from_this<Exposures> {
 public:
   using Exposed = std::move_only_function<void(std::expected<std::uint64_t, int>)>; ///< offset in the window, or errno
   static constexpr std::size_t most_unused = 8; ///< rooms that stay without a use, besides those that are used
 
-  explicit Exposures(std::shared_ptr<fabric::ntb::Peer> bridge);
-  ~Exposures(); ///< as close()
+  /// Clients have no rooms in common.
+  class Client {
+    friend Exposures;
+    bool over_ = false;
+  };
+  using ClientRef = std::shared_ptr<Client>;
 
-  /// One at a time: `done` comes before the next. EINVAL: no range; ENOSPC: no room, although all that was unused is
-  /// gone; ECANCELED: closed; others are fstat's and the bridge device's, and nothing is exposed that was not before.
-  void expose(Fd fd, std::uint64_t offset, std::uint64_t size, Access access, Exposed done);
+  explicit Exposures(std::shared_ptr<fabric::ntb::Peer> bridge);
+  ~Exposures(); ///< every client was closed before
+  const std::shared_ptr<fabric::ntb::Peer>& bridge() const noexcept { return bridge_; }
+
+  /// One at a time for a client: `done` comes before its next. EINVAL: no range; ENOSPC: no room, although all that was
+  /// unused is gone; ECANCELED: closed; others are fstat's and the bridge device's, and nothing is exposed that was not
+  /// before.
+  void expose(ClientRef client, Fd fd, std::uint64_t offset, std::uint64_t size, Access access, Exposed done);
 
   /// Ends one use of what was exposed `at` this offset in the window. Memory that must not stay is unmapped when `done`
   /// is called, possibly before this returns.
   void unexpose(std::uint64_t at, std::move_only_function<void()> done);
 
-  /// Unmaps everything; a map under way once it is done. The lender reaches nothing of it any more.
-  void close();
+  /// Unmaps all that is the client's; a map under way once it is done. The lender reaches nothing of it any more.
+  void close(const ClientRef& client);
+
+  /// Room as of Peer::reserve, for others: what is unused gives it up. Peer::release ends it.
+  void reserve(std::uint64_t bytes, std::move_only_function<void(std::optional<std::uint64_t>)> done);
 
 private:
   struct File;
@@ -46,7 +60,7 @@ private:
   using Rooms = std::list<Room>; ///< those without a use in the order in which they lost it
   Rooms::iterator find(const Piece& piece);
   Rooms::iterator oldest_unused();
-  bool reserve(const Piece& piece);
+  bool reserve_for(const Piece& piece);
   void make_room(Piece piece, Exposed done);
   void map_missing(Rooms::iterator room, Piece piece, Exposed done);
   void mapped(Rooms::iterator room, Piece piece, Exposed done, int error);
@@ -54,7 +68,6 @@ private:
 
   std::shared_ptr<fabric::ntb::Peer> bridge_;
   Rooms rooms_;
-  bool over_ = false;
 };
 
 } // namespace smartio

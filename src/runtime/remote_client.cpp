@@ -22,9 +22,9 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 } // namespace
 
 RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-                           std::shared_ptr<Peer> bridge, std::shared_ptr<PeerWindows> peers, Send send)
-    : io_(io), loan_(loan), session_(session), bridge_(std::move(bridge)), peers_(std::move(peers)),
-      send_(std::move(send)) {}
+                           std::shared_ptr<Exposures> exposures, std::shared_ptr<PeerWindows> peers, Send send)
+    : io_(io), loan_(loan), session_(session), exposures_(std::move(exposures)), bridge_(exposures_->bridge()),
+      peers_(std::move(peers)), send_(std::move(send)) {}
 
 void RemoteClient::admitted(std::shared_ptr<vfio::Device> device) {
   if (over_) return;
@@ -138,9 +138,20 @@ void RemoteClient::expose(DeviceMessage command, std::uint32_t region, vfio::Reg
     info.fd_offset = found->second.offset;
     return answer_region(command, std::move(info), true);
   }
-  const auto offset = bridge_->reserve(info.size);
+  const auto size = info.size;
+  exposures_->reserve(size, [self = shared_from_this(), command = std::move(command), region,
+                             info = std::move(info)](std::optional<std::uint64_t> offset) mutable {
+    if (!self->over_) return self->expose_at(offset, std::move(command), region, std::move(info));
+    if (offset) self->bridge_->release(*offset);
+  });
+}
+
+void RemoteClient::expose_at(std::optional<std::uint64_t> offset, DeviceMessage command, std::uint32_t region,
+                             vfio::RegionInfo info) {
   auto copy = info.fd.duplicate();
+  if (offset && !copy) bridge_->release(*offset);
   if (!offset || !copy) return answer_region(command, std::move(info), false);
+  const auto area = info.areas.front();
   vfio::DmaMap map{bridge_->inbound(*offset + area.offset), area.size, Access::read_write, std::move(*copy),
                    info.fd_offset + area.offset};
   const auto iova = std::to_underlying(map.iova);

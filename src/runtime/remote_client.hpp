@@ -5,7 +5,7 @@
 
 #include "device.hpp"
 #include "device_message.hpp"
-#include "ntb/peer.hpp"
+#include "exposures.hpp"
 #include "peer_windows.hpp"
 #include "user/view.hpp"
 
@@ -22,7 +22,7 @@ public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
   RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-               std::shared_ptr<fabric::ntb::Peer> bridge, std::shared_ptr<PeerWindows> peers, Send send);
+               std::shared_ptr<Exposures> exposures, std::shared_ptr<PeerWindows> peers, Send send);
 
   /// What the client may use: the lent device under the rules of lending. Commands that came before are done now.
   void admitted(std::shared_ptr<vfio::Device> device);
@@ -49,6 +49,8 @@ private:
   std::expected<std::vector<Fd>, int> descriptors(const core::DeviceMessage& command) const;
   int place(vfio::Request& request, const core::DeviceMessage& command);
   void expose(core::DeviceMessage command, std::uint32_t region, vfio::RegionInfo info);
+  void expose_at(std::optional<std::uint64_t> offset, core::DeviceMessage command, std::uint32_t region,
+                 vfio::RegionInfo info);
   void answer_region(const core::DeviceMessage& command, vfio::RegionInfo info, bool window);
   int relay(vfio::SetIrqs& irqs, const core::DeviceMessage& command);
   void watch(Vector vector);
@@ -58,6 +60,7 @@ private:
   boost::asio::io_context& io_;
   core::LoanId loan_;
   std::uint32_t session_;
+  std::shared_ptr<Exposures> exposures_;
   std::shared_ptr<fabric::ntb::Peer> bridge_;
   std::shared_ptr<PeerWindows> peers_;
   Send send_;

@@ -25,9 +25,11 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 } // namespace
 
 RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-                           std::shared_ptr<fabric::ntb::Peer> bridge, std::chrono::milliseconds timeout, Send send)
-    : loan_(loan), session_(session), bridge_(std::move(bridge)), timeout_(timeout), send_(std::move(send)),
-      deadline_(io), exposures_(std::make_shared<Exposures>(bridge_)) {}
+                           std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send)
+    : loan_(loan), session_(session), bridge_(exposures->bridge()), timeout_(timeout), send_(std::move(send)),
+      deadline_(io), exposures_(std::move(exposures)) {}
+
+RemoteDevice::~RemoteDevice() { exposures_->close(client_); }
 
 void RemoteDevice::submit(Request request, Completion done) {
   if (over_) return done(std::unexpected(ENODEV));
@@ -79,7 +81,7 @@ bool RemoteDevice::through_aperture(Request& request) {
 
 /// The bridge first: what the device is told of, it can reach.
 void RemoteDevice::expose(vfio::DmaMap& map) {
-  exposures_->expose(std::move(map.fd), map.offset, map.size, map.access,
+  exposures_->expose(client_, std::move(map.fd), map.offset, map.size, map.access,
                      [self = shared_from_this()](std::expected<std::uint64_t, int> at) {
                        if (self->over_) return;
                        if (!at) return self->finish(std::unexpected(at.error()));
@@ -220,7 +222,7 @@ void RemoteDevice::close() {
   deadline_.cancel();
   send_({.loan = loan_, .session = session_, .kind = DeviceMessage::Kind::closed});
   for (const auto index : {vfio::intx, vfio::msi, vfio::msix}) disconnect_interrupts(index);
-  exposures_->close();
+  exposures_->close(client_);
   const auto self = shared_from_this();
   for (auto& [request, done] : std::exchange(waiting_, {})) done(std::unexpected(ECANCELED));
 }

@@ -105,6 +105,7 @@ private:
     std::optional<Bdf> taken{}; ///< from its driver
     OpenedDevice device{};
     std::shared_ptr<fabric::ntb::Peer> peer{}; ///< while it is open
+    std::shared_ptr<Exposures> exposures{};    ///< as long
     bool failed = false;
   };
   using Bridges = std::map<std::string, std::shared_ptr<Bridge>>; ///< by address
@@ -131,7 +132,7 @@ private:
   void end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
                   std::move_only_function<void()> closed);
   bool is_current(const std::string& address, const std::shared_ptr<Bridge>& bridge) const;
-  std::shared_ptr<fabric::ntb::Peer> bridge_to(NodeId node) const;
+  std::shared_ptr<Exposures> bridge_to(NodeId node) const;
 
   // shell_remote.cpp
   DeviceSource remote_source(core::LoanId loan, core::LinkId link);

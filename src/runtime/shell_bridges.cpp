@@ -58,6 +58,7 @@ void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridg
       [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
         if (!peer) return bridge_failed(address, bridge, peer.error());
         bridge->peer = std::move(*peer);
+        bridge->exposures = std::make_shared<Exposures>(bridge->peer);
         if (!is_current(address, bridge)) return end_bridge(address, bridge, [] {});
         bridge_changed(address, *bridge);
       });
@@ -119,6 +120,7 @@ void Shell::end_bridge(const std::string& address, const std::shared_ptr<Bridge>
     if (!device.device) return give_back();
     device.close(std::move(give_back));
   };
+  bridge->exposures.reset();
   if (const auto peer = std::exchange(bridge->peer, nullptr)) return peer->close(std::move(close));
   close();
 }
@@ -133,9 +135,9 @@ void Shell::bridge_wanted_back(const std::string& address) {
                 Error{make_error_code(Errc::peer_down), "the kernel wants it back: it is being unbound or pulled out"});
 }
 
-std::shared_ptr<Peer> Shell::bridge_to(NodeId node) const {
+std::shared_ptr<Exposures> Shell::bridge_to(NodeId node) const {
   for (const auto& [address, bridge] : bridges_)
-    if (bridge->peer && bridge->peer->state().up && bridge->peer->state().node == node) return bridge->peer;
+    if (bridge->peer && bridge->peer->state().up && bridge->peer->state().node == node) return bridge->exposures;
   return nullptr;
 }
 

@@ -17,7 +17,7 @@ DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link) {
             const auto device = std::make_shared<RemoteDevice>(
                 io_, loan, session, bridge, config_.timeout,
                 [this, link](const DeviceMessage& message) { send_device_message(link, message); });
-            remote_loans_[session] = {link, bridge, device};
+            remote_loans_[session] = {link, bridge->bridge(), device};
             // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
             device->submit(vfio::GetInfo{},
                            [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {

@@ -46,9 +46,11 @@ struct Session {
           io, (peer == &a ? pair.a : pair.b).device, {.node = NodeId(peer == &a ? 4U : 8U), .silence = 1s}, [] {},
           [peer](auto opened) { *peer = std::move(opened).value(); });
     REQUIRE(reach([this] { return a && b && a->state().up && b->state().up; }));
+    lenders = std::make_shared<Exposures>(b);
     device = std::make_shared<RemoteDevice>(
-        io, loan, 1, a, 500ms, [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
-    client = std::make_shared<RemoteClient>(io, loan, 1, b, std::make_shared<PeerWindows>(),
+        io, loan, 1, std::make_shared<Exposures>(a), 500ms,
+        [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
+    client = std::make_shared<RemoteClient>(io, loan, 1, lenders, std::make_shared<PeerWindows>(),
                                             [this](const DeviceMessage& message) { to_borrower.push_back(message); });
     device->on_lost([this] { lost = true; });
     client->admitted(lent);
@@ -112,6 +114,7 @@ struct Session {
   std::shared_ptr<smartio::testing::WatchedDevice> bridge = smartio::testing::watch(pair.a); ///< the borrower's
   std::shared_ptr<Peer> a, b;
   std::shared_ptr<TestDevice> lent = std::make_shared<TestDevice>();
+  std::shared_ptr<Exposures> lenders; ///< of the lender's end
   std::shared_ptr<RemoteDevice> device;
   std::shared_ptr<RemoteClient> client;
   std::vector<std::string> to_lender;
@@ -167,6 +170,20 @@ TEST_CASE("without room in the window registers are reached by messages") {
   const auto before = session.lent->region_accesses;
   session.read(page);
   CHECK(session.lent->region_accesses == before + 1);
+}
+
+TEST_CASE("registers have room that only unused memory takes up") {
+  Session session;
+  const auto memory = make_memfd("memory", smartio::testing::NtbHost::window_bytes - page).value();
+  const auto client = std::make_shared<Exposures::Client>();
+  session.lenders->expose(client, memory.duplicate().value(), 0, smartio::testing::NtbHost::window_bytes - page,
+                          Access::read_write, [&session](auto at) { session.lenders->unexpose(at.value(), [] {}); });
+  CHECK(session.b->used_bytes() == smartio::testing::NtbHost::window_bytes - page);
+  session.region(0);
+  CHECK(session.b->used_bytes() == 4 * page);
+  const auto before = session.lent->region_accesses;
+  session.read(page);
+  CHECK(session.lent->region_accesses == before);
 }
 
 TEST_CASE("an interrupt is a doorbell of the bridge") {

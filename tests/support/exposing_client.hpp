@@ -30,7 +30,7 @@ struct ExposingClient {
   std::shared_ptr<std::optional<Offset>> ask(const Fd& fd, std::uint64_t first, std::uint64_t pages,
                                              Access access = Access::read_write) {
     auto result = std::make_shared<std::optional<Offset>>();
-    exposures->expose(fd.duplicate().value(), first * page, pages * page, access, [result](Offset at) {
+    exposures->expose(self, fd.duplicate().value(), first * page, pages * page, access, [result](Offset at) {
       REQUIRE_FALSE(result->has_value());
       result->emplace(at);
     });
@@ -62,6 +62,7 @@ struct ExposingClient {
 
   Nodes nodes{"gen4"};
   std::shared_ptr<Exposures> exposures;
+  Exposures::ClientRef self = std::make_shared<Exposures::Client>();
   std::uint64_t written = 0;
 };
 

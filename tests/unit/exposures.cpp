@@ -72,7 +72,7 @@ TEST_CASE("of a file that does not fit a piece may") {
   const auto at = client.expose(memory, 9, 3);
   CHECK(client.used_pages() == 4 + 3);
   CHECK(client.arrives(*at + 2 * page, memory, 11));
-  client.exposures->close();
+  client.exposures->close(client.self);
   CHECK(client.used_pages() == 4);
 }
 
@@ -100,7 +100,7 @@ TEST_CASE("a file is held as long as it is registered: its inode's number cannot
   client.unexpose(client.expose(memory, 0, 1));
   memory.reset();
   CHECK(held());
-  client.exposures->close();
+  client.exposures->close(client.self);
   CHECK_FALSE(held());
 }
 
@@ -152,6 +152,33 @@ TEST_CASE("when room is short the oldest without a use are dropped, and no more 
   CHECK(client.expose(e, 0, 10).has_value());
   CHECK(client.bridge().unmaps == 3);
   CHECK(client.used_pages() == 10 + 5);
+}
+
+TEST_CASE("clients have no room in common, but one gives up what it does not use for the other") {
+  ExposingClient client;
+  const auto other = std::make_shared<Exposures::Client>();
+  const auto memory = file(6), small = file(3);
+  const auto by_other = [&](const Fd& fd, std::uint64_t pages) {
+    std::optional<Offset> result;
+    client.exposures->expose(other, fd.duplicate().value(), 0, pages * page, Access::read_write,
+                             [&result](Offset at) { result = at; });
+    return result.value();
+  };
+  const auto used = client.expose(small, 0, 3), at = client.expose(memory, 0, 6);
+  const auto theirs = by_other(memory, 6);
+  CHECK(client.used_pages() == 15);
+  CHECK(theirs != at);
+  client.unexpose(theirs);
+  client.exposures->close(other);
+  CHECK(client.used_pages() == 9);
+  CHECK(client.arrives(at, memory, 0));
+  CHECK(by_other(memory, 6) == std::unexpected(ECANCELED));
+
+  client.unexpose(at);
+  client.exposures->reserve(10 * page, [&](std::optional<std::uint64_t> room) { CHECK(room.has_value()); });
+  CHECK(client.used_pages() == 13);
+  CHECK(client.arrives(used, small, 0));
+  client.exposures->reserve(3 * page, [&](std::optional<std::uint64_t> room) { CHECK_FALSE(room.has_value()); });
 }
 
 TEST_CASE("only so many stay without a use, the youngest") {

@@ -10,7 +10,7 @@ TEST_CASE("ranges that make no sense are EINVAL and reserve nothing") {
   const auto memory = file(4);
   const auto exposed = [&](std::uint64_t offset, std::uint64_t size) {
     std::optional<Offset> result;
-    client.exposures->expose(memory.duplicate().value(), offset, size, Access::read_write,
+    client.exposures->expose(client.self, memory.duplicate().value(), offset, size, Access::read_write,
                              [&result](Offset at) { result = at; });
     return result.value();
   };
@@ -20,7 +20,7 @@ TEST_CASE("ranges that make no sense are EINVAL and reserve nothing") {
   CHECK(exposed(0, UINT64_MAX) == std::unexpected(ENOSPC));
   CHECK(exposed(page, 100) == std::unexpected(EINVAL)); // says the bridge's device
   std::optional<Offset> result;
-  client.exposures->expose({}, 0, page, Access::read, [&result](Offset at) { result = at; });
+  client.exposures->expose(client.self, {}, 0, page, Access::read, [&result](Offset at) { result = at; });
   CHECK(result == std::unexpected(EBADF));
   CHECK(client.used_pages() == 0);
   CHECK(client.maps().size() == 1);
@@ -112,14 +112,11 @@ TEST_CASE("after close nothing is reached, and nothing can be exposed") {
   };
   CHECK(reached(at_a));
   CHECK(reached(at_b));
-  if (GENERATE(true, false))
-    client.exposures->close();
-  else
-    client.exposures.reset();
+  client.exposures->close(client.self);
   CHECK(client.used_pages() == 0);
   CHECK_FALSE(reached(at_a));
   CHECK_FALSE(reached(at_b));
-  if (client.exposures) CHECK(client.expose(a, 0, 2) == std::unexpected(ECANCELED));
+  CHECK(client.expose(a, 0, 2) == std::unexpected(ECANCELED));
 }
 
 TEST_CASE("close during an expose leaves nothing mapped, whatever was under way") {
@@ -137,7 +134,7 @@ TEST_CASE("close during an expose leaves nothing mapped, whatever was under way"
   }
   REQUIRE(client.bridge().answers.size() == 1);
   client.maps();
-  client.exposures->close();
+  client.exposures->close(client.self);
   CHECK_FALSE(result->has_value());
   while (!client.bridge().answers.empty()) client.bridge().answer();
   CHECK(*result == std::unexpected(ECANCELED));
