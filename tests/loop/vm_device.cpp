@@ -140,7 +140,7 @@ TEST_CASE("windows do not overlap, with or without a descriptor, and are not cut
   CHECK(machine.map(4 * page, 4 * page, reads, false) == 0);
   CHECK(machine.map(12 * page, 4 * page, reads | writes, true) == 0);
   for (const bool shared : {false, true})
-    for (const std::uint64_t first : {3, 4, 7, 11, 12, 15})
+    for (const std::uint64_t first : {3U, 4U, 7U, 11U, 12U, 15U})
       CHECK(machine.map(first * page, 2 * page, reads, shared) == EEXIST);
   CHECK(machine.map(0, 64 * page, reads, false) == EEXIST);
   CHECK(machine.unmap(4 * page, page) == EINVAL);
@@ -169,7 +169,7 @@ TEST_CASE("bus mastering is seen in a write of any width that holds its bit") {
   const Bytes whole(16, std::byte{4});
   CHECK(machine.answer(message(Command::region_write, join(test::raw(AccessBody{4, 0, 16}), whole))) == 0); // a BAR
   CHECK(machine.works());
-  const std::uint64_t offset = GENERATE(0, 1, 4);
+  const std::uint64_t offset = GENERATE(0U, 1U, 4U);
   CHECK(machine.answer(message(Command::region_write, join(test::raw(AccessBody{offset, config_region, 16}), whole))) ==
         0);
   CHECK(machine.reasons.size() == 1);

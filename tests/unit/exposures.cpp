@@ -175,10 +175,10 @@ TEST_CASE("clients have no room in common, but one gives up what it does not use
   CHECK(by_other(memory, 6) == std::unexpected(ECANCELED));
 
   client.unexpose(at);
-  client.exposures->reserve(10 * page, [&](std::optional<std::uint64_t> room) { CHECK(room.has_value()); });
+  client.exposures->reserve(10 * page, [&](std::optional<std::uint64_t> there) { CHECK(there.has_value()); });
   CHECK(client.used_pages() == 13);
   CHECK(client.arrives(used, small, 0));
-  client.exposures->reserve(3 * page, [&](std::optional<std::uint64_t> room) { CHECK_FALSE(room.has_value()); });
+  client.exposures->reserve(3 * page, [&](std::optional<std::uint64_t> there) { CHECK_FALSE(there.has_value()); });
 }
 
 TEST_CASE("only so many stay without a use, the youngest") {
