@@ -27,13 +27,15 @@ std::unique_ptr<pci_access, decltype(&pci_cleanup)> open_names() {
 } // namespace
 
 std::string pci_name(std::uint16_t vendor, std::uint16_t device, std::uint32_t class_code) {
-  // Loading the database takes milliseconds, so it stays loaded. Only the event loop's thread asks.
+  // Without udev's database libpci 3.9 keeps some memory for every name it looks for there.
+  constexpr int lookup = PCI_LOOKUP_NO_HWDB;
+  // Loading pci.ids takes milliseconds, so it stays loaded. Only the event loop's thread asks.
   thread_local const auto access = open_names();
   std::array<char, 256> class_text{}, device_text{};
-  const char* class_name = pci_lookup_name(access.get(), class_text.data(), class_text.size(), PCI_LOOKUP_CLASS,
-                                           static_cast<int>(class_code >> 8));
+  const char* class_name = pci_lookup_name(access.get(), class_text.data(), class_text.size(),
+                                           lookup | PCI_LOOKUP_CLASS, static_cast<int>(class_code >> 8));
   const char* device_name = pci_lookup_name(access.get(), device_text.data(), device_text.size(),
-                                            PCI_LOOKUP_VENDOR | PCI_LOOKUP_DEVICE, vendor, device);
+                                            lookup | PCI_LOOKUP_VENDOR | PCI_LOOKUP_DEVICE, vendor, device);
   return std::string(class_name) + ": " + device_name;
 }
 
