@@ -132,7 +132,8 @@ private:
   void end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
                   std::move_only_function<void()> closed);
   bool is_current(const std::string& address, const std::shared_ptr<Bridge>& bridge) const;
-  std::shared_ptr<Exposures> bridge_to(NodeId node) const;
+  /// Of the bridge that leads there, if it is up.
+  std::shared_ptr<Exposures> exposures_to(NodeId node) const;
 
   // shell_remote.cpp
   DeviceSource remote_source(core::LoanId loan, core::LinkId link);

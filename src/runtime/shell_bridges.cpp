@@ -135,7 +135,7 @@ void Shell::bridge_wanted_back(const std::string& address) {
                 Error{make_error_code(Errc::peer_down), "the kernel wants it back: it is being unbound or pulled out"});
 }
 
-std::shared_ptr<Exposures> Shell::bridge_to(NodeId node) const {
+std::shared_ptr<Exposures> Shell::exposures_to(NodeId node) const {
   for (const auto& [address, bridge] : bridges_)
     if (bridge->peer && bridge->peer->state().up && bridge->peer->state().node == node) return bridge->exposures;
   return nullptr;

@@ -11,13 +11,13 @@ using core::DeviceMessage;
 
 DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link) {
   return {[this, loan, link](DeviceSource::Opened opened) {
-            const auto bridge = bridge_to(lender_of(loan.device));
-            if (!bridge) return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
+            const auto exposures = exposures_to(lender_of(loan.device));
+            if (!exposures) return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
             const auto session = next_session_++;
             const auto device = std::make_shared<RemoteDevice>(
-                io_, loan, session, bridge, config_.timeout,
+                io_, loan, session, exposures, config_.timeout,
                 [this, link](const DeviceMessage& message) { send_device_message(link, message); });
-            remote_loans_[session] = {link, bridge->bridge(), device};
+            remote_loans_[session] = {link, exposures->bridge(), device};
             // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
             device->submit(vfio::GetInfo{},
                            [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {
@@ -80,12 +80,12 @@ void Shell::serve_remote(const RemoteClientKey& key, DeviceMessage command) {
     const auto [link, session] = key;
     const auto device = devices_.find(command.loan.device);
     auto& newest = newest_session_[link];
-    const auto bridge = node_->admits(command.loan, link) ? bridge_to(node_->peer_of(link)) : nullptr;
-    if (session <= newest || !bridge || device == devices_.end())
+    const auto exposures = node_->admits(command.loan, link) ? exposures_to(node_->peer_of(link)) : nullptr;
+    if (session <= newest || !exposures || device == devices_.end())
       return send_device_message(link, {.loan = command.loan, .session = session, .kind = DeviceMessage::Kind::closed});
     newest = session;
     auto send = [this, to = link](const DeviceMessage& message) { send_device_message(to, message); };
-    auto remote = std::make_shared<RemoteClient>(io_, command.loan, session, bridge, peer_windows_, std::move(send));
+    auto remote = std::make_shared<RemoteClient>(io_, command.loan, session, exposures, peer_windows_, std::move(send));
     client = remote_clients_.emplace(key, RemoteEnd{remote, {}}).first;
     device->second->attach(command.loan, node_->is_shared(command.loan),
                            [this, key, remote](std::shared_ptr<vfio::Device> lent, std::function<void()> gone) {

@@ -1,4 +1,4 @@
-// Which slice of the IOVAs a lender gives the clients of a shared device.
+// A lent device: which slice of the IOVAs each client has, and its end while something is under way.
 #include "lent_device.hpp"
 #include "catch.hpp"
 #include "small_device.hpp"
@@ -24,9 +24,11 @@ struct Lender {
   boost::asio::io_context io;
   std::shared_ptr<SmallDevice> device = std::make_shared<SmallDevice>();
   std::shared_ptr<LentDevice> lent;
+  std::function<void()> opens = [] {};
 
   Lender() {
     DeviceSource source{[this](DeviceSource::Opened opened) {
+                          opens();
                           OpenedDevice open;
                           open.device = device;
                           open.close = [](std::move_only_function<void()> closed) { closed(); };
@@ -130,4 +132,22 @@ TEST_CASE("a loan has one client: the newest") {
   CHECK(one->disconnected);
   CHECK_FALSE(other->disconnected);
   CHECK(slice(again) == 0);
+}
+
+TEST_CASE("a device that is closed while it is being opened again stays closed") {
+  Lender lender;
+  const auto client = lender.attach(1, false);
+  lender.opens = [&lender] { lender.device->manner = SmallDevice::Manner::later; };
+  lender.leave(client);
+  REQUIRE_FALSE(lender.device->waiting.empty()); // asked what it is
+  bool closed = false;
+  lender.lent->close([&closed] { closed = true; });
+  lender.run();
+  CHECK_FALSE(closed); // it is still waited for
+  while (!lender.device->waiting.empty()) {
+    lender.device->complete();
+    lender.run();
+  }
+  CHECK(closed);
+  CHECK(lender.lent->device() == nullptr);
 }
