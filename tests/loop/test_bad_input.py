@@ -212,7 +212,8 @@ def test_slow_and_silent_clients_hold_nobody_up(unchanged):
             open_.enter_context(Control(lender))
         slow = open_.enter_context(Control(lender))
         for byte in whole:
-            slow.send(bytes([byte]))
+            with contextlib.suppress(BrokenPipeError):  # it has its time, and is closed then
+                slow.send(bytes([byte]))
             assert lender.status()["node"] == 8
         reply = slow.reply()
         assert reply is None or reply["result"]["devices"]
