@@ -37,3 +37,12 @@ def programs(request):
     result = Programs(BUILD, LOGS / request.node.name)
     yield result
     result.clean_up(keep_logs=request.node.failed)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Of a case that was run again the first failure is told, with all of its output."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"First run of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+        reason = " | ".join(line[1:].strip() for line in report.longreprtext.splitlines() if line.startswith("E "))
+        terminalreporter.write_line(f"RERUN {report.nodeid}: {reason[:600]}")
