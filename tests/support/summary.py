@@ -2,8 +2,8 @@
 
 TESTLOG is meson's testlog.json (one JSON object per test), STATUS the exit status of meson test. Test cases are counted
 from the last lines of Catch2 and pytest; a program that printed neither counts as one case. Reasons of skipped cases,
-and of cases that passed only when run again, are repeated, since meson shows no output of a test that did not fail.
-Exits with 1 if anything failed.
+and of cases that passed only when run again, are repeated, since meson shows no output of a test that did not fail;
+so is the end of what a failed test printed, which is far above by then. Exits with 1 if anything failed.
 """
 
 import json
@@ -15,6 +15,8 @@ CATCH_ALL = re.compile(r"^All tests passed \(.* in (\d+) test cases?\)", re.M)
 CATCH_SOME = re.compile(r"^test cases:(.*)$", re.M)
 PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
 NOTED = re.compile(r"^(?:SKIPPED \[\d+\]|RERUN) .*$", re.M)
+
+BLAMED = re.compile(r"^(?:(?:FAILED|ERROR|E  ) .*|.*: FAILED:(?:\n.*){4}|.*(?:runtime error|ERROR: \w+Sanitizer).*)$", re.M)
 
 
 def numbers(line):
@@ -45,13 +47,25 @@ def count_test(test):
     return passed, failed if good or failed else 1, skipped
 
 
+def notes(test):
+    """What is worth reading again of TEST, a line each."""
+    output = test.get("stdout", "")
+    found = NOTED.findall(output)
+    if count_test(test)[1]:
+        output += test.get("stderr", "")
+        blamed = BLAMED.findall(output)[-20:]
+        ending = output.splitlines()[-20:]
+        found += [f"FAILED ({test['result']})", *(line[:300] for line in blamed or ending)]
+    return found
+
+
 def main(log, status):
     tests = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     passed, failed, skipped = map(sum, zip((0, 0, 0), *map(count_test, tests)))
     if status != 0 and failed == 0:  # meson itself failed
         failed = 1
     for test in tests:
-        for line in NOTED.findall(test.get("stdout", "")):
+        for line in notes(test):
             print(f"{test['name']}: {line}")
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
