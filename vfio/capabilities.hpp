@@ -29,4 +29,9 @@ std::optional<Capability> find_capability(std::span<const std::byte> config, std
 /// The little-endian number of 2 or 4 bytes at `offset`, which must be in range.
 std::uint32_t config_number(std::span<const std::byte> config, std::size_t offset, std::size_t bytes);
 
+/// Where in an access of `bytes` at `offset` the register at `at` stands; nullopt if it is outside.
+constexpr std::optional<std::size_t> index_within(std::uint64_t offset, std::size_t bytes, std::uint64_t at) {
+  return offset <= at && at - offset < bytes ? std::optional<std::size_t>(at - offset) : std::nullopt;
+}
+
 } // namespace smartio::vfio

@@ -1,9 +1,11 @@
 #include "share_device.hpp"
 
+#include "capabilities.hpp"
 #include "mapping.hpp"
 
 #include <algorithm>
 #include <cerrno>
+#include <linux/pci_regs.h>
 
 namespace smartio {
 
@@ -12,8 +14,11 @@ using vfio::Request;
 
 namespace {
 
-constexpr std::uint64_t command_register = 4; // PCI Local Bus 3.0, 6.2.2
-constexpr std::byte space_enable{3}, bus_master{4};
+constexpr std::byte space_enable{PCI_COMMAND_IO | PCI_COMMAND_MEMORY}, bus_master{PCI_COMMAND_MASTER};
+
+std::optional<std::size_t> command_within(std::uint64_t offset, const std::vector<std::byte>& data) {
+  return vfio::index_within(offset, data.size(), PCI_COMMAND);
+}
 
 } // namespace
 
@@ -90,11 +95,11 @@ void ShareDevice::submit(Request request, Completion done) {
   auto* write = std::get_if<vfio::RegionWrite>(&request);
   if (const auto* read = std::get_if<vfio::RegionRead>(&request); rules_ && read && read->region == vfio::config_region)
     done = with_virtual_bits(read->offset, std::move(done));
-  if (shared() && write != nullptr && write->region == vfio::config_region && write->offset == command_register &&
-      !write->data.empty())
-    write->data[0] |= bus_master; // others depend on it
-  if (rules_ && write != nullptr && write->region == vfio::config_region)
-    return write_config(std::move(*write), std::move(done));
+  if (write != nullptr && write->region == vfio::config_region) {
+    if (const auto command = command_within(write->offset, write->data); shared() && command)
+      write->data[*command] |= bus_master; // others depend on it
+    if (rules_) return write_config(std::move(*write), std::move(done));
+  }
   auto completion = checked(request, std::move(done));
   device_->submit(std::move(request), std::move(completion));
 }
@@ -133,8 +138,8 @@ void ShareDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
 /// Reads what is there, then writes the bits that a borrower may change. A client that sends more before it has the
 /// answer may see the write take effect after that.
 void ShareDevice::write_config(vfio::RegionWrite write, Completion done) {
-  if (write.offset <= command_register && write.offset + write.data.size() > command_register)
-    space_enable_ = write.data[command_register - write.offset] & space_enable;
+  if (const auto command = command_within(write.offset, write.data))
+    space_enable_ = write.data[*command] & space_enable;
   const vfio::RegionRead read{vfio::config_region, write.offset, static_cast<std::uint32_t>(write.data.size())};
   device_->submit(
       read, [self = shared_from_this(), write = std::move(write), done = std::move(done)](vfio::Reply reply) mutable {
@@ -154,8 +159,8 @@ void ShareDevice::write_config(vfio::RegionWrite write, Completion done) {
 Completion ShareDevice::with_virtual_bits(std::uint64_t offset, Completion done) const {
   return [enable = space_enable_, offset, done = std::move(done)](vfio::Reply reply) mutable {
     auto* data = reply ? std::get_if<vfio::Data>(&*reply) : nullptr;
-    if (data != nullptr && offset <= command_register && offset + data->bytes.size() > command_register) {
-      auto& command = data->bytes[command_register - offset];
+    if (const auto at = data == nullptr ? std::nullopt : command_within(offset, data->bytes)) {
+      auto& command = data->bytes[*at];
       command = (command & ~space_enable) | enable;
     }
     done(std::move(reply));

@@ -1,9 +1,12 @@
 #include "vm_device.hpp"
 
+#include "capabilities.hpp"
+
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
 #include <limits>
+#include <linux/pci_regs.h>
 
 namespace smartio {
 
@@ -12,8 +15,6 @@ using vfio::Request;
 
 namespace {
 
-constexpr std::uint64_t command_register = 4; // PCI Local Bus 3.0, 6.2.2
-constexpr std::byte bus_master{4};
 constexpr std::size_t most_windows = 65535; // what VERSION promises by default: max_dma_maps
 
 std::uint64_t last_of(std::uint64_t first, std::uint64_t size) { return first + (size - 1); }
@@ -22,9 +23,9 @@ bool may_write(const vfio::DmaMap& map) { return map.access != Access::read; }
 
 bool masters_bus(const Request& request) {
   const auto* write = std::get_if<vfio::RegionWrite>(&request);
-  return write != nullptr && write->region == vfio::config_region && write->offset <= command_register &&
-         command_register - write->offset < write->data.size() &&
-         (write->data[command_register - write->offset] & bus_master) != std::byte{};
+  if (write == nullptr || write->region != vfio::config_region) return false;
+  const auto command = vfio::index_within(write->offset, write->data.size(), PCI_COMMAND);
+  return command && (write->data[*command] & std::byte{PCI_COMMAND_MASTER}) != std::byte{};
 }
 
 const char* advice(int number) {
@@ -131,8 +132,7 @@ bool VmDevice::lacks_memory() const { return wants_to_write_ && !has_memory_; }
 
 void VmDevice::fail(std::string reason) {
   if (std::exchange(failed_, true)) return;
-  device_->submit(vfio::RegionWrite{vfio::config_region, command_register, std::vector<std::byte>(2)},
-                  [](vfio::Reply) {});
+  device_->submit(vfio::RegionWrite{vfio::config_region, PCI_COMMAND, std::vector<std::byte>(2)}, [](vfio::Reply) {});
   error_.fire();
   reason_(std::move(reason));
 }

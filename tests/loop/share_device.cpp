@@ -4,6 +4,7 @@
 #include "small_device.hpp"
 
 #include <algorithm>
+#include <linux/pci_regs.h>
 #include <optional>
 
 using namespace smartio;
@@ -212,4 +213,14 @@ TEST_CASE("clients of one device have windows at once, and none ends another's")
   CHECK(sharers.device->mapped.size() == 2);
   CHECK(sharers.one->windows().size() == 1);
   CHECK(sharers.other->windows().size() == 1);
+}
+
+TEST_CASE("a client of a shared device cannot stop its DMA, wherever its write begins") {
+  Sharers sharers;
+  for (const std::uint64_t offset : {0U, 3U, 4U}) {
+    REQUIRE(ask(*sharers.one, RegionWrite{config_region, offset, std::vector<std::byte>(8)})->has_value());
+    CHECK(sharers.device->config[PCI_COMMAND] == std::byte{PCI_COMMAND_MASTER});
+  }
+  REQUIRE(ask(*sharers.one, RegionWrite{config_region, 5, std::vector<std::byte>(3, std::byte{7})})->has_value());
+  CHECK(sharers.device->config[PCI_COMMAND] == std::byte{PCI_COMMAND_MASTER});
 }
