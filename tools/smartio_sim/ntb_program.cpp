@@ -1,12 +1,11 @@
 // `smartio_sim ntb`: its command line.
-#include "model.hpp"
+#include "arguments.hpp"
 #include "ntb_service.hpp"
 #include "result.hpp"
 #include "text.hpp"
 
 #include <bit>
 #include <boost/asio/signal_set.hpp>
-#include <boost/program_options.hpp>
 #include <csignal>
 #include <sstream>
 
@@ -44,23 +43,6 @@ std::string help() {
   return text.str();
 }
 
-Result<po::variables_map> parse(const std::vector<std::string>& arguments) {
-  // The library tells of bad input by exceptions only.
-  try {
-    const auto style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    const auto description = options();
-    po::variables_map values;
-    po::store(po::command_line_parser(arguments).options(description).positional({}).style(style).run(), values);
-    for (const char* name : {"socket-a", "socket-b"}) {
-      if (!values.contains(name) || values[name].as<std::string>().empty())
-        return fail(Errc::bad_request, "--{} is missing; smartio_sim ntb --help explains.", name);
-    }
-    return values;
-  } catch (const po::error& error) {
-    return fail(Errc::bad_request, "{}; smartio_sim ntb --help explains.", error.what());
-  }
-}
-
 Result<std::uint64_t> window_size(const std::string& text) {
   constexpr std::uint64_t least = 4096, most = 1ULL << 40;
   const std::uint64_t bytes = TRY(parse_size(text));
@@ -86,7 +68,7 @@ void await_signal(boost::asio::io_context& io, boost::asio::signal_set& signals,
 }
 
 Result<void> run(const std::vector<std::string>& arguments) {
-  const auto values = TRY(parse(arguments));
+  const auto values = TRY(parse(ntb_model, arguments, options(), {"socket-a", "socket-b"}));
   const auto* chip = TRY(model(values["model"].as<std::string>()));
   const auto window = TRY(window_size(values["window"].as<std::string>()));
   const auto &a = values["socket-a"].as<std::string>(), &b = values["socket-b"].as<std::string>();

@@ -1,10 +1,9 @@
 // `smartio_sim nvme`: its command line.
-#include "model.hpp"
+#include "arguments.hpp"
 #include "nvme_service.hpp"
 #include "result.hpp"
 #include "text.hpp"
 
-#include <boost/program_options.hpp>
 #include <filesystem>
 #include <sstream>
 
@@ -34,23 +33,6 @@ std::string help() {
   return text.str();
 }
 
-Result<po::variables_map> parse(const std::vector<std::string>& arguments) {
-  // The library tells of bad input by exceptions only.
-  try {
-    const auto style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    const auto description = options();
-    po::variables_map values;
-    po::store(po::command_line_parser(arguments).options(description).positional({}).style(style).run(), values);
-    for (const char* name : {"socket", "file"}) {
-      if (!values.contains(name) || values[name].as<std::string>().empty())
-        return fail(Errc::bad_request, "--{} is missing; smartio_sim nvme --help explains.", name);
-    }
-    return values;
-  } catch (const po::error& error) {
-    return fail(Errc::bad_request, "{}; smartio_sim nvme --help explains.", error.what());
-  }
-}
-
 Result<std::uint32_t> block_size(const std::string& text) {
   if (text == "512") return 512;
   if (text == "4096") return 4096;
@@ -74,7 +56,7 @@ std::string identity_of(const std::string& path) {
 }
 
 Result<void> run(const std::vector<std::string>& arguments) {
-  const auto values = TRY(parse(arguments));
+  const auto values = TRY(parse(nvme_model, arguments, options(), {"socket", "file"}));
   const auto block = TRY(block_size(values["block-size"].as<std::string>()));
   const auto size = TRY(file_size(values, block));
   const auto& path = values["file"].as<std::string>();
