@@ -12,7 +12,7 @@ constexpr std::string_view filter_arguments = "[-d [VENDOR]:[DEVICE][:CLASS]] [-
 constexpr std::string_view filter_details =
     "-d and -s are lspci's: 'lspci -d ::0108' shows what 'add-filter -d ::0108' adds.\n";
 
-constexpr std::array<Command, 21> table{{
+constexpr std::array<Command, 21> all_commands{{
     {"connect", "NODE [--address HOST:PORT] [--wait]", 1, 1, "let node NODE see and borrow this node's devices",
      "The link is one-way, from lender to borrower; it is kept across restarts and comes back after a failure.\n"
      "  --address HOST:PORT  where NODE listens; otherwise from the node table of smartiod's configuration\n"
@@ -85,10 +85,10 @@ constexpr std::string_view global_help = "\nOptions, before or after the command
 
 } // namespace
 
-std::span<const Command> commands() { return table; }
+std::span<const Command> commands() { return all_commands; }
 
 Result<const Command*> find_command(std::string_view name) {
-  for (const Command& command : table)
+  for (const Command& command : all_commands)
     if (command.name == name) return &command;
   return fail(Errc::bad_request, "There is no command '{}': try 'smartio_tool help'.", name);
 }
@@ -109,7 +109,7 @@ Result<const Command*> find_command(const Arguments& arguments) {
 
 std::string help() {
   std::string text = "Usage: smartio_tool COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands:\n";
-  for (const Command& command : table) text += fmt::format("  {:<18} {}\n", command.name, command.summary);
+  for (const Command& command : all_commands) text += fmt::format("  {:<18} {}\n", command.name, command.summary);
   text += "\nNODE is a number from 1 to 65535. DEVICE is an id as 'list' prints it (80002), a PCI address\n"
           "(06:00.0), or vfio-user:PATH.\n";
   return text += global_help;

@@ -38,7 +38,7 @@ Result<int> print_help(const Arguments& arguments) {
   return print_text("help", help(*command), arguments.json);
 }
 
-Result<int> run(int argc, const char* const* argv) {
+Result<int> dispatch(int argc, const char* const* argv) {
   Arguments arguments = TRY(parse_arguments(argc, argv));
   if (arguments.version) return print_text("version", "smartio_tool " SMARTIO_VERSION, arguments.json);
   if (arguments.help) return print_help(arguments);
@@ -53,6 +53,6 @@ Result<int> run(int argc, const char* const* argv) {
 } // namespace smartio::tool
 
 int main(int argc, char** argv) {
-  const auto done = smartio::tool::run(argc, argv);
+  const auto done = smartio::tool::dispatch(argc, argv);
   return done ? *done : smartio::tool::report(done.error(), smartio::tool::wants_json(argc, argv));
 }
