@@ -9,9 +9,9 @@
 namespace smartio::vfio {
 
 DescriptorKind kind_of_descriptor(int fd) {
-  struct stat status {};
-  if (::fstat(fd, &status) != 0) return DescriptorKind::unknown;
-  if (S_ISREG(status.st_mode)) return DescriptorKind::other; // with any name, in another mount namespace
+  struct stat file {};
+  if (::fstat(fd, &file) != 0) return DescriptorKind::unknown;
+  if (S_ISREG(file.st_mode)) return DescriptorKind::other; // with any name, in another mount namespace
   std::array<char, 64> target{};
   const auto link = "/proc/self/fd/" + std::to_string(fd);
   const auto size = ::readlink(link.c_str(), target.data(), target.size());

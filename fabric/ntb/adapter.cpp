@@ -1,16 +1,17 @@
 #include "ntb/adapter.hpp"
 
+#include "page.hpp"
 #include "result.hpp"
 
 #include <bit>
+#include <linux/pci_regs.h>
 
 namespace smartio::fabric::ntb {
 
 namespace {
 
-constexpr std::uint64_t page = 4096, all_bits = 0x1ffffffff;
-constexpr std::uint32_t config_command = 0x04;
-constexpr std::uint64_t memory_and_bus_master = 0x6;
+constexpr std::uint64_t all_bits = 0x1ffffffff;
+constexpr std::uint64_t memory_and_bus_master = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 
 bool no_window(unsigned index, Adapter::Done& done) {
   if (index < window_count) return false;
@@ -36,7 +37,7 @@ void Adapter::next_turn() {
 
 /// Until a window is asked for the peer reaches nothing, and no doorbell signals.
 void Adapter::prepare(Steps& steps) const {
-  steps.change_config(config_command, 2, 0, memory_and_bus_master);
+  steps.change_config(PCI_COMMAND, 2, 0, memory_and_bus_master);
   steps.write(interrupt_disable, 8, all_bits);
   if (shape_.generation == 3) steps.write(secondary_command, 2, memory_and_bus_master);
   for (unsigned i = 0; i < window_count; ++i) program(steps, i, {});
@@ -153,7 +154,7 @@ void Adapter::open_window(unsigned index, Iova base, std::uint64_t bytes, Done d
   if (no_window(index, done)) return;
   const std::uint64_t at = static_cast<std::uint64_t>(base), most = shape_.window_bytes[index];
   const std::uint64_t alignment = shape_.alignment != 0 ? shape_.alignment : most;
-  if (at % alignment != 0 || bytes == 0 || bytes % page != 0 || bytes > most)
+  if (at % alignment != 0 || bytes == 0 || bytes % page_size != 0 || bytes > most)
     return done(fail(Errc::bad_request, "{:#x} bytes at {:#x} are no window: alignment {:#x}, at most {:#x} bytes.",
                      bytes, at, alignment, most));
   windows_[index] = {at, bytes};

@@ -1,5 +1,6 @@
 // What an adapter finds out about its device before it drives it.
 #include "ntb/adapter.hpp"
+#include "page.hpp"
 #include "result.hpp"
 
 #include <bit>
@@ -8,7 +9,6 @@ namespace smartio::fabric::ntb {
 
 namespace {
 
-constexpr std::uint64_t page = 4096;
 constexpr std::uint32_t config_revision = 0x08, config_bar = 0x10;
 
 constexpr std::uint32_t bar_of(unsigned window) { return 2 + 2 * window; }
@@ -40,7 +40,7 @@ Result<void> Adapter::identify(std::uint64_t id, Steps& steps) {
     link_bits_ = std::uint64_t{1} << link_event;
     // Revisions up to f are Ice Lake, whose translations are aligned like those of generation 3.
     steps.read_config(config_revision, 1, [this](std::uint64_t revision) -> Result<void> {
-      shape_.alignment = revision > 0xf ? page : 0;
+      shape_.alignment = revision > 0xf ? page_size : 0;
       return {};
     });
     steps.read(ppd1, 4, place_it);
@@ -51,7 +51,7 @@ Result<void> Adapter::identify(std::uint64_t id, Steps& steps) {
 
 /// Only two bridges back to back are driven, with two windows each.
 Result<void> Adapter::place(std::uint64_t ppd) {
-  const bool sapphire_rapids = shape_.generation == 4 && shape_.alignment == page;
+  const bool sapphire_rapids = shape_.generation == 4 && shape_.alignment == page_size;
   if (shape_.generation == 3 ? (ppd & 0x3) != 1 : (ppd & (sapphire_rapids ? 0x700 : 0x300)) != 0x200)
     return fail(Errc::bad_request, "The bridge is not joined to another one back to back (PPD {:#x}).", ppd);
   if (shape_.generation == 3 && (ppd & split_bar) != 0)
@@ -64,7 +64,7 @@ void Adapter::look_at_bar(unsigned index, Steps& steps) {
   steps.ask(fmt::format("VFIO_DEVICE_GET_REGION_INFO {}", bar_of(index)), vfio::GetRegionInfo{bar_of(index)},
             [this, index](const vfio::Answer& answer) -> Result<void> {
               const auto* info = std::get_if<vfio::RegionInfo>(&answer);
-              if (info == nullptr || info->size < page || !std::has_single_bit(info->size))
+              if (info == nullptr || info->size < page_size || !std::has_single_bit(info->size))
                 return fail(Errc::bad_request, "BAR {} of the bridge is no window.", bar_of(index));
               shape_.window_bytes[index] = info->size;
               return {};

@@ -1,6 +1,7 @@
 #include "ntb/peer.hpp"
 
 #include "completed.hpp"
+#include "page.hpp"
 #include "result.hpp"
 
 #include <algorithm>
@@ -19,7 +20,6 @@ using boost::system::error_code;
 namespace {
 
 constexpr unsigned window = 0; ///< the one in use
-constexpr std::uint64_t page = 4096, large_page = 2U << 20;
 /// Above the addresses of interrupts, which no IOMMU translates (Intel SDM volume 3, 11.11.1).
 constexpr std::uint64_t lowest_base = 1ULL << 32;
 
@@ -90,15 +90,15 @@ asio::awaitable<Result<void>> Peer::open_window() {
   const auto most = adapter_->shape().window_bytes[window];
   bytes_ = std::min(most, std::bit_floor(options_.most_bytes));
   base_ = adapter_->shape().alignment != 0 ? lowest_base : std::max(lowest_base, most);
-  offsets_ = RangeAllocator({{page, bytes_ - page}}, {});
-  auto file = make_memfd("smartio-ntb-control", page);
+  offsets_ = RangeAllocator({{page_size, bytes_ - page_size}}, {});
+  auto file = make_memfd("smartio-ntb-control", page_size);
   if (!file) co_return std::unexpected(std::move(file).error());
-  auto mapping = Mapping::map(file->get(), 0, page);
+  auto mapping = Mapping::map(file->get(), 0, page_size);
   auto copy = file->duplicate();
   if (!mapping || !copy) co_return std::unexpected(mapping ? copy.error() : mapping.error());
   control_ = std::move(*mapping);
   control_fd_ = std::move(*file);
-  vfio::Request request = vfio::DmaMap{inbound(0), page, Access::read_write, std::move(*copy), 0};
+  vfio::Request request = vfio::DmaMap{inbound(0), page_size, Access::read_write, std::move(*copy), 0};
   auto reply = co_await completed<vfio::Reply>([this, &request](auto done) {
     device_->submit(std::move(request),
                     [done = std::move(done)](vfio::Reply mapped) mutable { done(std::move(mapped)); });
@@ -111,8 +111,8 @@ asio::awaitable<Result<void>> Peer::open_window() {
 
 std::optional<std::uint64_t> Peer::reserve(std::uint64_t bytes) {
   if (bytes == 0 || bytes > bytes_) return std::nullopt;
-  const auto size = (bytes + page - 1) / page * page;
-  const auto offset = offsets_.allocate(size, size >= large_page ? large_page : page);
+  const auto size = whole_pages(bytes);
+  const auto offset = offsets_.allocate(size, size >= huge_page_size ? huge_page_size : page_size);
   if (!offset) return std::nullopt;
   reserved_[*offset] = size;
   used_ += size;

@@ -1,6 +1,7 @@
 // How the two ends of a bridge find each other, and notice that the other is not there any more.
 #include "completed.hpp"
 #include "ntb/peer.hpp"
+#include "page.hpp"
 #include "result.hpp"
 
 #include <array>
@@ -17,7 +18,6 @@ namespace {
 
 constexpr std::uint32_t magic = 0x4f494d53; // "SMIO"
 constexpr std::uint32_t version = 1;
-constexpr std::uint64_t page = 4096;
 constexpr unsigned words = 5; ///< of a hello
 
 std::uint32_t check_of(std::uint32_t version_and_node, std::uint32_t epoch, std::uint32_t pages) {
@@ -28,7 +28,7 @@ std::uint32_t check_of(std::uint32_t version_and_node, std::uint32_t epoch, std:
 
 Peer::Hello Peer::own_hello() const {
   const auto node = version << 16 | static_cast<std::uint32_t>(options_.node);
-  const auto pages = static_cast<std::uint32_t>(bytes_ / page);
+  const auto pages = static_cast<std::uint32_t>(bytes_ / page_size);
   return {magic, node, epoch_, pages, check_of(node, epoch_, pages)};
 }
 
@@ -157,7 +157,7 @@ bool Peer::heard() {
 
 void Peer::set_up() {
   if (state_.up) return;
-  const std::uint64_t theirs = std::uint64_t{peer_.pages} * page;
+  const std::uint64_t theirs = std::uint64_t{peer_.pages} * page_size;
   state_ = {true, NodeId(peer_.version_and_node & 0xffff), std::min(theirs, aperture_.size), ""};
   tell();
 }

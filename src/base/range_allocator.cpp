@@ -81,7 +81,7 @@ bool RangeAllocator::release(std::uint64_t start) {
 RangeAllocator iova_allocator(std::optional<unsigned> slice) {
   const std::uint64_t first = slice.value_or(0) * iova_slice_size;
   const std::uint64_t end = slice ? first + iova_slice_size : iova_slices * iova_slice_size;
-  const std::uint64_t start = std::max<std::uint64_t>(first, 4096);
+  const std::uint64_t start = std::max<std::uint64_t>(first, page_size);
   return RangeAllocator({{.start = start, .size = end - start}}, {{.start = 0xfee00000, .size = 0x100000}});
 }
 

@@ -2,6 +2,8 @@
 // is the caller's business.
 #pragma once
 
+#include "page.hpp"
+
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -54,6 +56,8 @@ constexpr bool in_iova_slice(unsigned slice, std::uint64_t start, std::uint64_t 
 RangeAllocator iova_allocator(std::optional<unsigned> slice = {});
 
 /// What an IOVA of `size` bytes is aligned to: 2 MiB for those that can use large IOMMU pages, else 4 KiB.
-constexpr std::uint64_t iova_alignment(std::uint64_t size) { return size >= (2U << 20) ? 2U << 20 : 4096; }
+constexpr std::uint64_t iova_alignment(std::uint64_t size) {
+  return size >= huge_page_size ? huge_page_size : page_size;
+}
 
 } // namespace smartio

@@ -21,6 +21,7 @@ Result<NodeId> parse_node(std::string_view text);        ///< 1 to 65535, decima
 Result<DeviceId> parse_device_id(std::string_view text); ///< hex, with or without 0x; Errc::bad_request
 std::string to_string(DeviceId id);                      ///< hex without 0x
 
+constexpr unsigned number(NodeId node) { return static_cast<unsigned>(node); } ///< as people and JSON write it
 constexpr NodeId lender_of(DeviceId id) { return static_cast<NodeId>(static_cast<std::uint32_t>(id) >> 16); }
 constexpr DeviceId make_device_id(NodeId node, std::uint16_t index) {
   return static_cast<DeviceId>((static_cast<std::uint32_t>(node) << 16) | index);

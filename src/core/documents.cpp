@@ -7,10 +7,6 @@
 
 namespace smartio::core {
 
-namespace {
-unsigned number(NodeId node) { return static_cast<unsigned>(node); }
-} // namespace
-
 Json Node::device_json(const DeviceEntry& d, bool reachable) const {
   return {{"id", to_string(d.id)},
           {"node", number(lender_of(d.id))},

@@ -55,8 +55,8 @@ std::vector<std::string> split_list(std::string_view text) {
 }
 
 std::string encode(const Intent& intent, NodeId node) {
-  Json state{{"schema_version", 1},          {"node", static_cast<unsigned>(node)}, {"devices", Json::array()},
-             {"connections", Json::array()}, {"options", intent.options},           {"filters", Json::array()},
+  Json state{{"schema_version", 1},          {"node", number(node)},      {"devices", Json::array()},
+             {"connections", Json::array()}, {"options", intent.options}, {"filters", Json::array()},
              {"removed", intent.removed}};
   for (const auto& [index, device] : intent.devices)
     state["devices"].push_back({{"index", index}, {"address", device.address}, {"available", device.available}});

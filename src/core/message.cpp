@@ -60,7 +60,7 @@ Json error_json(Errc code, const std::string& message) { return {{"code", name_o
 Json body(const Hello& m) {
   return {{"type", "hello"},
           {"version", m.version},
-          {"node", static_cast<unsigned>(m.node)},
+          {"node", number(m.node)},
           {"to", static_cast<unsigned>(m.to)},
           {"boot_id", m.boot_id},
           {"nonce", m.nonce},

@@ -11,7 +11,6 @@ using std::chrono::milliseconds;
 
 namespace {
 constexpr milliseconds answer_timeout{4000};
-unsigned number(NodeId node) { return static_cast<unsigned>(node); }
 } // namespace
 
 std::uint64_t Node::expect_answer(LinkId link, DeviceId device, std::optional<RequestId> reader) {

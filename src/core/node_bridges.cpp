@@ -7,10 +7,6 @@
 
 namespace smartio::core {
 
-namespace {
-unsigned number(NodeId node) { return static_cast<unsigned>(node); }
-} // namespace
-
 Fabric Node::fabric_to(NodeId node, const std::string& boot_id, bool has_socket) const {
   if (boot_id == settings_.boot_id) return has_socket ? Fabric::local : Fabric::none;
   const bool reached =

@@ -10,8 +10,6 @@ namespace {
 constexpr std::size_t longest_socket_path = 107; // sun_path of sockaddr_un, without its NUL
 constexpr std::uint64_t shortest_peer_timeout = 1000, longest_peer_timeout = 60000;
 
-unsigned number(NodeId node) { return static_cast<unsigned>(node); }
-
 /// An optional text: nullopt when it is missing or null.
 Result<std::optional<std::string>> optional_text(const Json& arguments, const char* key) {
   if (const auto found = arguments.find(key); found == arguments.end() || found->is_null()) return std::nullopt;

@@ -7,10 +7,6 @@
 
 namespace smartio::core {
 
-namespace {
-unsigned number(NodeId node) { return static_cast<unsigned>(node); }
-} // namespace
-
 bool Node::admits(const LoanId& loan, const std::string& nonce) const {
   const auto link = std::ranges::find_if(links_, [&nonce](const auto& l) { return l.second.nonce == nonce; });
   return link != links_.end() && admits(loan, link->first);

@@ -13,8 +13,6 @@ constexpr milliseconds hello_timeout{4000};
 constexpr milliseconds heartbeat_interval{500};
 constexpr milliseconds longest_pause{5000};
 
-unsigned number(NodeId node) { return static_cast<unsigned>(node); }
-
 } // namespace
 
 void Node::on(const Accepted& accepted) {

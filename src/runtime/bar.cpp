@@ -1,4 +1,5 @@
 #include "bar.hpp"
+#include "page.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -10,8 +11,6 @@ static_assert(std::endian::native == std::endian::little, "registers are little-
 
 namespace smartio::detail {
 namespace {
-
-constexpr std::uint64_t page_size = 4096;
 
 constexpr std::uint64_t all_ones(unsigned width) { return ~std::uint64_t{0} >> (64 - 8 * width); }
 

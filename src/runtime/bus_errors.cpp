@@ -1,5 +1,6 @@
 #include "bus_errors.hpp"
 
+#include "page.hpp"
 #include "result.hpp"
 
 #include <smartio/bus_errors.hpp>
@@ -15,8 +16,6 @@
 
 namespace smartio {
 namespace {
-
-constexpr std::size_t page_size = 4096;
 
 /// Read by a signal handler while other threads change it: no lock, no allocation.
 struct Slot {

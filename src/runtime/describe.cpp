@@ -3,6 +3,7 @@
 #include "ask.hpp"
 #include "capabilities.hpp"
 #include "host/names.hpp"
+#include "page.hpp"
 #include "result.hpp"
 
 #include <algorithm>
@@ -11,7 +12,6 @@
 namespace smartio {
 namespace {
 
-constexpr std::uint64_t page = 4096;
 using Bytes = std::vector<std::byte>;
 
 /// Little-endian; 0xff.. beyond the end, as configuration space reads where nothing is.
@@ -31,7 +31,7 @@ void find_msix(const Bytes& config, Description& description) {
   const std::size_t at = msix->offset;
   const auto vectors = (number(config, at + 2, 2) & 0x7ff) + 1;
   const auto protect = [&description](std::uint32_t where, std::uint64_t bytes) {
-    const std::uint64_t begin = (where & ~7U) / page * page, end = ((where & ~7U) + bytes + page - 1) / page * page;
+    const std::uint64_t begin = (where & ~7U) / page_size * page_size, end = whole_pages((where & ~7U) + bytes);
     description.protected_pages.push_back({where & 7U, begin, end - begin});
   };
   protect(number(config, at + 4, 4), std::uint64_t{vectors} * 16);

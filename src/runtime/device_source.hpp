@@ -12,6 +12,9 @@
 
 namespace smartio {
 
+/// For clients of a loan to let go of the device's registers.
+inline constexpr std::chrono::milliseconds client_patience{500};
+
 /// A device as it is while it is open.
 struct OpenedDevice {
   std::shared_ptr<vfio::Device> device;

@@ -1,6 +1,7 @@
 #include "exposures.hpp"
 
 #include "mapping.hpp"
+#include "page.hpp"
 
 #include <algorithm>
 #include <boost/icl/interval_set.hpp>
@@ -50,13 +51,7 @@ struct Exposures::Room {
   }
 };
 
-namespace {
-
-constexpr std::uint64_t page = 4096;
-
-constexpr std::uint64_t in_pages(std::uint64_t bytes) { return (bytes + page - 1) / page * page; }
-
-} // namespace
+namespace {} // namespace
 
 Exposures::Exposures(std::shared_ptr<fabric::ntb::Peer> bridge) : bridge_(std::move(bridge)) {}
 
@@ -99,7 +94,7 @@ bool Exposures::reserve_for(const Piece& piece) {
     size = piece.size;
     at = bridge_->reserve(size);
   }
-  if (at) rooms_.push_back({piece.client, *at, start, in_pages(size), piece.file, piece.fd});
+  if (at) rooms_.push_back({piece.client, *at, start, whole_pages(size), piece.file, piece.fd});
   return at.has_value();
 }
 

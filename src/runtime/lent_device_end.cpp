@@ -9,11 +9,8 @@
 namespace smartio {
 
 namespace asio = boost::asio;
-using namespace std::chrono_literals;
 
 namespace {
-
-constexpr auto client_patience = 500ms; // for clients to let go of the registers
 
 std::optional<Error> failure_of(const vfio::Reply& reply, const char* what) {
   if (reply) return std::nullopt;

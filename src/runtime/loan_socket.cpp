@@ -16,11 +16,8 @@
 namespace smartio {
 
 namespace asio = boost::asio;
-using namespace std::chrono_literals;
 
 namespace {
-
-constexpr auto client_patience = 500ms;
 
 /// The directory and the ones above it up to `loans`, mode 0711: only the socket itself is guarded.
 Result<void> make_directory(const std::string& directory) {

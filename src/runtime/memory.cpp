@@ -2,6 +2,7 @@
 
 #include "fd.hpp"
 #include "mapping.hpp"
+#include "page.hpp"
 #include "result.hpp"
 
 #include <sys/stat.h>
@@ -19,8 +20,6 @@ struct Memory {
 
 namespace {
 
-constexpr std::size_t page_size = 4096, huge_page_size = std::size_t{2} << 20;
-
 Result<std::shared_ptr<detail::Memory>> map(Fd fd, std::size_t offset, std::size_t bytes) {
   Mapping mapping = TRY(Mapping::map(fd.get(), offset, bytes));
   return std::make_shared<detail::Memory>(std::move(fd), offset, std::move(mapping));
@@ -32,7 +31,7 @@ Result<Memory> Memory::allocate(std::size_t bytes, bool huge_pages) {
   const std::size_t page = huge_pages ? huge_page_size : page_size;
   if (bytes == 0 || bytes > PTRDIFF_MAX - page)
     return fail(Errc::bad_request, "Memory of {} bytes cannot be allocated", bytes);
-  const std::size_t rounded = (bytes + page - 1) & ~(page - 1);
+  const std::size_t rounded = whole_pages(bytes, page);
   Fd fd = TRY(make_memfd("smartio-memory", rounded, huge_pages));
   return Memory(TRY(map(std::move(fd), 0, rounded)));
 }

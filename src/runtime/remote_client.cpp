@@ -15,10 +15,6 @@ namespace {
 
 constexpr std::size_t most_commands = 64; ///< a borrower's node sends one at a time
 
-std::span<const std::byte> bytes_of(const std::string& text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
-
 } // namespace
 
 RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
@@ -67,7 +63,8 @@ void RemoteClient::answer(const DeviceMessage& command, vfio::Reply reply) {
   DeviceMessage message{
       .loan = loan_, .session = session_, .kind = DeviceMessage::Kind::reply, .number = command.number};
   std::expected<vfio::user::Payload, int> payload = std::unexpected(EIO);
-  const auto asked = bytes_of(command.payload).first(std::min(command.payload.size(), vfio::user::echo_size));
+  const auto asked =
+      std::as_bytes(std::span(command.payload)).first(std::min(command.payload.size(), vfio::user::echo_size));
   if (reply) payload = vfio::user::encode_answer(static_cast<vfio::user::Command>(command.code), asked, *reply);
   if (!reply) payload = std::unexpected(reply.error());
   if (payload) {
@@ -109,8 +106,8 @@ std::expected<std::vector<Fd>, int> RemoteClient::descriptors(const DeviceMessag
 std::expected<vfio::Request, int> RemoteClient::decode(const DeviceMessage& command) {
   auto fds = descriptors(command);
   if (!fds) return std::unexpected(fds.error());
-  auto request = vfio::user::decode_request(static_cast<vfio::user::Command>(command.code), bytes_of(command.payload),
-                                            std::move(*fds));
+  auto request = vfio::user::decode_request(static_cast<vfio::user::Command>(command.code),
+                                            std::as_bytes(std::span(command.payload)), std::move(*fds));
   if (!request) return request;
   int error = view_->check(*request);
   if (error == 0) error = place(*request, command);

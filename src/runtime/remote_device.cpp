@@ -18,10 +18,6 @@ std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-std::span<const std::byte> bytes_of(const std::string& text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
-
 } // namespace
 
 RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
@@ -176,7 +172,7 @@ vfio::Reply RemoteDevice::decode(const DeviceMessage& message) {
     if (copy) fds.push_back(std::move(*copy));
   }
   const auto command = vfio::user::command_of(request);
-  auto answer = vfio::user::decode_answer(command, sent_, bytes_of(message.payload), std::move(fds));
+  auto answer = vfio::user::decode_answer(command, sent_, std::as_bytes(std::span(message.payload)), std::move(fds));
   if (!answer) return std::unexpected(EPROTO);
   if (auto* info = std::get_if<vfio::RegionInfo>(&*answer))
     *info = with_aperture(std::get<vfio::GetRegionInfo>(request).index, std::move(*info), message.window);

@@ -1,6 +1,7 @@
 #include "window.hpp"
 
 #include "bar.hpp"
+#include "page.hpp"
 
 #include <algorithm>
 #include <mutex>
@@ -8,7 +9,6 @@
 namespace smartio::detail {
 namespace {
 
-constexpr std::uint64_t page_size = 4096;
 // Pages are pinned one by one, at some GiB a second: no message may take longer than an answer does.
 constexpr std::uint64_t most_piece = 1ULL << 30;
 
@@ -49,7 +49,7 @@ Result<void> Window::map_registers(std::shared_ptr<DeviceCore> of, unsigned bar,
                 "No device can reach BAR {} of the target, since this program may map nothing of it: its access is "
                 "trapped, or the BAR has no page that can be mapped",
                 bar);
-  TRY(reserve((region.size + page_size - 1) / page_size * page_size, std::nullopt));
+  TRY(reserve(whole_pages(region.size), std::nullopt));
   for (const vfio::RegionArea& area : region.areas)
     TRY(map_piece(area.offset, area.size, by_device, region.fd.get(), region.fd_offset + area.offset));
   return {};

@@ -95,7 +95,7 @@ TEST_CASE("configuration space: identity, capabilities, BAR size") {
 }
 
 TEST_CASE("a controller that is asked for what it cannot do fails and recovers by a reset") {
-  const std::uint32_t bad = GENERATE(0x00460011, 0x00460081, 0x00460801); // command set, page size, arbitration
+  const std::uint32_t bad = GENERATE(0x00460011U, 0x00460081U, 0x00460801U); // command set, page size, arbitration
   NvmeHost host;
   host.set_reg(0x24, 0x000f000f);
   host.set_reg(0x14, bad);
@@ -107,7 +107,7 @@ TEST_CASE("a controller that is asked for what it cannot do fails and recovers b
 
 TEST_CASE("an admin queue of one entry is refused") {
   NvmeHost host;
-  host.set_reg(0x24, GENERATE(0x00000000, 0x00000001, 0x00010000));
+  host.set_reg(0x24, GENERATE(0x00000000U, 0x00000001U, 0x00010000U));
   host.set_reg(0x14, 0x00460001);
   CHECK(host.reg(0x1c) == 2);
 }

@@ -3,14 +3,8 @@
 #include "result.hpp"
 
 namespace nvme {
-namespace {
-
-constexpr std::size_t page_size = 4096;
-
-} // namespace
-
 smartio::Result<Buffers> Buffers::make(const smartio::Device& device, unsigned count, std::size_t bytes) {
-  const std::size_t stride = (bytes + page_size - 1) / page_size * page_size;
+  const std::size_t stride = whole_pages(bytes);
   auto memory = TRY(smartio::Memory::allocate(count * (stride + page_size)));
   auto window = TRY(device.map_dma(memory, smartio::Access::read_write));
   return Buffers(std::move(memory), std::move(window), stride, count);

@@ -3,6 +3,7 @@
 
 #include "result.hpp"
 
+#include <linux/pci_regs.h>
 #include <thread>
 
 namespace nvme {
@@ -16,10 +17,6 @@ using smartio::Result;
 using Clock = std::chrono::steady_clock;
 
 constexpr unsigned admin_entries = 32;
-
-// PCI command register (PCI Express Base 5.0, 7.5.1.1.3).
-constexpr std::uint16_t pci_command = 0x04;
-constexpr std::uint32_t memory_space = 2, bus_master = 4;
 
 } // namespace
 
@@ -49,9 +46,10 @@ Result<void> Driver::write64(std::size_t reg, std::uint64_t value) const {
 }
 
 Result<void> Driver::set_bus_master(bool on) const {
-  const std::uint32_t before = TRY(device_.read_config(pci_command, 2));
-  const std::uint32_t after = on ? before | memory_space | bus_master : before & ~bus_master;
-  return device_.write_config(pci_command, 2, after);
+  const std::uint32_t before = TRY(device_.read_config(PCI_COMMAND, 2));
+  const std::uint32_t after =
+      on ? before | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER : before & ~std::uint32_t{PCI_COMMAND_MASTER};
+  return device_.write_config(PCI_COMMAND, 2, after);
 }
 
 Result<void> Driver::reset() {

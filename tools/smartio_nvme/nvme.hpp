@@ -1,6 +1,8 @@
 // What NVM Express 1.4 (base specification) lays down: registers, queue entries, codes. Only what this driver uses.
 #pragma once
 
+#include "page.hpp"
+
 #include <cstdint>
 #include <string>
 
@@ -17,7 +19,8 @@ constexpr unsigned cap_dstrd(std::uint64_t cap) { return cap >> 32 & 0xf; } // d
 constexpr bool cap_css_nvm(std::uint64_t cap) { return (cap >> 37 & 1) != 0; }
 constexpr unsigned cap_mpsmin(std::uint64_t cap) { return cap >> 48 & 0xf; } // smallest page, 4096 << MPSMIN
 
-// CC, controller configuration (3.1.5): NVM command set, 4 KiB pages, entries of 64 and 16 bytes.
+// CC, controller configuration (3.1.5): NVM command set, pages of page.hpp's size, entries of 64 and 16 bytes.
+using smartio::page_size, smartio::whole_pages;
 inline constexpr std::uint32_t cc_enable = 1, cc_entry_sizes = 6U << 16 | 4U << 20;
 // CSTS, controller status (3.1.6).
 inline constexpr std::uint32_t csts_ready = 1, csts_fatal = 2;

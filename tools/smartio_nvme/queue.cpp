@@ -12,10 +12,6 @@ using smartio::Errc;
 using smartio::fail;
 using smartio::Result;
 
-constexpr std::size_t page_size = 4096;
-
-constexpr std::size_t whole_pages(std::size_t bytes) { return (bytes + page_size - 1) / page_size * page_size; }
-
 } // namespace
 
 Result<Queue> Queue::make(const smartio::Device& device, smartio::BarMapping bar, unsigned id, unsigned entries,

@@ -2,23 +2,20 @@
 
 #include "../capabilities.hpp"
 #include "mapping.hpp"
+#include "page.hpp"
 #include "result.hpp"
+
+#include <linux/pci_regs.h>
 
 namespace smartio::vfio::kernel {
 namespace {
-
-constexpr std::uint64_t page = 4096;
-
-// PCI Local Bus 3.0, 6.2.2
-constexpr std::uint64_t command = 4;
-constexpr std::uint32_t memory_space = 1 << 1, bus_master = 1 << 2;
 
 bool gone(int number) { return number == EIO || number == ENODEV || number == ENXIO; }
 
 /// What of `areas` lies outside the pages of [offset, offset+size).
 std::vector<RegionArea> without(const std::vector<RegionArea>& areas, std::uint64_t offset, std::uint64_t size) {
-  const auto first = offset / page * page;
-  const auto end = (offset + size + page - 1) / page * page;
+  const auto first = offset / page_size * page_size;
+  const auto end = whole_pages(offset + size);
   std::vector<RegionArea> left;
   for (const auto& area : areas) {
     const auto area_end = area.offset + area.size;
@@ -41,7 +38,7 @@ Result<Registers> Registers::open(std::shared_ptr<System> system, int device, st
 
 /// Pages with the MSI-X table would let their holder aim interrupts; the pending bits are no use to anyone else.
 Result<void> Registers::hide_msix() { // PCI Local Bus 3.0, 6.8.2
-  const auto size = static_cast<std::uint32_t>(std::min<std::uint64_t>(regions_[config_region].size, page));
+  const auto size = static_cast<std::uint32_t>(std::min<std::uint64_t>(regions_[config_region].size, page_size));
   const auto config = TRY(read(RegionRead{config_region, 0, size}));
   if (config.bytes.size() < 256 || config_number(config.bytes, 0, 2) == 0xffff)
     return fail_errno(EIO, "read the configuration space: the device does not answer");
@@ -82,9 +79,9 @@ std::optional<Fd> Registers::mappable_dma_buf(std::uint32_t index) const {
   const auto& region = regions_[index];
   auto buffer = system_->export_dma_buf(device_, index, 0, region.size);
   if (!buffer) return std::nullopt;
-  const auto mapped = system_->map(buffer->get(), region.areas.front().offset, page, true);
+  const auto mapped = system_->map(buffer->get(), region.areas.front().offset, page_size, true);
   if (!mapped) return std::nullopt;
-  system_->unmap(*mapped, page);
+  system_->unmap(*mapped, page_size);
   return std::move(*buffer);
 }
 
@@ -128,10 +125,10 @@ Result<void> Registers::write(const RegionWrite& request) const {
 }
 
 Result<void> Registers::quiesce() const {
-  const auto old = TRY(read(RegionRead{config_region, command, 2}));
-  const auto wanted = (config_number(old.bytes, 0, 2) | memory_space) & ~bus_master;
+  const auto old = TRY(read(RegionRead{config_region, PCI_COMMAND, 2}));
+  const auto wanted = (config_number(old.bytes, 0, 2) | PCI_COMMAND_MEMORY) & ~std::uint32_t{PCI_COMMAND_MASTER};
   const auto low = static_cast<std::byte>(wanted), high = static_cast<std::byte>(wanted >> 8);
-  return write(RegionWrite{config_region, command, {low, high}});
+  return write(RegionWrite{config_region, PCI_COMMAND, {low, high}});
 }
 
 } // namespace smartio::vfio::kernel

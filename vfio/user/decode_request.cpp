@@ -2,6 +2,7 @@
 #include "codec.hpp"
 
 #include "mapping.hpp"
+#include "page.hpp"
 
 #include <bit>
 #include <cerrno>
@@ -12,9 +13,9 @@ namespace smartio::vfio::user {
 namespace {
 
 using Bytes = std::span<const std::byte>;
-using Decoded = std::expected<Request, int>;
+using Checked = std::expected<Request, int>;
 
-Decoded invalid() { return std::unexpected(EINVAL); }
+Checked invalid() { return std::unexpected(EINVAL); }
 
 /// The T of a payload that holds nothing else.
 template <class T> std::optional<T> exactly(Bytes payload) {
@@ -26,7 +27,7 @@ bool fits_address_space(std::uint64_t start, std::uint64_t size) {
   return size - 1 <= std::numeric_limits<std::uint64_t>::max() - start;
 }
 
-Decoded decode_dma_map(Bytes payload, std::vector<Fd> fds) {
+Checked decode_dma_map(Bytes payload, std::vector<Fd> fds) {
   const auto body = exactly<DmaMapBody>(payload);
   if (!body || body->argsz < sizeof *body || fds.size() > 1) return invalid();
   if (body->flags == 0 || (body->flags & ~(dma_flag_read | dma_flag_write)) != 0) return invalid();
@@ -42,7 +43,7 @@ Decoded decode_dma_map(Bytes payload, std::vector<Fd> fds) {
                 .offset = body->offset};
 }
 
-Decoded decode_dma_unmap(Bytes payload) {
+Checked decode_dma_unmap(Bytes payload) {
   const auto body = load<DmaUnmapBody>(payload);
   if (!body || body->argsz < sizeof *body) return invalid();
   if ((body->flags & unmap_flag_dirty) != 0) return std::unexpected(EOPNOTSUPP); // migration is not offered
@@ -63,18 +64,18 @@ template <class Body> std::optional<Body> with_argsz(Bytes payload) {
   return body && body->argsz >= sizeof(Body) ? body : std::nullopt;
 }
 
-Decoded decode_get_info(Bytes payload) {
+Checked decode_get_info(Bytes payload) {
   if (!with_argsz<InfoBody>(payload)) return invalid();
   return GetInfo{};
 }
 
-Decoded decode_get_region_info(Bytes payload) {
+Checked decode_get_region_info(Bytes payload) {
   const auto body = with_argsz<RegionInfoBody>(payload);
   if (!body) return invalid();
   return GetRegionInfo{body->index};
 }
 
-Decoded decode_get_irq_info(Bytes payload) {
+Checked decode_get_irq_info(Bytes payload) {
   const auto body = with_argsz<IrqInfoBody>(payload);
   if (!body) return invalid();
   return GetIrqInfo{body->index};
@@ -94,7 +95,7 @@ bool good_irq_data(const SetIrqsBody& body, std::size_t bools, std::size_t fds) 
   return bools == 0 && (fds == 0 || fds == body.count);
 }
 
-Decoded decode_set_irqs(Bytes payload, std::vector<Fd> fds) {
+Checked decode_set_irqs(Bytes payload, std::vector<Fd> fds) {
   const auto body = with_argsz<SetIrqsBody>(payload);
   if (!body) return invalid();
   const auto bools = payload.subspan(sizeof *body);
@@ -110,13 +111,13 @@ bool good_access(const AccessBody& body) {
          in_range(body.offset, body.count, std::numeric_limits<std::uint64_t>::max());
 }
 
-Decoded decode_region_read(Bytes payload) {
+Checked decode_region_read(Bytes payload) {
   const auto body = exactly<AccessBody>(payload);
   if (!body || !good_access(*body)) return invalid();
   return RegionRead{body->region, body->offset, body->count};
 }
 
-Decoded decode_region_write(Bytes payload) {
+Checked decode_region_write(Bytes payload) {
   const auto body = load<AccessBody>(payload);
   if (!body || !good_access(*body)) return invalid();
   const auto data = payload.subspan(sizeof *body);
@@ -126,7 +127,7 @@ Decoded decode_region_write(Bytes payload) {
 
 } // namespace
 
-Decoded decode_request(Command command, Bytes payload, std::vector<Fd> fds) {
+Checked decode_request(Command command, Bytes payload, std::vector<Fd> fds) {
   switch (command) {
   case Command::dma_map: return decode_dma_map(payload, std::move(fds));
   case Command::dma_unmap: return decode_dma_unmap(payload);
@@ -136,7 +137,7 @@ Decoded decode_request(Command command, Bytes payload, std::vector<Fd> fds) {
   case Command::set_irqs: return decode_set_irqs(payload, std::move(fds));
   case Command::region_read: return decode_region_read(payload);
   case Command::region_write: return decode_region_write(payload);
-  case Command::reset: return payload.empty() ? Decoded(Reset{}) : invalid();
+  case Command::reset: return payload.empty() ? Checked(Reset{}) : invalid();
   case Command::version: // not for the device
   case Command::dma_read:
   case Command::dma_write:

@@ -9,7 +9,7 @@ namespace {
 
 using Bytes = std::span<const std::byte>;
 
-struct Encoder {
+struct AnswerEncoder {
   Command command;
   Bytes sent;
 
@@ -79,7 +79,7 @@ Payload encode_region_info(Bytes sent, const RegionInfo& info) {
 }
 
 std::expected<Payload, int> encode_answer(Command command, Bytes sent, const Answer& answer) {
-  return std::visit(Encoder{command, sent}, answer);
+  return std::visit(AnswerEncoder{command, sent}, answer);
 }
 
 } // namespace smartio::vfio::user

@@ -6,7 +6,7 @@
 namespace smartio::vfio::user {
 namespace {
 
-struct Encoder {
+struct RequestEncoder {
   std::uint32_t argsz;
 
   Payload operator()(const GetInfo&) const { return {Body(InfoBody{sizeof(InfoBody), 0, 0, 0}), {}, {}}; }
@@ -59,7 +59,9 @@ Command command_of(const Request& request) noexcept {
   return commands[request.index()];
 }
 
-Payload encode_request(const Request& request, std::uint32_t argsz) { return std::visit(Encoder{argsz}, request); }
+Payload encode_request(const Request& request, std::uint32_t argsz) {
+  return std::visit(RequestEncoder{argsz}, request);
+}
 
 Body encode_dma(Iova iova, std::uint32_t count) { return Body(DmaAccessBody{static_cast<std::uint64_t>(iova), count}); }
 

@@ -1,4 +1,5 @@
 #include "version.hpp"
+#include "page.hpp"
 
 #include <algorithm>
 #include <cassert>

@@ -51,7 +51,6 @@ inline constexpr std::uint32_t flag_no_reply = 16, flag_error = 32;
 inline constexpr std::uint32_t max_fds = 16;
 inline constexpr std::uint32_t max_transfer = 1024 * 1024; ///< bytes of one region access or DMA message
 inline constexpr std::uint32_t max_message = max_transfer + 32;
-inline constexpr std::uint32_t page_size = 4096;
 
 // Payloads without the header.
 struct VersionNumber {

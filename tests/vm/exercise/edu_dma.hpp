@@ -5,6 +5,8 @@
 #include "access.hpp"
 #include "result.hpp"
 
+#include <linux/pci_regs.h>
+
 namespace exercise {
 
 class EduDma {
@@ -12,8 +14,8 @@ public:
   static constexpr std::size_t size = 4096; ///< bytes of a transfer
 
   static Result<EduDma> make(const smartio::Device& device) {
-    const auto command = TRY(device.read_config(pci_command, 2));
-    TRY(device.write_config(pci_command, 2, command | memory_space_and_bus_master));
+    const auto command = TRY(device.read_config(PCI_COMMAND, 2));
+    TRY(device.write_config(PCI_COMMAND, 2, command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER));
     return EduDma(Registers(TRY(device.map_bar(0))));
   }
   Result<void> read(std::uint64_t iova) const { ///< into its buffer
@@ -30,8 +32,6 @@ private:
   static constexpr std::size_t reg_source = 0x80, reg_target = 0x88, reg_count = 0x90, reg_command = 0x98;
   static constexpr std::uint32_t start = 1, to_memory = 2;
   static constexpr std::uint64_t own_buffer = 0x40000;
-  static constexpr std::uint16_t pci_command = 0x04; // PCI Express Base 5.0, 7.5.1.1.3
-  static constexpr std::uint32_t memory_space_and_bus_master = 6;
 
   explicit EduDma(Registers registers) : registers_(std::move(registers)) {}
   Result<void> begin(std::uint64_t source, std::uint64_t target, std::uint32_t direction) const {

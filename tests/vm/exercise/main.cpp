@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <linux/pci_regs.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -20,12 +21,10 @@ using smartio::Errc;
 using smartio::fail;
 
 // PCI command register (PCI Express Base 5.0, 7.5.1.1.3).
-constexpr std::uint16_t pci_command = 0x04;
-constexpr std::uint32_t memory_space = 2, bus_master = 4;
 
 Result<void> let_device_work(const Device& device) {
-  const auto command = TRY(device.read_config(pci_command, 2));
-  return device.write_config(pci_command, 2, command | memory_space | bus_master);
+  const auto command = TRY(device.read_config(PCI_COMMAND, 2));
+  return device.write_config(PCI_COMMAND, 2, command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 }
 
 Result<void> await_interrupt(const smartio::Interrupt& interrupt) {

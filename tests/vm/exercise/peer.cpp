@@ -7,6 +7,7 @@
 #include "under_way.hpp"
 
 #include <algorithm>
+#include <linux/pci_regs.h>
 #include <optional>
 #include <vector>
 
@@ -21,8 +22,6 @@ using smartio::Memory;
 constexpr std::size_t size = EduDma::size;
 constexpr unsigned registers_bar = 0, memory_bar = 2;
 constexpr std::size_t place = 3 * size; // of the memory that is written
-constexpr std::uint16_t pci_command = 0x04;
-constexpr std::uint32_t memory_space = 2;
 
 std::uint64_t address(const smartio::DmaWindow& window, std::size_t offset = 0) {
   return std::to_underlying(window.iova()) + offset;
@@ -44,8 +43,8 @@ struct Pair {
   smartio::BarMapping buffer;
 
   static Result<Pair> make(Device edu, Device nvme) {
-    const auto command = TRY(nvme.read_config(pci_command, 2));
-    TRY(nvme.write_config(pci_command, 2, command | memory_space));
+    const auto command = TRY(nvme.read_config(PCI_COMMAND, 2));
+    TRY(nvme.write_config(PCI_COMMAND, 2, command | PCI_COMMAND_MEMORY));
     auto dma = TRY(EduDma::make(edu));
     auto memory = TRY(Memory::allocate(size));
     auto window = TRY(edu.map_dma(memory, smartio::Access::read_write));

@@ -7,6 +7,8 @@
 #include "text.hpp"
 #include "under_way.hpp"
 
+#include <linux/pci_regs.h>
+
 namespace exercise {
 namespace {
 
@@ -17,12 +19,10 @@ constexpr unsigned entries = 8;
 constexpr std::uint8_t virtualization_management = 0x1c;
 enum Action : std::uint32_t { offline = 7, assign = 8, online = 9 };
 enum Resource : std::uint32_t { queues = 0, vectors = 1 };
-constexpr std::uint16_t pci_command = 0x04; // PCI Express Base 5.0, 7.5.1.1.3
-constexpr std::uint32_t memory_space_and_bus_master = 6;
 
 Result<nvme::Queue> start(const smartio::Device& device, const Registers& registers) {
-  const auto command = TRY(device.read_config(pci_command, 2));
-  TRY(device.write_config(pci_command, 2, command | memory_space_and_bus_master));
+  const auto command = TRY(device.read_config(PCI_COMMAND, 2));
+  TRY(device.write_config(PCI_COMMAND, 2, command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER));
   TRY(registers.set(nvme::reg_cc, 0));
   TRY(registers.await(nvme::reg_csts, nvme::csts_ready, 0, "the controller is disabled"));
   const std::uint64_t capabilities = TRY(registers.get(nvme::reg_cap + 4));

@@ -1,8 +1,10 @@
 #include "registers.hpp"
 
 #include "mapping.hpp"
+#include "page.hpp"
 
 #include <algorithm>
+#include <linux/pci_regs.h>
 
 namespace smartio::sim::ntb {
 
@@ -10,12 +12,10 @@ using namespace register_offset;
 
 namespace {
 
-constexpr std::uint64_t page = 4096;
-constexpr std::uint16_t link_disable = 0x10;                  // LINK_CTRL
-constexpr std::uint8_t link_changed_high = 0x01;              // SLOTSTS: data link layer state changed, bit 8
-constexpr std::uint32_t start_training = 0x8;                 // PPD0
-constexpr std::uint32_t config_lock = 0x1, disable = 0x2;     // NTBCNTL of generation 3
-constexpr std::uint16_t memory_space = 0x2, bus_master = 0x4; // SPCICMD
+constexpr std::uint16_t link_disable = 0x10;              // LINK_CTRL
+constexpr std::uint8_t link_changed_high = 0x01;          // SLOTSTS: data link layer state changed, bit 8
+constexpr std::uint32_t start_training = 0x8;             // PPD0
+constexpr std::uint32_t config_lock = 0x1, disable = 0x2; // NTBCNTL of generation 3
 
 bool within(std::size_t at, std::size_t first, std::size_t bytes) { return at >= first && at - first < bytes; }
 
@@ -30,7 +30,7 @@ std::uint64_t open_bytes(std::uint64_t base, std::uint64_t size, std::uint64_t l
 
 Registers::Registers(const Chip& chip, Side side, std::uint64_t window_bytes)
     : chip_(chip), window_bytes_(window_bytes), bytes_(register_bytes), writable_(register_bytes) {
-  const std::uint64_t in_pages = ~(page - 1), in_windows = ~(window_bytes - 1);
+  const std::uint64_t in_pages = ~(page_size - 1), in_windows = ~(window_bytes - 1);
   for (unsigned i = 0; i < window_count; ++i) {
     put(translation_base + i * window_step, 0, 8, chip.bar_aligned ? in_windows : in_pages);
     put(limit + i * window_step, 0, 8, in_pages);
@@ -48,7 +48,7 @@ Registers::Registers(const Chip& chip, Side side, std::uint64_t window_bytes)
   } else {
     put(control, config_lock | disable, 4, 0x3ff);
     put(secondary_base, 0, 8, in_pages);
-    put(secondary_command, 0, 2, memory_space | bus_master);
+    put(secondary_command, 0, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
     put(secondary_bar0, 0x4, 8, ~(register_bytes - 1));
     for (unsigned i = 0; i < window_count; ++i) {
       put(secondary_translation + i * window_step, 0, 8, in_windows);
@@ -152,7 +152,7 @@ std::optional<std::uint64_t> Registers::translate(unsigned index, std::uint64_t 
   const std::uint32_t step = index * window_step;
   std::uint64_t open = open_bytes(bar_address, window_bytes_, get(limit + step, 8));
   if (chip_.generation == 3) { // the request arrives at the secondary side's BAR, which has a limit of its own
-    if ((get(secondary_command, 2) & memory_space) == 0) return std::nullopt;
+    if ((get(secondary_command, 2) & PCI_COMMAND_MEMORY) == 0) return std::nullopt;
     const std::uint64_t base = get(secondary_bar + 8 * index, 8) & ~std::uint64_t{0xf};
     open = std::min(open, open_bytes(base, window_bytes_, get(secondary_limit + step, 8)));
   }
@@ -161,7 +161,9 @@ std::optional<std::uint64_t> Registers::translate(unsigned index, std::uint64_t 
   return base + offset;
 }
 
-bool Registers::forwards() const { return chip_.generation == 4 || (get(secondary_command, 2) & bus_master) != 0; }
+bool Registers::forwards() const {
+  return chip_.generation == 4 || (get(secondary_command, 2) & PCI_COMMAND_MASTER) != 0;
+}
 
 void Registers::count_miss() {
   if (chip_.generation == 4) return;

@@ -4,8 +4,6 @@ namespace smartio::sim::nvme {
 
 namespace {
 
-constexpr std::uint32_t fuse_and_psdt = 0xc3; ///< of the flags byte: neither fused commands nor SGLs are claimed
-
 bool names_namespace(std::uint32_t nsid) { return nsid == namespace_id; }
 
 /// Common checks of both kinds of queue: physically contiguous, page aligned, a size we have.

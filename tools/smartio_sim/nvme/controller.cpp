@@ -64,9 +64,9 @@ void Controller::write_register(std::uint32_t offset, std::uint32_t value) {
   case register_offset::intmc: interrupt_mask_ &= ~value; break;
   case register_offset::cc: write_configuration(value); break;
   case register_offset::aqa: admin_attributes_ = value & 0x0fff0fff; break;
-  case register_offset::asq: set_low(admin_sq_, value & ~(page_size - 1)); break;
+  case register_offset::asq: set_low(admin_sq_, value & ~(std::uint32_t{page_size} - 1)); break;
   case register_offset::asq + 4: set_high(admin_sq_, value); break;
-  case register_offset::acq: set_low(admin_cq_, value & ~(page_size - 1)); break;
+  case register_offset::acq: set_low(admin_cq_, value & ~(std::uint32_t{page_size} - 1)); break;
   case register_offset::acq + 4: set_high(admin_cq_, value); break;
   default: break;
   }

@@ -6,7 +6,6 @@ namespace smartio::sim::nvme {
 
 namespace {
 
-constexpr std::uint32_t fuse_and_psdt = 0xc3;
 constexpr std::uint32_t force_unit_access = 1U << 30, deallocate_bit = 1U << 25; // of command dword 12
 
 /// EFAULT is the client's memory, anything else the store's.

@@ -2,6 +2,8 @@
 // register offsets, and the limits the model claims. No behaviour.
 #pragma once
 
+#include "page.hpp"
+
 #include <bit>
 #include <cstdint>
 
@@ -9,7 +11,6 @@ namespace smartio::sim::nvme {
 
 static_assert(std::endian::native == std::endian::little, "entries are read and written as the host's own structures");
 
-inline constexpr std::uint32_t page_size = 4096;         ///< CAP.MPSMIN = CAP.MPSMAX = 0
 inline constexpr std::uint32_t io_queues = 64;           ///< I/O queue pairs
 inline constexpr std::uint32_t vectors = io_queues + 1;  ///< MSI-X
 inline constexpr std::uint32_t max_queue_entries = 1024; ///< CAP.MQES + 1
@@ -34,6 +35,8 @@ struct SubmissionEntry {
   std::uint32_t cdw10, cdw11, cdw12, cdw13, cdw14, cdw15;
 };
 static_assert(sizeof(SubmissionEntry) == 64);
+
+inline constexpr std::uint8_t fuse_and_psdt = 0xc3; ///< of the flags: neither fused commands nor SGLs are claimed
 
 /// Completion queue entry (1.4, 4.6).
 struct CompletionEntry {

@@ -31,10 +31,20 @@ protected:
   /// `device_control` is where the PCI Express capability has that register.
   explicit ConfigSpace(std::size_t device_control) : device_control_(device_control) {}
   void put(std::size_t offset, std::uint32_t value, std::size_t width, std::uint32_t writable = 0);
+  /// What every function has at the start of its header; the first capability is at `capabilities`.
+  void put_header(std::uint16_t vendor, std::uint16_t device, std::uint32_t class_code, std::size_t capabilities);
   void put_bar(unsigned index, std::uint64_t bytes, bool prefetchable); ///< 64 bits
-  void show(std::size_t offset, std::uint16_t value);                   ///< changes what is read until the next reset
+  // Capabilities at `at`, the next one at `next` (0: none).
+  void put_power_management(std::size_t at, std::size_t next); ///< D0 and D3hot
+  /// The table and the pending bits are in BAR 0, at these offsets.
+  void put_msix(std::size_t at, std::size_t next, unsigned vectors, std::uint32_t table, std::uint32_t pending);
+  /// An endpoint, the last capability: its Device and Link Capabilities and its Link Status.
+  void put_express(std::size_t at, std::uint32_t device, std::uint32_t link, std::uint16_t link_status);
+  void show(std::size_t offset, std::uint16_t value); ///< changes what is read until the next reset
 
 private:
+  void put_capability(std::size_t at, std::uint8_t id, std::size_t next);
+
   std::size_t device_control_;
   std::array<std::uint8_t, size> bytes_{}, writable_{}, initial_{};
 };

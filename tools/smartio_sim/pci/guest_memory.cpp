@@ -1,5 +1,7 @@
 #include "guest_memory.hpp"
 
+#include "page.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -7,8 +9,6 @@
 namespace smartio::sim {
 
 namespace {
-
-constexpr std::uint64_t page_size = 4096;
 
 bool allows(Access granted, Access wanted) {
   return (static_cast<unsigned>(granted) & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted);
