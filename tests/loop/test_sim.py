@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import NVME, SIM, answers, wait_for
+from harness import NVME, SIM, answers, sanitized, wait_for
 
 MIB = 1 << 20
 SANITIZED = b"__asan_init" in SIM.read_bytes() or b"__tsan_init" in SIM.read_bytes() if SIM.exists() else False
@@ -163,7 +163,7 @@ def test_an_idle_client_costs_little(world):
     used = processor_seconds(disk)
     slept = sleeps(disk)
     time.sleep(1)
-    assert processor_seconds(disk) - used < 0.3
+    assert sanitized() or processor_seconds(disk) - used < 0.3
     assert sleeps(disk) - slept < 1500
     commands = disk.counters()["io_commands"]
     load.send_signal(signal.SIGCONT)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import NVME, PATIENCE, check, wait_for
+from harness import NVME, PATIENCE, check, sanitized, wait_for
 
 BLOCK = 512
 
@@ -104,7 +104,7 @@ def test_bench_does_exactly_as_many_commands_as_asked(world, options):
 def test_a_bench_of_a_second_takes_a_second(world):
     disk = world.disk()
     document = json.loads(nvme("--json", disk.device, "bench", "--seconds", 1).ok())
-    assert 0.9 < document["seconds"] < 3
+    assert 0.9 < document["seconds"] and (sanitized() or document["seconds"] < 3)
 
 
 def test_input_that_is_not_whole_blocks_is_refused(world, tmp_path):
@@ -184,7 +184,7 @@ def test_a_disk_that_dies_under_way_is_exit_4(world, options):
         disk.kill()
         began = time.monotonic()
         out, err = running.communicate(timeout=PATIENCE)
-        assert time.monotonic() - began < 5
+        assert sanitized() or time.monotonic() - began < 5
         assert running.returncode == 4 and b"taken back" in err and out == b""
     finally:
         running.kill()
