@@ -1,5 +1,8 @@
-"""Fixtures of the vm suite: what guests are started from, or the reason why there can be none."""
+"""Fixtures of the vm suite: what guests are started from, or the reason why there can be none. Tests marked `alone`
+look at the clock: no other runs beside them."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 
@@ -12,6 +15,27 @@ from programs import Programs
 
 BUILD = pathlib.Path(os.environ.get("SMARTIO_BUILD", pathlib.Path(__file__).parents[2] / "build")).resolve()
 LOGS = BUILD / "vm-logs" / os.environ.get("PYTEST_XDIST_WORKER", "")  # guests of two files may have the same name
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: no other test runs beside it")
+
+
+@contextlib.contextmanager
+def locked(name, how):
+    BUILD.mkdir(exist_ok=True)
+    with open(BUILD / f"vm-{name}.lock", "w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    alone = item.get_closest_marker("alone") is not None
+    with contextlib.ExitStack() as held:
+        with locked("queue", fcntl.LOCK_EX):  # who waits to be alone is overtaken by nobody
+            held.enter_context(locked("company", fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, PORT = 8, 4, 7808
 BRIDGE = "00:12.0"
-PATIENCE = 8000  # milliseconds
+PATIENCE = 12000  # milliseconds
 SECONDS = 6  # for which context switches are counted
 
 

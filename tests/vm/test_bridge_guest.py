@@ -12,6 +12,8 @@ import os
 import subprocess
 import time
 
+import pytest
+
 from guest import Guest
 from lending import Nodes
 from ntb_guests import simulate_bridge
@@ -20,7 +22,7 @@ from programs import free_port
 from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, OTHER = 8, 4, 5
-PATIENCE = 8000  # milliseconds: emulated hosts on two cores can be slow
+PATIENCE = 12000  # milliseconds: emulated hosts on two cores can be slow
 SMALL_MIB, SMALL_WINDOW = 192, "256M"  # a machine's memory, and a window that takes it but once: it is mapped in pieces
 GATEWAY = "10.0.2.2"  # of QEMU's user network: this machine
 
@@ -102,6 +104,7 @@ def test_a_virtual_machine_uses_the_disk_of_another_host(bed, programs, tmp_path
             no_complaints(guest, guest.power_off(100))
 
 
+@pytest.mark.alone
 def test_a_disk_is_taken_back_while_a_virtual_machine_of_another_host_reads_it(bed, programs, tmp_path):
     machine = Topology()
     file = blank_disk(tmp_path / "disk")
