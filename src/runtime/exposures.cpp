@@ -51,8 +51,6 @@ struct Exposures::Room {
   }
 };
 
-namespace {} // namespace
-
 Exposures::Exposures(std::shared_ptr<fabric::ntb::Peer> bridge) : bridge_(std::move(bridge)) {}
 
 Exposures::~Exposures() = default;
