@@ -35,9 +35,10 @@ class Bed:
     def __post_init__(self):
         self.boot = functools.cache(self.boot)
 
-    def boot(self, flavour, programs=()):
+    def boot(self, flavour, programs=(), small=False):
         """The kernel and initramfs of that flavour. PROGRAMS (a tuple) names programs of the packages that are not in
-        every guest, or "ours": those of host_programs.py."""
+        every guest, or "ours": those of host_programs.py. A SMALL guest does not hold an initramfs twice while it
+        starts, so its own is compressed."""
         try:
             image, version, modules = self.kernel(flavour)
             kernel = self.directory / f"vmlinux-{flavour}"
@@ -47,6 +48,8 @@ class Bed:
             add_ours = functools.partial(host_programs.add, tree=self.tree, build=self.build)
             more, add = [name for name in programs if name != "ours"], [add_ours] if "ours" in programs else []
             initramfs.build_initramfs(self.tree, version, modules, initrd, more, *add)
+            if small:
+                initrd = initramfs.compress(self.tree, initrd)
         except fetch.Unavailable as reason:
             lacking(reason)
         return Boot(kernel, initrd)

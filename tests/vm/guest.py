@@ -70,7 +70,7 @@ class Guest:
     def __enter__(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
-        boot = self.bed.boot(self.flavour, self.programs)
+        boot = self.bed.boot(self.flavour, self.programs, small=self.memory_mib < 256)
         near, far = socket.socketpair()
         near_qmp, far_qmp = socket.socketpair()
         self.channel, self.pending, self.control = near, b"", Qmp(near_qmp)

@@ -77,6 +77,12 @@ def build_initramfs(tree, version, modules, destination, programs=(), more=lambd
         archive.end()
 
 
+def compress(tree, path):
+    packed = path.with_name(f"{path.name}.zst")
+    subprocess.run([*host_command(tree, "zstd"), "-q", "-f", str(path), "-o", str(packed)], check=True)
+    return packed
+
+
 def add_programs(archive, tree, programs):
     libraries = set()
     for program in programs:

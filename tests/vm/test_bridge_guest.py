@@ -23,7 +23,7 @@ from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, OTHER = 8, 4, 5
 PATIENCE = 12000  # milliseconds: emulated hosts on two cores can be slow
-SMALL_MIB, SMALL_WINDOW = 192, "256M"  # a machine's memory, and a window that takes it but once: it is mapped in pieces
+SMALL_MIB, SMALL_WINDOW = 128, "256M"  # a machine's memory, and a window that takes it but once: it is mapped in pieces
 GATEWAY = "10.0.2.2"  # of QEMU's user network: this machine
 
 
