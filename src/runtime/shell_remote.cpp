@@ -25,7 +25,6 @@ DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link) {
                                return opened(fail(Errc::peer_down, "it does not serve the device over the bridge"));
                              OpenedDevice lent;
                              lent.device = device;
-                             lent.interface = "ntb";
                              lent.close = [this, device, session](std::move_only_function<void()> closed) {
                                remote_loans_.erase(session);
                                device->close();
