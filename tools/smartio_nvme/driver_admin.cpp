@@ -59,7 +59,7 @@ Result<void> Driver::identify_controller() {
   identity_.model = text_field(page, 24, 40);
   identity_.firmware = text_field(page, 64, 8);
   const auto mdts = field<std::uint8_t>(page, 77); // pages as a power of two; 0: no limit
-  identity_.max_transfer = mdts == 0 || mdts > 8 ? max_buffer : std::size_t{4096} << mdts;
+  identity_.max_transfer = mdts == 0 || mdts > 8 ? max_buffer : page_size << mdts;
   identity_.write_cache = (field<std::uint8_t>(page, 525) & 1) != 0;
   if (field<std::uint32_t>(page, 516) < namespace_id) return fail(Errc::bad_request, "The controller has no namespace");
   return {};

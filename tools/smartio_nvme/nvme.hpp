@@ -19,8 +19,9 @@ constexpr unsigned cap_dstrd(std::uint64_t cap) { return cap >> 32 & 0xf; } // d
 constexpr bool cap_css_nvm(std::uint64_t cap) { return (cap >> 37 & 1) != 0; }
 constexpr unsigned cap_mpsmin(std::uint64_t cap) { return cap >> 48 & 0xf; } // smallest page, 4096 << MPSMIN
 
-// CC, controller configuration (3.1.5): NVM command set, pages of page.hpp's size, entries of 64 and 16 bytes.
-using smartio::page_size, smartio::whole_pages;
+using smartio::page_size, smartio::whole_pages; // the smallest page the specification has, which this driver sets
+
+// CC, controller configuration (3.1.5): NVM command set, such pages, entries of 64 and 16 bytes.
 inline constexpr std::uint32_t cc_enable = 1, cc_entry_sizes = 6U << 16 | 4U << 20;
 // CSTS, controller status (3.1.6).
 inline constexpr std::uint32_t csts_ready = 1, csts_fatal = 2;
