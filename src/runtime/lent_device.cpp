@@ -213,6 +213,7 @@ void LentDevice::serve(Arrival arrival, std::optional<unsigned> slice) {
   session->loan = arrival.loan;
   session->device = std::make_shared<ShareDevice>(open_.device, description_, slice, open_.filters_config, peers_);
   sessions_.push_back(session);
+  fresh_ = false;
   session->disconnect = arrival.serve(session->device, [weak = weak_from_this(), session] {
     if (const auto self = weak.lock()) self->session_closed(session);
   });

@@ -101,6 +101,7 @@ private:
   std::deque<Job> jobs_;
   std::deque<Arrival> arrivals_;
   bool working_ = false, closed_ = false, lost_ = false;
+  bool fresh_ = true;                                    ///< nobody has used it since it was opened
   boost::asio::steady_timer release_timer_, idle_timer_; ///< the latter ends with the job under way
   std::optional<core::LoanId> awaiting_release_;
 };

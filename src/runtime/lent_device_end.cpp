@@ -25,11 +25,14 @@ asio::awaitable<void> LentDevice::run(Job job) {
   for (const auto& session : sessions_)
     if (job.only ? session == job.only : session->loan == job.loan) sessions.push_back(session);
   core::EndOfLoan order(job.last, job.keep);
+  const bool fresh = fresh_; // its last client's end did all that there is to do
   while (order.step() != Step::done && !closed_) {
     const auto step = order.step();
-    auto failure = co_await perform(step, job, sessions);
+    std::optional<Error> failure;
+    if (!fresh || step == Step::tell_clients) failure = co_await perform(step, job, sessions);
     order.finished(std::move(failure));
   }
+  if (job.last) fresh_ = !order.verdict() && open_.device;
   std::erase_if(sessions_, [&sessions](const auto& s) { return std::ranges::find(sessions, s) != sessions.end(); });
   working_ = false;
   idle_timer_.cancel();
