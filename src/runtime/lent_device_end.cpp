@@ -51,7 +51,7 @@ asio::awaitable<std::optional<Error>> LentDevice::perform(Step step, const Job& 
     for (const auto& session : sessions) session->device->close_epoch();
     break;
   case Step::bus_master_off: co_return co_await bus_master_off();
-  case Step::interrupts_off: co_return co_await interrupts_off(sessions);
+  case Step::interrupts_off: co_return co_await interrupts_off(job.last, sessions);
   case Step::unmap_windows: co_return co_await unmap(job.last, sessions);
   case Step::tell_clients: co_await tell_clients(job.loan); break;
   case Step::withdraw_bars:
@@ -96,11 +96,20 @@ asio::awaitable<std::optional<Error>> LentDevice::bus_master_off() {
 }
 
 asio::awaitable<std::optional<Error>>
-LentDevice::interrupts_off(const std::vector<std::shared_ptr<Session>>& sessions) {
+LentDevice::interrupts_off(bool all, const std::vector<std::shared_ptr<Session>>& sessions) {
   std::optional<Error> failure;
+  for (const auto& session : sessions) {
+    auto own = session->device->release_vectors();
+    for (auto& irqs : own) {
+      if (all) break;
+      vfio::Request request = std::move(irqs);
+      const auto reply = co_await ask_now(std::move(request));
+      if (!reply) failure = failure_of(reply, "disable an interrupt");
+    }
+  }
   for (std::uint32_t index = 0; index <= vfio::msix; ++index) {
-    const auto used = [index](const auto& s) { return s->device->used_interrupts(index) && !s->device->shared(); };
-    if (std::ranges::none_of(sessions, used)) continue;
+    const auto used = [index](const auto& s) { return s->device->used_interrupts(index); };
+    if (!all || std::ranges::none_of(sessions, used)) continue;
     vfio::Request request = vfio::SetIrqs{vfio::irq_data_none | vfio::irq_action_trigger, index, 0, 0, {}, {}};
     const auto reply = co_await ask_now(std::move(request));
     if (!reply) failure = failure_of(reply, "disable interrupts");
@@ -115,6 +124,7 @@ asio::awaitable<std::optional<Error>> LentDevice::unmap(bool all,
     vfio::Request request = vfio::DmaUnmap{Iova{}, 0, true};
     const auto reply = co_await ask_now(std::move(request));
     failure = failure_of(reply, "unmap every window");
+    if (reply) peers_->unmapped(open_.device.get(), {Iova{}, 0, true});
   }
   for (const auto& session : sessions) {
     const auto windows = session->device->windows();
@@ -123,6 +133,7 @@ asio::awaitable<std::optional<Error>> LentDevice::unmap(bool all,
       vfio::Request request = vfio::DmaUnmap{Iova{iova}, size};
       const auto reply = co_await ask_now(std::move(request));
       if (!reply) failure = failure_of(reply, "unmap a window");
+      if (reply) peers_->unmapped(open_.device.get(), {Iova{iova}, size});
     }
     if (!failure) session->device->windows_gone();
   }
