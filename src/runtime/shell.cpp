@@ -64,7 +64,15 @@ LentDevice::Serve serve_on(fabric::Socket socket, vfio::user::Counters& counters
 
 } // namespace
 
-Shell::Shell(const Config& config) : config_(config), stop_timer_(io_), peers_(io_), resolver_(io_), controls_(io_) {}
+Shell::Shell(const Config& config)
+    : config_(config), stop_timer_(io_), peers_(io_),
+      accepting_peers_(
+          peers_, [this](asio::ip::tcp::socket socket) { accept_peer(std::move(socket)); },
+          [this](const char* text) { warn(text); }),
+      names_(io_), controls_(io_),
+      accepting_controls_(
+          controls_, [this](asio::local::stream_protocol::socket socket) { add_control(std::move(socket)); },
+          [this](const char* text) { warn(text); }) {}
 
 Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
@@ -143,8 +151,8 @@ Shell::~Shell() {
 void Shell::run() {
   watch_host();
   handle(core::Started{});
-  if (peers_.is_open()) accept_peers();
-  if (controls_.is_open()) accept_controls();
+  if (peers_.is_open()) accepting_peers_.start();
+  if (controls_.is_open()) accepting_controls_.start();
   const auto work = asio::make_work_guard(io_);
   io_.run();
 }
@@ -254,6 +262,10 @@ void Shell::perform(core::Disarm& effect) { timers_.erase(effect.timer); }
 
 void Shell::perform(core::Log& effect) {
   if (config_.log) config_.log(effect.level, effect.text);
+}
+
+void Shell::warn(const std::string& text) {
+  if (config_.log) config_.log(4, text);
 }
 
 void Shell::perform(core::EndLoan& effect) {

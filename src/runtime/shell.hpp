@@ -2,6 +2,7 @@
 // and timer of a node; decides nothing. Everything runs on one thread.
 #pragma once
 
+#include "accepting.hpp"
 #include "frame_stream.hpp"
 #include "host/uevents.hpp"
 #include "host_devices.hpp"
@@ -9,6 +10,7 @@
 #include "lent_device.hpp"
 #include "loan_socket.hpp"
 #include "local.hpp"
+#include "names.hpp"
 #include "node.hpp"
 #include "ntb/peer.hpp"
 #include "remote_client.hpp"
@@ -79,12 +81,12 @@ private:
   void perform(core::Idle&);
 
   // shell_links.cpp
-  void accept_peers();
+  void accept_peer(boost::asio::ip::tcp::socket socket);
   core::LinkId add_link(FrameStream::Socket socket);
   void start_link(core::LinkId link);
-  void connect_next(NodeId node, std::shared_ptr<std::vector<boost::asio::ip::tcp::endpoint>> endpoints);
+  void connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoints, std::string why);
+  void warn(const std::string& text);
   // shell_control.cpp
-  void accept_controls();
   void add_control(boost::asio::local::stream_protocol::socket socket);
   void control_frame(core::ControlId control, ::pid_t pid, const std::shared_ptr<FrameStream>& stream,
                      const core::Frame& frame);
@@ -155,8 +157,10 @@ private:
   bool handling_ = false, leaving_ = false, stopping_ = false; ///< leaving: loans are ending before it stops
   boost::asio::steady_timer stop_timer_;
   boost::asio::ip::tcp::acceptor peers_;
-  boost::asio::ip::tcp::resolver resolver_;
+  Accepting<boost::asio::ip::tcp::acceptor> accepting_peers_;
+  Names names_;
   boost::asio::local::stream_protocol::acceptor controls_;
+  Accepting<boost::asio::local::stream_protocol::acceptor> accepting_controls_;
   std::unique_ptr<fabric::LocalListener> fabric_;
   vfio::user::Counters counters_;
   std::map<core::LinkId, std::shared_ptr<FrameStream>> links_;

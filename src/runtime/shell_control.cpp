@@ -10,7 +10,6 @@ namespace smartio {
 
 namespace asio = boost::asio;
 using asio::local::stream_protocol;
-using boost::system::error_code;
 using core::Json;
 
 namespace {
@@ -29,15 +28,8 @@ Json error_json(const Error& error) {
 
 } // namespace
 
-void Shell::accept_controls() {
-  controls_.async_accept([this](error_code error, stream_protocol::socket socket) {
-    if (!controls_.is_open()) return;
-    if (!error && control_streams_.size() < most_controls) add_control(std::move(socket));
-    accept_controls();
-  });
-}
-
 void Shell::add_control(stream_protocol::socket socket) {
+  if (control_streams_.size() >= most_controls) return;
   const auto control = new_control();
   ::ucred peer{};
   ::socklen_t size = sizeof peer;
