@@ -10,7 +10,7 @@ import time
 import pytest
 
 from control import Control, frame
-from harness import PATIENCE, SMARTIOD, TOOL, free_port, sanitizer, wait_for
+from harness import PATIENCE, SMARTIOD, TOOL, Process, free_port, run, sanitizer, wait_for
 
 
 @pytest.fixture
@@ -73,13 +73,12 @@ def test_a_server_that_speaks_nonsense_is_not_added(unchanged, world):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(world.place / "odd.sock"))
         listener.listen()
-        with subprocess.Popen([TOOL, "--run-dir", lender.run_dir, "add", f"vfio-user:{world.place}/odd.sock"],
-                              stderr=subprocess.PIPE, text=True) as adding:
+        with Process(TOOL, "--run-dir", lender.run_dir, "add", f"vfio-user:{world.place}/odd.sock") as adding:
             client, _ = listener.accept()
             with client:
                 client.sendall(b"\xff" * 4096)
                 assert adding.wait(PATIENCE) != 0
-                assert adding.stderr.read().count("\n") == 1
+                assert adding.text().count("\n") == 1
 
 
 def test_a_connection_to_what_is_not_that_node_fails_and_is_not_kept(unchanged, world):
@@ -95,8 +94,7 @@ def test_a_connection_to_what_is_not_that_node_fails_and_is_not_kept(unchanged, 
 # Programs that must not start
 
 def refused_start(*options):
-    command = [SMARTIOD, *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+    done = run(SMARTIOD, *options, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
     assert done.returncode > 0, done
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("smartiod: "), done
     return done
