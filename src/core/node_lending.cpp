@@ -133,19 +133,23 @@ void Node::receive(LinkId link, const Released& released) {
 }
 
 void Node::on(const LoanEnded& ended) {
-  auto* device = own(ended.loan.device);
-  if (device == nullptr) return;
   const auto id = ended.loan.device;
-  if (const auto share = device->shares.find(ended.loan.epoch); share != device->shares.end()) {
-    const auto borrower = borrowers_.find(share->second.borrower);
-    if (share->second.returned_by && borrower != borrowers_.end() && borrower->second.up)
-      send(borrower->second.link, Answer{*share->second.returned_by, ended.loan.epoch, {}, {}});
-    device->shares.erase(share);
-  }
-  if (ended.error) return quarantine(id, *device, to_string(*ended.error));
-  if (!device->shares.empty()) return announce(id);
-  if (device->leaving) return close(id, *device);
-  if (device->state == DeviceState::borrowed) set_state(id, *device, DeviceState::available);
+  auto* device = own(id);
+  if (device == nullptr) return;
+  const auto share = device->shares.extract(ended.loan.epoch);
+  if (ended.error)
+    quarantine(id, *device, to_string(*ended.error));
+  else if (!device->shares.empty())
+    announce(id);
+  else if (device->leaving)
+    close(id, *device);
+  else if (device->state == DeviceState::borrowed)
+    set_state(id, *device, DeviceState::available);
+  // Now: whoever has the answer has seen the new state.
+  if (share.empty() || !share.mapped().returned_by) return;
+  const auto borrower = borrowers_.find(share.mapped().borrower);
+  if (borrower != borrowers_.end() && borrower->second.up)
+    send(borrower->second.link, Answer{*share.mapped().returned_by, ended.loan.epoch, {}, {}});
 }
 
 void Node::on(const UseEnded& ended) {

@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from processes import PATIENCE, Process, run, wait_for
+from processes import PATIENCE, Process, default_signals, run, wait_for
 from tool import BUILD, ROOT, TOOL, Ran, check, tool
 from world import SIM, SMARTIOD, Disk, Node, Program, World, answers, free_port
 

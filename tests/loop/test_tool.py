@@ -10,7 +10,7 @@ import pytest
 
 from control import frame
 from fake_daemon import FakeDaemon
-from harness import TOOL, Process, check, tool
+from harness import TOOL, Process, check, default_signals, tool
 from harness import run as run_command
 
 COMMANDS = ["connect", "disconnect", "add", "remove", "available", "unavailable", "list", "show", "borrow", "return",
@@ -349,6 +349,7 @@ def test_an_interrupt_from_the_terminal_reaches_the_command_of_run_once(run_on, 
     command = "n=0; trap 'n=$((n+1)); echo got $n' INT; echo ready; while [ $n -lt 2 ]; do sleep 0.2; done; exit 9"
     pid, master = pty.fork()
     if pid == 0:
+        default_signals()
         os.execv(TOOL, [TOOL, "--run-dir", world.place, "run", "80002", "sh", "-c", command])
     seen = read_until(master, b"ready")
     for count in (b"got 1", b"got 2"):

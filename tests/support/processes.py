@@ -25,6 +25,17 @@ def die_with_parent():
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def default_signals():
+    """As a person's shell leaves them: what starts the tests may ignore some, and its children's shells cannot trap those."""
+    for each in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_DFL)
+
+
+def prepare():
+    die_with_parent()
+    default_signals()
+
+
 def wait_for(condition, what, seconds=PATIENCE):
     """The first true value of `condition`; fails with `what` after `seconds`."""
     end = time.monotonic() + seconds
@@ -78,9 +89,12 @@ class Process(subprocess.Popen):
             self.descriptor = os.dup(file.fileno())
             self.begin = os.fstat(self.descriptor).st_size
             output = file if log else subprocess.DEVNULL
-            super().__init__(self.command, env=marked(env), preexec_fn=die_with_parent, **{
+            super().__init__(self.command, env=marked(env), preexec_fn=prepare, **{
                 "stdin": subprocess.DEVNULL, "stdout": output, "stderr": file, **options})
         self.living.append(self)
+
+    def wait(self, timeout=120):
+        return super().wait(timeout)
 
     def send_signal(self, sig):
         self.sent.add(sig)
