@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from findings import findings
 from processes import PATIENCE as START_SECONDS
 from processes import Process, die_with_parent, run
 from world import Program, World, free_port
