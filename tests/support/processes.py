@@ -125,11 +125,13 @@ def close_all(kept=()):
     """Looks at all processes but those `kept`, and at what they left running: what was wrong."""
     complaints = [complaint for process in [*Process.living] if process not in kept for complaint in process.close()]
     known = {process.pid for process in Process.living}
-    for pid, command in offspring():
-        if pid not in known:
-            complaints.append(f"left running: process {pid}, {command}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    strangers = lambda: {pid: command for pid, command in offspring() if pid not in known}
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not strangers(), "those that are ending have ended", 2)
+    for pid, command in strangers().items():
+        complaints.append(f"left running: process {pid}, {command}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     return complaints
 
 
