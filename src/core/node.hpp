@@ -255,6 +255,7 @@ private:
   void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
   void end_shares_of(NodeId borrower, const std::string& reason);
   bool has_shares(NodeId borrower) const;
+  void answer_end(const LoanId& loan, const Share& share);
   bool must_wait(const OwnDevice& device, const BorrowRequest& request) const;
   void retry_borrows();
   void disconnect_idle(NodeId borrower);

@@ -170,20 +170,10 @@ void Node::receive(LinkId link, const Released& released) {
 }
 
 void Node::on(const LoanEnded& ended) {
-  auto* device = own(ended.loan.device);
-  if (device == nullptr) return;
   const auto id = ended.loan.device;
-  if (const auto share = device->shares.find(ended.loan.epoch); share != device->shares.end()) {
-    const auto borrower = borrowers_.find(share->second.borrower);
-    const bool up = borrower != borrowers_.end() && borrower->second.up;
-    if (up && !share->second.told) // the device was closed: there was nothing to wait for
-      send(borrower->second.link, TakenBack{id, ended.loan.epoch, share->second.reason});
-    if (up && share->second.returned_by)
-      send(borrower->second.link, Answer{*share->second.returned_by, ended.loan.epoch, {}, {}});
-    const auto node = share->second.borrower;
-    device->shares.erase(share);
-    disconnect_idle(node);
-  }
+  auto* device = own(id);
+  if (device == nullptr) return;
+  const auto share = device->shares.extract(ended.loan.epoch);
   if (ended.error)
     quarantine(id, *device, to_string(*ended.error));
   else if (!device->shares.empty())
@@ -192,7 +182,17 @@ void Node::on(const LoanEnded& ended) {
     close(id, *device);
   else if (device->state == DeviceState::borrowed)
     set_state(id, *device, DeviceState::available);
+  if (!share.empty()) answer_end(ended.loan, share.mapped()); // now: whoever has the answer has seen the new state
   retry_borrows();
+}
+
+void Node::answer_end(const LoanId& loan, const Share& share) {
+  const auto borrower = borrowers_.find(share.borrower);
+  const bool up = borrower != borrowers_.end() && borrower->second.up;
+  if (up && !share.told) // the device was closed: there was nothing to wait for
+    send(borrower->second.link, TakenBack{loan.device, loan.epoch, share.reason});
+  if (up && share.returned_by) send(borrower->second.link, Answer{*share.returned_by, loan.epoch, {}, {}});
+  disconnect_idle(share.borrower);
 }
 
 void Node::on(const UseEnded& ended) {

@@ -213,6 +213,7 @@ void Node::close_link(LinkId link, const std::string& why) {
     }
     return on(DialFailed{peer->first, why});
   }
+  if (state.peer == NodeId{}) return log(6, fmt::format("a connection was refused: {}", why));
   const auto lender = lenders_.find(state.peer);
   if (lender == lenders_.end() || lender->second.link != link) return;
   lender->second.link = 0;

@@ -143,7 +143,7 @@ Result<void> Shell::open_sockets() {
 
 Shell::~Shell() {
   if (config_.run_dir.empty() || !run_lock_) return;
-  if (controls_.is_open()) ::unlink((config_.run_dir + "/smartiod.sock").c_str());
+  ::unlink((config_.run_dir + "/smartiod.sock").c_str());
   std::error_code ignored;
   std::filesystem::remove(loans_directory(), ignored);
 }

@@ -80,6 +80,21 @@ TEST_CASE("a device is borrowed once, and the borrower's proof admits it") {
   CHECK(lender.sent<Answer>()->code == Errc::busy);
 }
 
+TEST_CASE("whoever returned a device has been told its new state when the answer comes") {
+  Lender lender;
+  lender.on(Received{16, BorrowRequest{5, lender.id, false}});
+  lender.on(Received{16, ReturnRequest{6, lender.id, 1}});
+  lender.on(LoanEnded{{lender.id, 1}, std::nullopt});
+  std::vector<std::string> order;
+  for (const auto& effect : lender.effects)
+    if (const auto* send = std::get_if<Send>(&effect)) {
+      if (const auto* devices = std::get_if<Devices>(&send->message))
+        order.emplace_back(to_string(devices->changed.at(0).state));
+      if (std::holds_alternative<Answer>(send->message)) order.emplace_back("answer");
+    }
+  CHECK(order == std::vector<std::string>{"available", "answer"});
+}
+
 TEST_CASE("an unavailable device is not lent") {
   Lender lender;
   lender.command("unavailable", {{"device", "80000"}});

@@ -58,9 +58,9 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def programs(request):
-    result = Programs(BUILD, LOGS / request.node.name)
+    result = Programs(BUILD, request.node.nodeid)
     yield result
-    result.clean_up(keep_logs=request.node.failed)
+    result.close(request.node.failed)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -63,6 +63,7 @@ class Guest:
         self.bed, self.name, self.devices, self.memory_mib = bed, name, devices, memory_mib
         self.flavour, self.iommu, self.programs, self.arguments = kernel, iommu, tuple(programs), arguments
         self.log = bed.logs / f"{name}.log"
+        self.endings = []  # functions, called before a guest that still runs is stopped at the end of a test that passed
         self.files_to_keep = []  # paths in the guest, added to the log when the test fails
         self.kept = False  # whether a test failed meanwhile
         self.jobs = 0
@@ -113,10 +114,18 @@ class Guest:
         return options
 
     def __exit__(self, kind, value, traceback):
-        self.living.discard(self)
-        if kind is not None:
+        try:
+            if kind is None and not self.kept and self.process.poll() is None:
+                for ending in self.endings:
+                    ending()
+        except BaseException:
             self.save_messages()
-        self.stop()
+            raise
+        finally:
+            self.living.discard(self)
+            if kind is not None:
+                self.save_messages()
+            self.stop()
         if kind is None and not self.kept:
             self.log.unlink(missing_ok=True)
         elif kind is not None and not issubclass(kind, GuestError):

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import select
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 
 import initramfs
 from guest import Guest
-from programs import START_SECONDS, die_with_parent
+from programs import START_SECONDS, Process
 
 HERE = pathlib.Path(__file__).parent
 PROBE_SECONDS = 60  # longer than it waits for anything
@@ -107,8 +106,7 @@ class Bridge:
         return json.loads(self.line())
 
     def line(self):
-        readable, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
-        return self.process.stdout.readline() if readable else ""
+        return self.process.line()
 
     def inject(self, fault):
         with socket.socket(socket.AF_UNIX) as control:
@@ -152,11 +150,9 @@ class Probe:
 def probe_here(programs, bridge, side):
     """The probe on this machine, through the end's socket."""
     command = [programs.build / "tests/vm/exercise/ntb_probe", bridge.end(side)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          preexec_fn=die_with_parent) as process:
+    with Process(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         def answer():
-            readable, _, _ = select.select([process.stdout], [], [], PROBE_SECONDS)
-            return process.stdout.readline() if readable else ""
+            return process.line(PROBE_SECONDS)
 
         def ask(line):
             process.stdin.write(f"{line}\n")

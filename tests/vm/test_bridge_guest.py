@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
 import time
 
 import pytest
@@ -18,7 +17,7 @@ from guest import Guest
 from lending import Nodes
 from ntb_guests import simulate_bridge
 from nvme_checks import DISK, no_complaints
-from programs import free_port
+from programs import free_port, run as run_command
 from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, OTHER = 8, 4, 5
@@ -73,9 +72,8 @@ def test_a_lender_with_two_bridges_lends_to_two_hosts_in_turn(bed, programs, tmp
         device = nodes.lend(disk)
         for run in runs:
             programs.tool(run, "borrow", device)
-            refused = subprocess.run([programs.build / "tools/smartio_tool/smartio_tool", "--run-dir",
-                                      runs[1 - runs.index(run)], "borrow", device], capture_output=True, text=True)
-            assert refused.returncode == 4 and "is borrowed by node" in refused.stderr, refused
+            other = programs.nodes[runs[1 - runs.index(run)]]
+            assert "is borrowed by node" in other.tool("borrow", device).failed(4)
             nvme(programs, run, device, "write", "64", input=data)
             assert nvme(programs, run, device, "read", "64", str(len(data) // 512)) == data
             programs.tool(run, "return", device)
@@ -86,8 +84,7 @@ def test_a_lender_with_two_bridges_lends_to_two_hosts_in_turn(bed, programs, tmp
 
 def nvme(programs, run, *words, **more):
     """Output of smartio_nvme as a program of this machine."""
-    return subprocess.run([programs.build / "tools/smartio_nvme/smartio_nvme", "--run-dir", run, *words],
-                          stdout=subprocess.PIPE, check=True, timeout=120, **more).stdout
+    return run_command(programs.build / "tools/smartio_nvme/smartio_nvme", "--run-dir", run, *words, check=True, **more).stdout
 
 
 def test_a_virtual_machine_uses_the_disk_of_another_host(bed, programs, tmp_path):
