@@ -129,7 +129,6 @@ void Node::settle_rivals(NodeId node, bool alive) {
   if (alive && old != 0) {
     const auto why = fmt::format("node id {} is taken: a node at {} and one at {} have it", number(node),
                                  links_[old].from, links_[link].from);
-    log(4, why);
     return refuse(link, why);
   }
   if (old != 0) close_link(old, "it fell silent, and connected anew");

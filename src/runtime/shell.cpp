@@ -72,7 +72,8 @@ Shell::Shell(const Config& config)
       names_(io_), controls_(io_),
       accepting_controls_(
           controls_, [this](asio::local::stream_protocol::socket socket) { add_control(std::move(socket)); },
-          [this](const char* text) { warn(text); }) {}
+          [this](const char* text) { warn(text); }),
+      bridge_timer_(io_) {}
 
 Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
@@ -175,6 +176,7 @@ void Shell::perform(core::Idle&) { stop_now(); }
 void Shell::stop_now() {
   if (std::exchange(stopping_, true)) return;
   stop_timer_.cancel();
+  bridge_timer_.cancel();
   error_code ignored;
   peers_.close(ignored);
   controls_.close(ignored);

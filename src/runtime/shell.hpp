@@ -132,6 +132,8 @@ private:
   void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
   void bridge_changed(const std::string& address, const Bridge& bridge);
   void bridge_wanted_back(const std::string& address);
+  void bridge_appeared(const std::string& address);
+  void retry_bridges();
   void close_bridge(BridgeNode node, std::move_only_function<void()> closed);
   void end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
                   std::move_only_function<void()> closed);
@@ -184,7 +186,10 @@ private:
   std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
   core::UseBridges wanted_bridges_;
   Bridges bridges_;
-  std::map<std::string, unsigned> closing_bridges_;  ///< how many times
+  std::map<std::string, unsigned> closing_bridges_;    ///< how many times
+  std::map<std::string, std::string> bridge_problems_; ///< that were logged
+  boost::asio::steady_timer bridge_timer_;             ///< until servers of failed bridges are tried again
+  std::chrono::milliseconds bridge_pause_{};
   std::map<std::uint32_t, RemoteLoan> remote_loans_; ///< by session
   std::uint32_t next_session_ = 1;
   std::map<RemoteClientKey, RemoteEnd> remote_clients_;

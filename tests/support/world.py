@@ -3,6 +3,7 @@ this host and for those with guests. All of them are ended in an orderly way, an
 
 import contextlib
 import json
+import os
 import pathlib
 import random
 import re
@@ -13,7 +14,7 @@ import subprocess
 import tempfile
 
 from processes import PATIENCE, Process, close_all, wait_for
-from tool import BUILD, tool
+from tool import BUILD, TOOL, tool
 
 SMARTIOD = BUILD / "src/daemon/smartiod"
 SIM = BUILD / "tools/smartio_sim/smartio_sim"
@@ -71,6 +72,10 @@ class Program:
     def leftovers(self):
         """Files that an orderly end must not leave."""
         return []
+
+    def cpu_seconds(self):
+        user, system = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def memory_files(self):
         """How many files in memory the program has open."""
@@ -142,13 +147,13 @@ class Node(Program):
         self.address = f"127.0.0.1:{self.port}"
         self.run_dir, self.state_dir = place / f"r{number}", place / f"s{number}"
         self.socket = self.run_dir / "smartiod.sock"
-        self.options = []
+        self.options, self.wrapper = [], []  # the latter goes before the command
         if config is not None:
             (place / f"c{number}.json").write_text(json.dumps(config))
             self.options = ["--config", place / f"c{number}.json"]
 
     def command(self):
-        return [SMARTIOD, "--node", self.number, "--listen", self.address, "--run-dir", self.run_dir, "--state-dir",
+        return [*self.wrapper, SMARTIOD, "--node", self.number, "--listen", self.address, "--run-dir", self.run_dir, "--state-dir",
                 self.state_dir, *self.options]
 
     def start(self):
@@ -168,6 +173,10 @@ class Node(Program):
 
     def tool(self, *words, **more):
         return tool(*words, run_dir=self.run_dir, **more)
+
+    def begin(self, *words):
+        """A command under way; its standard error is its text()."""
+        return Process(TOOL, "--run-dir", self.run_dir, *words)
 
     def ok(self, *words):
         """A command that must succeed; gives its standard output."""
@@ -193,6 +202,23 @@ class Node(Program):
         return found[0] if found else None
 
 
+class Bridge(Program):
+    """smartio_sim ntb: two functions of a bridge, joined."""
+
+    def __init__(self, place):
+        super().__init__(place, "bridge")
+        self.a, self.b = place / "a.sock", place / "b.sock"
+
+    def start(self):
+        self.launch(SIM, "ntb", "--socket-a", self.a, "--socket-b", self.b)
+        wait_for(lambda: answers(self.a) and answers(self.b) or not self.alive(), "the simulated bridge answers")
+        assert self.alive(), self.text()
+        return self
+
+    def leftovers(self):
+        return [socket for socket in (self.a, self.b) if socket.exists()]
+
+
 class World:
     """A short directory, for the paths of sockets (107 bytes: unix(7)), and what runs in it."""
 
@@ -209,9 +235,14 @@ class World:
         self.programs.append(program)
         return program
 
-    def node(self, number, config=None, start=True):
-        node = self.keep(Node(self.place, number, config))
+    def node(self, number, config=None, start=True, place=""):
+        """Nodes with the same number need a `place` each."""
+        (self.place / place).mkdir(exist_ok=True)
+        node = self.keep(Node(self.place / place, number, config))
         return node.start() if start else node
+
+    def bridge(self):
+        return self.keep(Bridge(self.place)).start()
 
     def disk(self, name="disk", size=16 << 20):
         return self.keep(Disk(self.place, name, size)).start()
