@@ -2,7 +2,8 @@
 
 TESTLOG is meson's testlog.json (one JSON object per test), STATUS the exit status of meson test. Test cases are counted
 from the last lines of Catch2 and pytest; a program that printed neither counts as one case. Reasons of skipped cases,
-and of cases that passed only when run again, are repeated, since meson shows no output of a test that did not fail;
+and of cases that passed only when run again, and a list of the slowest, are repeated, since meson shows no output of a
+test that did not fail;
 so is the end of what a failed test printed, which is far above by then. Exits with 1 if anything failed.
 """
 
@@ -14,7 +15,7 @@ import sys
 CATCH_ALL = re.compile(r"^All tests passed \(.* in (\d+) test cases?\)", re.M)
 CATCH_SOME = re.compile(r"^test cases:(.*)$", re.M)
 PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
-NOTED = re.compile(r"^(?:SKIPPED \[\d+\]|RERUN) .*$", re.M)
+NOTED = re.compile(r"^(?:(?:SKIPPED \[\d+\]|RERUN) .*|\d+\.\d\ds (?:call|setup|teardown) .*)$", re.M)
 
 BLAMED = re.compile(r"^(?:(?:FAILED|ERROR|E  ) .*|.*: FAILED:(?:\n.*){4}|.*(?:runtime error|ERROR: \w+Sanitizer).*)$", re.M)
 
