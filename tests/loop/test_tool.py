@@ -10,7 +10,7 @@ import pytest
 
 from control import frame
 from fake_daemon import FakeDaemon
-from harness import TOOL, Process, check, default_signals, tool
+from harness import TOOL, Process, check, default_signals, sanitized, tool
 from harness import run as run_command
 
 COMMANDS = ["connect", "disconnect", "add", "remove", "available", "unavailable", "list", "show", "borrow", "return",
@@ -69,7 +69,8 @@ def daemon(world):
     ["run", "80000", "--force", "true"], ["run", "80000", "--owner"],
     ["config", "a", "b", "c"], ["help", "nonsense"], ["nonsense", "--help"], ["list", "--run-dir", "/" + "x" * 200]])
 def test_what_cannot_be_meant_is_refused_with_exit_2_and_one_sentence(words):
-    assert len(tool(*words).failed(2)) > 10
+    if not sanitized():  # what a sanitizer sees is the same
+        assert len(tool(*words).failed(2)) > 10
     ran = tool("--json", *words)
     assert ran.exit == 2
     document = ran.json("error")

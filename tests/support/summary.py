@@ -2,9 +2,9 @@
 
 TESTLOG is meson's testlog.json (one JSON object per test), STATUS the exit status of meson test. Test cases are counted
 from the last lines of Catch2 and pytest; a fuzzer is one case. A program that ended without such a line has failed, and
-so has one that printed what a sanitizer found, whatever status it ended with. Reasons of skipped cases, and of cases
-that passed only when run again, are repeated, since meson shows no output of a test that did not fail; so is the end of
-what a failed test printed, which is far above by then. Exits with 1 if anything failed.
+so has one that printed what a sanitizer found, whatever status it ended with. Reasons of skipped cases, of cases
+that passed only when run again, and a list of the slowest, are repeated, since meson shows no output of a test that did
+not fail; so is the end of what a failed test printed, which is far above by then. Exits with 1 if anything failed.
 """
 
 import json
@@ -18,7 +18,7 @@ CATCH_ALL = re.compile(r"^All tests passed \(.* in (\d+) test cases?\)", re.M)
 CATCH_SOME = re.compile(r"^test cases:(.*)$", re.M)
 PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
 CATCH_SKIPPED = re.compile(r"^SKIPPED: (.*?): ", re.M)  # skipped.hpp; a case with generators says it several times
-NOTED = re.compile(r"^(?:SKIPPED \[\d+\]|SKIPPED:|RERUN) .*$", re.M)
+NOTED = re.compile(r"^(?:(?:SKIPPED \[\d+\]|SKIPPED:|RERUN) .*|\d+\.\d\ds (?:call|setup|teardown) .*)$", re.M)
 
 BLAMED = re.compile(r"^(?:(?:FAILED|ERROR|E  ) .*|.*: FAILED:(?:\n.*){4})$", re.M)
 
