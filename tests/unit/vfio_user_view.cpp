@@ -124,7 +124,7 @@ TEST_CASE("interrupts outside of what the device has are refused") {
   CHECK(view->check(irqs(0x09, intx, 0, 1)) == 0);
 }
 
-TEST_CASE("only eventfds can be interrupts, and none can hold up its signaller") {
+TEST_CASE("only eventfds can be interrupts, and their flags stay the client's") {
   const auto check = [](int fd) {
     auto set = irqs(0x24, msix, 0, 1);
     set.eventfds.emplace_back(fd);
@@ -140,11 +140,12 @@ TEST_CASE("only eventfds can be interrupts, and none can hold up its signaller")
   CHECK(check(::open("/dev/null", O_RDWR)) == EINVAL);
   CHECK(check(::open("/", O_RDONLY)) == EINVAL);
 
-  const Fd blocking(::eventfd(0, EFD_CLOEXEC));
-  CHECK(check(::dup(blocking.get())) == 0);
-  const std::uint64_t full = UINT64_MAX - 1;
-  REQUIRE(::write(blocking.get(), &full, sizeof full) == sizeof full);
-  signal_eventfd(blocking.get()); // returns
+  for (const int flags : {0, EFD_NONBLOCK, EFD_SEMAPHORE}) {
+    const Fd eventfd(::eventfd(0, EFD_CLOEXEC | flags));
+    const int before = ::fcntl(eventfd.get(), F_GETFL);
+    CHECK(check(::dup(eventfd.get())) == 0);
+    CHECK(::fcntl(eventfd.get(), F_GETFL) == before);
+  }
 }
 
 TEST_CASE("memory files and eventfds are not taken for registers, and what nobody knows is not taken for harmless") {

@@ -82,14 +82,11 @@ private:
   }
 };
 
-/// Eventfds and the like (timerfd, epoll: harmless, they refuse to be written) are files of no type.
+/// Eventfds and the like (timerfd, epoll: harmless, they refuse to be written) are files of no type. Their flags belong
+/// to the client as well, and stay as they are.
 int check_eventfd(int fd) {
   struct stat status {};
-  if (::fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0) return EINVAL;
-  const int flags = ::fcntl(fd, F_GETFL);
-  if (flags < 0) return EINVAL;
-  if ((flags & O_NONBLOCK) == 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return EINVAL;
-  return 0;
+  return ::fstat(fd, &status) == 0 && (status.st_mode & S_IFMT) == 0 ? 0 : EINVAL;
 }
 
 bool allows(int open_flags, Access access) {

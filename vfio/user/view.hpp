@@ -32,8 +32,8 @@ std::shared_ptr<const DeviceView> without_registers(const DeviceView& view);
 
 /// 0, or the errno that the descriptors in `request` deserve: EINVAL for an interrupt that is no eventfd, for memory
 /// that is neither a regular file nor a kernel device's registers, or a file that ends before the window does; EACCES
-/// for a descriptor without the rights that the window has. Eventfds are made non-blocking: a full one must not hold up
-/// the server.
+/// for a descriptor without the rights that the window has. What the client shares is looked at, never changed: an
+/// eventfd's flags are the client's.
 int check_descriptors(const Request& request);
 
 } // namespace smartio::vfio::user
