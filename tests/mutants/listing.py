@@ -45,8 +45,8 @@ class Mutant:
 
     def switched(self, original):
         """C++ that is `original` unless this mutant is switched on."""
-        new = self.text("+")
-        if self.text("-").rstrip().endswith((";", "}")):
+        new, old = self.text("+"), self.text("-").rstrip()
+        if old.endswith(";") or old.endswith("}") and ";" in old:
             return f"if (::mutant({self.number}u)) {{ {new} }} else {{ {original} }}"
         return f"(::mutant({self.number}u) ? ({new}) : ({original}))"
 
