@@ -84,15 +84,21 @@ class Source:
         self.places = [at for at, letter in enumerate(text) if not letter.isspace()]
         self.dense = "".join(text[at] for at in self.places)
 
+    def cuts(self, at):
+        """Whether the place `at` in `dense` is within a word."""
+        return 0 < at < len(self.dense) and self.places[at] == self.places[at - 1] + 1 and re.fullmatch(
+            r"\w\w", self.dense[at - 1:at + 1])
+
     def find(self, mutant, text, begin=0, unique=True):
         """Where `text` is, from `begin` on: the indices in `dense` of its start and its end."""
         wanted = "".join(text.split())
-        at = self.dense.find(wanted, begin)
-        if at < 0:
+        found = [at.start() for at in re.finditer(f"(?={re.escape(wanted)})", self.dense) if at.start() >= begin]
+        found = [at for at in found if not self.cuts(at) and not self.cuts(at + len(wanted))]
+        if not found:
             raise mutant.bad(f"{mutant.file} does not have: {text}")
-        if unique and self.dense.find(wanted, at + 1) >= 0:
+        if unique and len(found) > 1:
             raise mutant.bad(f"{mutant.file} has more than once (put a line with ~ before): {text}")
-        return at, at + len(wanted)
+        return found[0], found[0] + len(wanted)
 
     def place(self, mutant):
         """Start and end in `text` of what the mutant changes."""
