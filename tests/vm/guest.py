@@ -36,6 +36,9 @@ COMMAND_SECONDS = 60
 KERNEL_ARGUMENTS = ("console=ttyS0,115200 quiet loglevel=4 panic=-1 clocksource=hpet tsc=reliable no_timer_check "
                     "mitigations=off random.trust_cpu=on nokaslr cryptomgr.notests rcupdate.rcu_expedited=1")
 
+# The bug that is switched on, of tests/mutants, if any: process 1 gets it as its environment.
+MUTANT = f" SMARTIO_MUTANT={os.environ['SMARTIO_MUTANT']}" if "SMARTIO_MUTANT" in os.environ else ""
+
 # Without an interrupt remapping table VFIO refuses devices; caching mode makes the guest tell QEMU of every mapping.
 IOMMUS = {None: ([], ""),
           "intel": (["-device", "intel-iommu,intremap=on,caching-mode=on"], " intel_iommu=on iommu=nopt"),
@@ -103,7 +106,7 @@ class Guest:
             # Hot-unplug through the root ports themselves, as on real machines, not through ACPI.
             "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off", *iommu_options,
             "-kernel", str(boot.kernel), "-initrd", str(boot.initrd),
-            "-append", f"{KERNEL_ARGUMENTS}{iommu_arguments} {self.arguments}",
+            "-append", f"{KERNEL_ARGUMENTS}{iommu_arguments}{MUTANT} {self.arguments}",
             "-chardev", f"socket,id=control,fd={control}", "-object", "monitor-qmp,id=control,chardev=control",
             "-chardev", f"file,id=console,path={self.log},append=on", "-serial", "chardev:console",
             "-chardev", f"socket,id=channel,fd={channel}", "-device", "virtio-serial-pci",
