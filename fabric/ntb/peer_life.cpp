@@ -52,7 +52,11 @@ asio::awaitable<void> Peer::look_again() {
   const auto self = shared_from_this();
   while ((wanted_ || ticked_) && !closing_) {
     const bool wanted = std::exchange(wanted_, false), ticked = std::exchange(ticked_, false);
-    auto done = wanted || !state_.up ? co_await look_once(ticked) : co_await beat();
+    Result<void> done; // named first: GCC 12 destroys what a co_await inside ?: gives twice
+    if (wanted || !state_.up)
+      done = co_await look_once(ticked);
+    else
+      done = co_await beat();
     if (!done && !closing_) set_down(to_string(done.error()));
   }
   looking_ = false;

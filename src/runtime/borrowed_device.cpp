@@ -86,9 +86,8 @@ void BorrowedDevice::answer_revoked(Request& request, Completion& done) const {
 }
 
 void BorrowedDevice::revoke(bool orderly) {
-  if (revoked_) return;
-  revoked_ = true;
-  orderly_ = orderly;
+  orderly_ = orderly_ || orderly;
+  if (std::exchange(revoked_, true)) return;
   if (error_event_) signal_eventfd(error_event_.get());
   for (auto& [request, done] : std::exchange(waiting_, {})) answer_revoked(request, done);
 }

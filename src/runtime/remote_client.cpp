@@ -104,10 +104,12 @@ std::expected<std::vector<Fd>, int> RemoteClient::descriptors(const DeviceMessag
 }
 
 std::expected<vfio::Request, int> RemoteClient::decode(const DeviceMessage& command) {
+  const auto code = static_cast<vfio::user::Command>(command.code);
+  if (command.window && code != vfio::user::Command::dma_map) return std::unexpected(EINVAL);
+  if (!command.doorbells.empty() && code != vfio::user::Command::set_irqs) return std::unexpected(EINVAL);
   auto fds = descriptors(command);
   if (!fds) return std::unexpected(fds.error());
-  auto request = vfio::user::decode_request(static_cast<vfio::user::Command>(command.code),
-                                            std::as_bytes(std::span(command.payload)), std::move(*fds));
+  auto request = vfio::user::decode_request(code, std::as_bytes(std::span(command.payload)), std::move(*fds));
   if (!request) return request;
   int error = view_->check(*request);
   if (error == 0) error = place(*request, command);

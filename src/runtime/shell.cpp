@@ -16,12 +16,21 @@ using boost::system::error_code;
 
 namespace {
 
+constexpr std::chrono::seconds stop_patience{5}; ///< for loans to end in order; what is left is closed
+
 /// 256 random bits as hex digits; std::random_device is the kernel's generator here.
 std::string make_nonce() {
   std::random_device random;
   std::string nonce;
   for (int i = 0; i < 8; ++i) nonce += fmt::format("{:08x}", random());
   return nonce;
+}
+
+/// Above all that an earlier start used, unless the clock was set back. Below 2^53: JSON's readers may have doubles
+/// only.
+std::uint64_t new_epochs() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count()) << 20 | 1;
 }
 
 /// Addresses of bridges, each in full.
@@ -55,7 +64,7 @@ LentDevice::Serve serve_on(fabric::Socket socket, vfio::user::Counters& counters
 
 } // namespace
 
-Shell::Shell(const Config& config) : config_(config), peers_(io_), resolver_(io_), controls_(io_) {}
+Shell::Shell(const Config& config) : config_(config), stop_timer_(io_), peers_(io_), resolver_(io_), controls_(io_) {}
 
 Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
@@ -71,7 +80,8 @@ Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
                           .can_borrow = !config.run_dir.empty(),
                           .nodes = config.nodes,
                           .peer_timeout = config.peer_timeout,
-                          .bridges = TRY(full_addresses(config.ntb))};
+                          .bridges = TRY(full_addresses(config.ntb)),
+                          .first_epoch = new_epochs()};
   shell->node_ = std::make_unique<core::Node>(std::move(settings), std::move(intent));
   TRY(shell->open_sockets());
   return shell;
@@ -140,12 +150,23 @@ void Shell::run() {
 }
 
 void Shell::stop() {
-  asio::post(io_, [this] { stop_now(); });
+  asio::post(io_, [this] {
+    if (std::exchange(leaving_, true)) return stop_now();
+    handle(core::Stopping{});
+    if (stopping_) return;
+    stop_timer_.expires_after(stop_patience);
+    stop_timer_.async_wait([this](error_code error) {
+      if (!error) stop_now();
+    });
+  });
 }
+
+void Shell::perform(core::Idle&) { stop_now(); }
 
 /// Closing a device makes its server, or the kernel, stop DMA and reset it; borrowers see the connection end.
 void Shell::stop_now() {
   if (std::exchange(stopping_, true)) return;
+  stop_timer_.cancel();
   error_code ignored;
   peers_.close(ignored);
   controls_.close(ignored);
@@ -217,11 +238,15 @@ void Shell::perform(core::Save& effect) {
 }
 
 void Shell::perform(core::Arm& effect) {
-  auto& timer = timers_[effect.timer];
-  if (!timer) timer = std::make_unique<asio::steady_timer>(io_);
-  timer->expires_after(effect.after);
-  timer->async_wait([this, key = effect.timer](error_code error) {
-    if (!error) handle(core::TimerFired{key});
+  auto& alarm = timers_.try_emplace(effect.timer, Alarm{asio::steady_timer(io_), 0}).first->second;
+  alarm.generation = next_generation_++;
+  alarm.timer.expires_after(effect.after);
+  alarm.timer.async_wait([this, key = effect.timer, generation = alarm.generation](error_code error) {
+    const auto armed = timers_.find(key);
+    if (error || armed == timers_.end() || armed->second.generation != generation) return;
+    const auto late = std::chrono::steady_clock::now() - armed->second.timer.expiry();
+    timers_.erase(armed);
+    handle(core::TimerFired{key, std::chrono::duration_cast<std::chrono::milliseconds>(late)});
   });
 }
 

@@ -34,8 +34,9 @@ public:
   static Result<std::unique_ptr<Shell>> open(const Config& config);
   ~Shell();
 
-  void run();  ///< until stop(); on the thread that owns everything from now on
-  void stop(); ///< any thread: ends loans, closes devices, then run() returns
+  void run(); ///< until stop(); on the thread that owns everything from now on
+  void
+  stop(); ///< any thread: ends loans in order, closes devices, then run() returns; again: without waiting for peers
 
   /// Any thread: one management command; `done` is called on the shell's thread.
   using Done = std::move_only_function<void(Result<core::Json> result, std::string note)>;
@@ -75,6 +76,7 @@ private:
   void perform(core::CloseLoan&);
   void perform(core::UseBridges&);
   void perform(core::Log&);
+  void perform(core::Idle&);
 
   // shell_links.cpp
   void accept_peers();
@@ -150,7 +152,8 @@ private:
   Fd run_lock_, state_lock_;
   std::unique_ptr<core::Node> node_;
   std::deque<core::Event> events_;
-  bool handling_ = false, stopping_ = false;
+  bool handling_ = false, leaving_ = false, stopping_ = false; ///< leaving: loans are ending before it stops
+  boost::asio::steady_timer stop_timer_;
   boost::asio::ip::tcp::acceptor peers_;
   boost::asio::ip::tcp::resolver resolver_;
   boost::asio::local::stream_protocol::acceptor controls_;
@@ -160,7 +163,12 @@ private:
   std::map<core::ControlId, std::shared_ptr<FrameStream>> control_streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their control connection
   std::map<core::RequestId, Done> requests_;
-  std::map<core::Timer, std::unique_ptr<boost::asio::steady_timer>> timers_;
+  struct Alarm {
+    boost::asio::steady_timer timer;
+    std::uint64_t generation; ///< an expiry that was on its way when the timer was armed again is told apart by it
+  };
+  std::map<core::Timer, Alarm> timers_;
+  std::uint64_t next_generation_ = 1;
   std::shared_ptr<PeerWindows> peer_windows_ = std::make_shared<PeerWindows>();
   std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
   std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be

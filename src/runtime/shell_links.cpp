@@ -74,8 +74,9 @@ void Shell::accept_peers() {
     if (!peers_.is_open()) return;
     if (!error && links_.size() < 4096) {
       tune(socket);
+      const auto from = socket.remote_endpoint(error);
       const auto link = add_link(FrameStream::Socket(std::move(socket)));
-      handle(core::Accepted{link, make_link_nonce()});
+      handle(core::Accepted{link, make_link_nonce(), error ? "?" : fmt::format("{}", from.address().to_string())});
       start_link(link);
     }
     accept_peers();
