@@ -106,7 +106,11 @@ Result<void> Shell::open_directories() {
     std::error_code ignored;
     std::filesystem::remove_all(loans_directory(), ignored);
   }
-  if (!config_.state_dir.empty()) state_lock_ = TRY(own_directory(config_.state_dir));
+  if (config_.state_dir.empty()) return {};
+  state_lock_ = TRY(own_directory(config_.state_dir));
+  state_file_.emplace(io_, config_.state_dir + "/state.json", [this](const Error& error) {
+    if (config_.log) config_.log(3, "the state could not be saved: " + to_string(error));
+  });
   return {};
 }
 
@@ -231,9 +235,15 @@ void Shell::watch(Watcher watcher) {
   asio::post(io_, [this, watcher = std::move(watcher)]() mutable { watchers_.push_back(std::move(watcher)); });
 }
 
+/// What a command changed is on the disk when it is answered.
 void Shell::perform(core::Reply& effect) {
-  auto found = requests_.extract(effect.request);
-  if (!found.empty()) found.mapped()(std::move(effect.result), std::move(effect.note));
+  if (!state_file_) return answer(effect);
+  state_file_->when_saved([this, reply = std::move(effect)]() mutable { answer(reply); });
+}
+
+void Shell::answer(core::Reply& reply) {
+  auto found = requests_.extract(reply.request);
+  if (!found.empty()) found.mapped()(std::move(reply.result), std::move(reply.note));
 }
 
 void Shell::perform(core::Emit& effect) {
@@ -242,9 +252,7 @@ void Shell::perform(core::Emit& effect) {
 }
 
 void Shell::perform(core::Save& effect) {
-  if (config_.state_dir.empty()) return;
-  if (const auto saved = replace_file(config_.state_dir + "/state.json", effect.state); !saved && config_.log)
-    config_.log(3, "the state could not be saved: " + to_string(saved.error()));
+  if (state_file_) state_file_->save(std::move(effect.state));
 }
 
 void Shell::perform(core::Arm& effect) {

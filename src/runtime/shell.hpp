@@ -15,6 +15,7 @@
 #include "ntb/peer.hpp"
 #include "remote_client.hpp"
 #include "remote_device.hpp"
+#include "state_file.hpp"
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
@@ -60,6 +61,7 @@ private:
 
   void handle(core::Event event);
   void perform(core::Reply&);
+  void answer(core::Reply& reply);
   void perform(core::Emit&);
   void perform(core::Save&);
   void perform(core::Dial&);
@@ -122,6 +124,7 @@ private:
   };
   /// A loan's client beyond a bridge, whose device is here.
   struct RemoteEnd {
+    core::LoanId loan;
     std::shared_ptr<RemoteClient> client;
     std::function<void()> gone; ///< once it is served
   };
@@ -147,6 +150,7 @@ private:
   void send_device_message(core::LinkId link, const core::DeviceMessage& message);
   void device_frame(core::LinkId link, const std::string& payload);
   void serve_remote(const RemoteClientKey& key, core::DeviceMessage command);
+  void end_waiting(const std::function<bool(const RemoteClientKey&, const RemoteEnd&)>& which);
   void remote_link_ended(core::LinkId link);
   void stop_now();
   std::string loans_directory() const { return config_.run_dir + "/loans"; }
@@ -155,6 +159,7 @@ private:
   boost::asio::io_context io_{1};
   Fd run_lock_, state_lock_;
   std::unique_ptr<core::Node> node_;
+  std::optional<StateFile> state_file_; ///< none without a state directory
   std::deque<core::Event> events_;
   bool handling_ = false, leaving_ = false, stopping_ = false; ///< leaving: loans are ending before it stops
   boost::asio::steady_timer stop_timer_;
