@@ -3,10 +3,12 @@
 #include "file.hpp"
 #include "result.hpp"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <csignal>
 #include <filesystem>
 #include <random>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 namespace smartio {
@@ -74,6 +76,13 @@ Shell::Shell(const Config& config)
           controls_, [this](asio::local::stream_protocol::socket socket) { add_control(std::move(socket)); },
           [this](const char* text) { warn(text); }),
       bridge_timer_(io_) {}
+
+/// One `part`th of them, but not more than `most`.
+std::size_t Shell::share_of_descriptors(std::size_t part, std::size_t most) {
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return most;
+  return std::clamp<std::size_t>(limit.rlim_cur / part, 16, most);
+}
 
 Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");

@@ -103,6 +103,7 @@ private:
   DeviceSource user_source(const std::string& path);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
   static std::string random_uuid();
+  static std::size_t share_of_descriptors(std::size_t part, std::size_t most);
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
 
@@ -170,6 +171,8 @@ private:
   Accepting<boost::asio::local::stream_protocol::acceptor> accepting_controls_;
   std::unique_ptr<fabric::LocalListener> fabric_;
   vfio::user::Counters counters_;
+  /// Connections of a kind take no more than their share of the process's descriptors, so that others find some.
+  const std::size_t most_links_ = share_of_descriptors(4, 4096), most_controls_ = share_of_descriptors(8, 1024);
   std::map<core::LinkId, std::shared_ptr<FrameStream>> links_;
   std::map<core::ControlId, std::shared_ptr<FrameStream>> control_streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their control connection
