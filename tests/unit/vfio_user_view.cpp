@@ -161,7 +161,7 @@ TEST_CASE("only eventfds can be interrupts, and their flags stay the client's") 
   CHECK(check(::open("/dev/null", O_RDWR)) == EINVAL);
   CHECK(check(::open("/", O_RDONLY)) == EINVAL);
 
-  for (const int flags : {0, EFD_NONBLOCK, EFD_SEMAPHORE}) {
+  for (const int flags : std::initializer_list<int>{0, EFD_NONBLOCK, EFD_SEMAPHORE}) {
     const Fd eventfd(::eventfd(0, EFD_CLOEXEC | flags));
     const int before = ::fcntl(eventfd.get(), F_GETFL);
     CHECK(check(::dup(eventfd.get())) == 0);
