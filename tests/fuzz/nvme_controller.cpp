@@ -1,6 +1,7 @@
 // Fuzzes the simulated NVMe controller as a hostile client would attack it: registers, configuration space, doorbells,
 // commands and their data structures in memory, windows that come and go, interrupts, resets. Must neither crash, hang,
 // nor reach beyond its windows and its file.
+#include "nvme/file_store.hpp"
 #include "nvme/nvme_function.hpp"
 
 #include <fuzzer/FuzzedDataProvider.h>
@@ -22,8 +23,8 @@ struct Host {
   Fd memory_fd = make_memfd("host", memory_bytes + 4096).value(), disk = make_memfd("disk", disk_bytes).value();
   Mapping memory = Mapping::map(memory_fd.get(), 0, memory_bytes + 4096).value(); ///< the last page is not lent
   Fd event = make_eventfd().value();
-  std::shared_ptr<const nvme::Store> store =
-      std::make_shared<const nvme::Store>(nvme::Store::from_fd(disk.duplicate().value(), 512).value());
+  std::shared_ptr<nvme::Store> store =
+      std::make_shared<nvme::FileStore>(nvme::FileStore::from_fd(disk.duplicate().value(), 512).value());
   std::shared_ptr<nvme::Flusher> flusher = std::make_shared<nvme::Flusher>(store);
   nvme::Identity identity = nvme::make_identity("/disk", disk_bytes / 512, 512);
 };

@@ -28,7 +28,8 @@ void World::start(unsigned host) {
                                            .boot_id = h.boot_id,
                                            .fabric_socket = "/fabric.sock",
                                            .nonce = nonce_of(1'000'000 * ++h.life + number(h.id)),
-                                           .bridges = {}},
+                                           .bridges = {},
+                                           .first_epoch = 1'000'000 * h.life},
                                   std::move(intent));
   tell(host, Started{});
 }

@@ -93,6 +93,7 @@ private:
   void on(unsigned host, CloseLoan& e);
   void on(unsigned, UseBridges&) {}
   void on(unsigned, Log&) {}
+  void on(unsigned, Idle&) {}
 
   /// After a while, unless the host has crashed meanwhile.
   void later(unsigned host, milliseconds delay, std::function<Event()> event);

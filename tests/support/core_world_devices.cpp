@@ -151,6 +151,9 @@ void World::on(unsigned host, OpenLoan& e) {
 void World::on(unsigned host, CloseLoan& e) {
   if (const auto found = hosts[host].sockets.find(e.loan); found != hosts[host].sockets.end())
     if (std::exchange(found->second.closing, true)) fault("a loan was closed twice: " + word(e.loan));
+  const auto& users = device(e.loan.device).users;
+  if (const auto user = users.find(e.loan.epoch); e.orderly && user != users.end() && user->second.windows)
+    fault("a client was told that its memory is free while the device reaches it: " + word(e.loan));
   later(host, dice.within(dice.one_in(4) ? 500 : 10), [this, host, loan = e.loan] {
     hosts[host].sockets.erase(loan);
     detach(host, loan);

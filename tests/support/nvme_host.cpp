@@ -7,12 +7,19 @@
 namespace smartio::testing {
 
 NvmeHost::NvmeHost(std::uint64_t file_bytes, std::uint32_t block_size)
-    : file(make_memfd("disk", file_bytes).value()), memory_fd(make_memfd("host", memory_bytes).value()),
+    : NvmeHost(make_memfd("disk", file_bytes).value(), block_size) {}
+
+NvmeHost::NvmeHost(Fd disk, std::uint32_t block_size)
+    : NvmeHost(
+          std::make_shared<nvme::FileStore>(nvme::FileStore::from_fd(disk.duplicate().value(), block_size).value())) {
+  file = std::move(disk);
+}
+
+NvmeHost::NvmeHost(std::shared_ptr<nvme::Store> store)
+    : memory_fd(make_memfd("host", memory_bytes).value()),
       memory(Mapping::map(memory_fd.get(), 0, memory_bytes).value()) {
-  auto store = nvme::Store::from_fd(file.duplicate().value(), block_size).value();
-  const auto identity = nvme::make_identity("/a/disk", store.blocks(), block_size);
-  auto shared = std::make_shared<const nvme::Store>(std::move(store));
-  function = nvme::NvmeFunction::create(shared, std::make_shared<nvme::Flusher>(shared), identity).value();
+  const auto identity = nvme::make_identity("/a/disk", store->blocks(), store->block_size());
+  function = nvme::NvmeFunction::create(store, std::make_shared<nvme::Flusher>(store), identity).value();
   REQUIRE(map(base, memory_bytes, Access::read_write, memory_fd.get(), 0) == 0);
   const auto info = std::get<vfio::RegionInfo>(request(vfio::GetRegionInfo{0}).value());
   doorbells = Mapping::map(info.fd.get(), info.fd_offset + info.areas.at(0).offset, 4096).value();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "catch.hpp"
+#include "nvme/file_store.hpp"
 #include "nvme/nvme_function.hpp"
 
 #include <cstring>
@@ -37,6 +38,7 @@ public:
   static constexpr std::uint64_t data = base + 0x100000;                  ///< where tests may put their data
 
   explicit NvmeHost(std::uint64_t file_bytes = 4 << 20, std::uint32_t block_size = 512);
+  explicit NvmeHost(std::shared_ptr<nvme::Store> store); ///< `file` is none
 
   // Requests; each must succeed unless the name says otherwise.
   vfio::Reply request(vfio::Request request);
@@ -78,6 +80,8 @@ public:
   HostQueue admin_queue, io_queue;
 
 private:
+  NvmeHost(Fd disk, std::uint32_t block_size);
+
   std::uint16_t next_id_ = 0;
 };
 

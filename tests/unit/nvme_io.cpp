@@ -229,7 +229,7 @@ TEST_CASE_METHOD(Enabled, "memory is touched only as its window allows") {
 TEST_CASE_METHOD(Enabled, "a file that shrank behind the model's back is a media error") {
   io(opcode::read, 0, 1);
   const auto other = make_memfd("other", 4096).value();
-  auto store = nvme::Store::from_fd(duplicate(other.get()).value(), 512).value();
+  auto store = nvme::FileStore::from_fd(duplicate(other.get()).value(), 512).value();
   std::byte buffer[512];
   iovec piece{buffer, sizeof buffer};
   CHECK(store.read(0, std::span(&piece, 1)) == 0);

@@ -1,5 +1,6 @@
 // `smartio_sim nvme`: its command line.
 #include "arguments.hpp"
+#include "nvme/file_store.hpp"
 #include "nvme_service.hpp"
 #include "result.hpp"
 #include "text.hpp"
@@ -61,9 +62,9 @@ Result<void> run(const std::vector<std::string>& arguments) {
   const auto size = TRY(file_size(values, block));
   const auto& path = values["file"].as<std::string>();
   const auto& socket = values["socket"].as<std::string>();
-  auto store = TRY(nvme::Store::open(path, size, block));
+  auto store = TRY(nvme::FileStore::open(path, size, block));
   const auto identity = nvme::make_identity(identity_of(path), store.blocks(), block);
-  NvmeService service(std::make_shared<const nvme::Store>(std::move(store)), identity);
+  NvmeService service(std::make_shared<nvme::FileStore>(std::move(store)), identity);
   TRY(service.listen(socket));
   fmt::print("ready {}\n", socket);
   std::fflush(stdout);

@@ -19,7 +19,7 @@ constexpr microseconds first_sleep{50}, longest_sleep{1000};
 
 } // namespace
 
-NvmeService::NvmeService(std::shared_ptr<const nvme::Store> store, nvme::Identity identity)
+NvmeService::NvmeService(std::shared_ptr<nvme::Store> store, nvme::Identity identity)
     : store_(std::move(store)), identity_(std::move(identity)),
       flusher_(std::make_shared<nvme::Flusher>(store_, [this] { boost::asio::post(io_, [] {}); })),
       signals_(io_, SIGTERM, SIGINT, SIGUSR1), timer_(io_) {

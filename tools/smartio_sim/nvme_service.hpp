@@ -12,7 +12,7 @@ namespace smartio::sim {
 
 class NvmeService {
 public:
-  NvmeService(std::shared_ptr<const nvme::Store> store, nvme::Identity identity);
+  NvmeService(std::shared_ptr<nvme::Store> store, nvme::Identity identity);
 
   /// Errors: those of vfio::user::Server::listen.
   Result<void> listen(const std::string& path);
@@ -29,7 +29,7 @@ private:
   bool work();
   void sleep(std::chrono::microseconds most);
 
-  std::shared_ptr<const nvme::Store> store_;
+  std::shared_ptr<nvme::Store> store_;
   nvme::Identity identity_;
   boost::asio::io_context io_{1};
   std::shared_ptr<nvme::Flusher> flusher_;

@@ -26,7 +26,7 @@ ControllerCounters& ControllerCounters::operator+=(const ControllerCounters& oth
   return *this;
 }
 
-Controller::Controller(GuestMemory& memory, Interrupts& interrupts, Doorbells& doorbells, const Store& store,
+Controller::Controller(GuestMemory& memory, Interrupts& interrupts, Doorbells& doorbells, Store& store,
                        Flusher& flusher, const Identity& identity)
     : interrupts_(interrupts), doorbells_(doorbells), flusher_(flusher),
       queues_(memory, interrupts, doorbells, events_), unsettled_(flusher, queues_),

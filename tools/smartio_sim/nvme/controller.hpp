@@ -16,7 +16,7 @@ struct ControllerCounters {
 
 class Controller {
 public:
-  Controller(GuestMemory& memory, Interrupts& interrupts, Doorbells& doorbells, const Store& store, Flusher& flusher,
+  Controller(GuestMemory& memory, Interrupts& interrupts, Doorbells& doorbells, Store& store, Flusher& flusher,
              const Identity& identity);
   Controller(const Controller&) = delete;
 

@@ -1,8 +1,10 @@
 #include "flusher.hpp"
 
+#include <utility>
+
 namespace smartio::sim::nvme {
 
-Flusher::Flusher(std::shared_ptr<const Store> store, std::function<void()> finished)
+Flusher::Flusher(std::shared_ptr<Store> store, std::function<void()> finished)
     : store_(std::move(store)), finished_(std::move(finished)), thread_([this] { run(); }) {}
 
 Flusher::~Flusher() {

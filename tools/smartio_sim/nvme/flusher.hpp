@@ -29,7 +29,7 @@ class Flusher {
 public:
   /// `finished` is called on the other thread after each run; it may do no more than wake the event loop.
   explicit Flusher(
-      std::shared_ptr<const Store> store, std::function<void()> finished = [] {});
+      std::shared_ptr<Store> store, std::function<void()> finished = [] {});
   Flusher(const Flusher&) = delete;
   ~Flusher(); ///< waits for the run under way
 
@@ -39,7 +39,7 @@ public:
 private:
   void run();
 
-  std::shared_ptr<const Store> store_;
+  std::shared_ptr<Store> store_;
   std::function<void()> finished_;
   std::mutex mutex_;
   std::condition_variable asked_;

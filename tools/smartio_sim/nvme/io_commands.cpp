@@ -64,7 +64,8 @@ Status IoCommands::write(const SubmissionEntry& command, Blocks blocks) {
   if (const Status status = locate(command, blocks, Access::read); status != Status::success) return status;
   ++logs_.health.writes;
   logs_.health.units_written += blocks.count * store_.block_size() / 512;
-  return status_of(store_.write(blocks.first, pieces_), Status::write_fault);
+  const auto until = (command.cdw12 & force_unit_access) != 0 ? Store::Until::stable : Store::Until::cached;
+  return status_of(store_.write(blocks.first, pieces_, until), Status::write_fault);
 }
 
 Status IoCommands::compare(const SubmissionEntry& command, Blocks blocks) {

@@ -10,7 +10,7 @@ namespace smartio::sim::nvme {
 
 class IoCommands {
 public:
-  IoCommands(GuestMemory& memory, const Store& store, const Features& features, Logs& logs)
+  IoCommands(GuestMemory& memory, Store& store, const Features& features, Logs& logs)
       : memory_(memory), store_(store), features_(features), logs_(logs) {}
 
   /// How a command went; with `settle` that holds only once a flush has brought what was written to the medium.
@@ -34,7 +34,7 @@ private:
   bool settles(const SubmissionEntry& command) const;
 
   GuestMemory& memory_;
-  const Store& store_;
+  Store& store_;
   const Features& features_;
   Logs& logs_;
   std::vector<iovec> pieces_;           // kept to save allocations

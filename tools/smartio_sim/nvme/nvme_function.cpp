@@ -15,14 +15,14 @@ std::uint64_t region_size(std::uint32_t region) {
 
 } // namespace
 
-Result<std::shared_ptr<NvmeFunction>> NvmeFunction::create(std::shared_ptr<const Store> store,
+Result<std::shared_ptr<NvmeFunction>> NvmeFunction::create(std::shared_ptr<Store> store,
                                                            std::shared_ptr<Flusher> flusher, const Identity& identity) {
   auto doorbells = TRY(Doorbells::open());
   return std::shared_ptr<NvmeFunction>(
       new NvmeFunction(std::move(store), std::move(flusher), identity, std::move(doorbells)));
 }
 
-NvmeFunction::NvmeFunction(std::shared_ptr<const Store> store, std::shared_ptr<Flusher> flusher,
+NvmeFunction::NvmeFunction(std::shared_ptr<Store> store, std::shared_ptr<Flusher> flusher,
                            const Identity& identity, Doorbells doorbells)
     : store_(std::move(store)), flusher_(std::move(flusher)), identity_(identity), doorbells_(std::move(doorbells)),
       controller_(memory_, interrupts_, doorbells_, *store_, *flusher_, identity_) {

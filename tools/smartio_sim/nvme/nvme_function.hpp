@@ -10,7 +10,7 @@ namespace smartio::sim::nvme {
 class NvmeFunction final : public vfio::Device {
 public:
   /// A fresh function with its own doorbell page. Fails only when memory cannot be had.
-  static Result<std::shared_ptr<NvmeFunction>> create(std::shared_ptr<const Store> store,
+  static Result<std::shared_ptr<NvmeFunction>> create(std::shared_ptr<Store> store,
                                                       std::shared_ptr<Flusher> flusher, const Identity& identity);
 
   void submit(vfio::Request request, vfio::Completion done) override; ///< completes before it returns
@@ -26,7 +26,7 @@ public:
   std::size_t windows() const noexcept { return memory_.windows(); }
 
 private:
-  NvmeFunction(std::shared_ptr<const Store> store, std::shared_ptr<Flusher> flusher, const Identity& identity,
+  NvmeFunction(std::shared_ptr<Store> store, std::shared_ptr<Flusher> flusher, const Identity& identity,
                Doorbells doorbells);
   vfio::Reply handle(vfio::GetInfo request);
   vfio::Reply handle(vfio::GetRegionInfo request);
@@ -42,7 +42,7 @@ private:
   void write_bar(std::uint32_t offset, std::uint32_t value);
   void reset_registers();
 
-  std::shared_ptr<const Store> store_;
+  std::shared_ptr<Store> store_;
   std::shared_ptr<Flusher> flusher_;
   Identity identity_;
   PciConfig config_;
