@@ -50,6 +50,26 @@ TEST_CASE("the borrower takes no word about a former loan for the next one's") {
   CHECK(node.picture() == before);
 }
 
+TEST_CASE("a loan that is being opened, or closed, waits for its own outcome and not a former one's") {
+  Crossroads node;
+  const LoanId former{node.of_six, 7}, loan{node.of_six, 8};
+  node.borrow(former, six);
+  node.taken_back(former, six);
+  node.receive(six, Answer{node.ask(node.of_six, six), loan.epoch, {}, {}});
+  node.on(LoanOpened{former, "/former.sock"});
+  CHECK(node.done().empty());
+  node.on(LoanOpened{former, fail(Errc::peer_down, "late")});
+  CHECK(node.done().empty());
+  node.on(LoanOpened{loan, "/loan.sock"});
+  REQUIRE(node.find<Reply>() != nullptr);
+  CHECK(node.find<Reply>()->result.value()["socket"] == "/loan.sock");
+  node.receive(six, TakenBack{loan.device, loan.epoch, "wanted back"});
+  node.on(LoanClosed{former});
+  CHECK(node.done().empty());
+  node.on(LoanClosed{loan});
+  CHECK(node.done() == "18: released 60000/8");
+}
+
 TEST_CASE("the borrower takes no word about another device's loan") {
   Crossroads node;
   node.borrow({node.of_six, 7}, six);
@@ -65,7 +85,7 @@ TEST_CASE("the borrower takes no word about another device's loan") {
   CHECK(node.find<CloseLoan>() == nullptr);
   CHECK(node.picture() == before);
   node.on(FabricLost{{node.of_six, 7}, "gone"});
-  CHECK(node.done() == "let go 60000/7 at once");
+  CHECK(node.done() == "18: return 60000/7");
   CHECK(node.shown(node.of_seven)["state"] == "available");
 }
 

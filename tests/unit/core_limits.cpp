@@ -96,6 +96,39 @@ TEST_CASE("a nonce has 64 digits, a node meets another in 16 ways at most, a con
   CHECK_FALSE(taken(config, "/hex", std::string(8194, 'f')));
 }
 
+TEST_CASE("what a node sends is never refused for its length, whatever is in it") {
+  for (const auto size : {std::size_t{1024}, std::size_t{1025}, std::size_t{50000}})
+    for (const char filler : {'x', '\xff'}) {
+      const std::string text(size, filler);
+      CAPTURE(size, static_cast<int>(filler));
+      for (const Message& message :
+           {Message{Refused{text}}, Message{TakenBack{DeviceId{0x80000}, 1, text}},
+            Message{Answer{1, 0, Errc::busy, text}}, Message{ConfigAnswer{1, "", Errc::busy, text}},
+            Message{Devices{{DeviceEntry{.id = DeviceId{0x80000}, .address = text, .name = text}}, {}}}})
+        CHECK(decode(encode(message)).has_value());
+    }
+}
+
+TEST_CASE("a borrower reads 16 configuration spaces at a time, and as many again when they are answered") {
+  Crossroads node;
+  std::vector<RequestId> reads;
+  for (std::uint64_t number = 1; number <= 16; ++number) {
+    node.receive(four, ConfigRequest{number, node.first, ConfigForm::raw});
+    REQUIRE(node.find<ReadConfig>() != nullptr);
+    reads.push_back(node.find<ReadConfig>()->request);
+  }
+  node.receive(four, ConfigRequest{17, node.first, ConfigForm::raw});
+  CHECK(node.done() == "16: config answer busy");
+  node.receive(five, ConfigRequest{1, node.first, ConfigForm::raw}); // another one's are its own
+  CHECK(node.find<ReadConfig>() != nullptr);
+  node.on(ConfigRead{reads.front(), std::string("ff")});
+  CHECK(node.done() == "16: config answer ok");
+  node.receive(four, ConfigRequest{18, node.first, ConfigForm::raw});
+  CHECK(node.find<ReadConfig>() != nullptr);
+  node.receive(four, ConfigRequest{19, node.first, ConfigForm::raw});
+  CHECK(node.done() == "16: config answer busy");
+}
+
 TEST_CASE("a frame has as many bytes as its reader allows, and its length alone tells of one that has more") {
   for (const std::size_t limit : {std::size_t{16}, frame_limit}) {
     FrameReader reader(limit), other(limit);
@@ -155,7 +188,10 @@ TEST_CASE("a lender may offer every device there can be") {
     node.receive(six, std::exchange(some, {}));
     REQUIRE(node.effects.empty());
   }
-  CHECK(node.node.list_document()["devices"].size() == 65536 + 3);
+  node.receive(six, Devices{{Crossroads::offer(DeviceId{0x6ffff})}, {}}); // and change each
+  CHECK(node.effects.empty());
+  node.command("config-space", {{"device", "6ffff"}});
+  CHECK(node.done() == "18: config 6ffff");
 }
 
 TEST_CASE("a device is shared by as many as there are slices of its addresses, whoever they are") {

@@ -228,6 +228,17 @@ TEST_CASE("a device that cannot be reset, closed or opened is lent to nobody, wh
   }
 }
 
+TEST_CASE("a device that fails while it is being closed becomes what its close says") {
+  Crossroads node;
+  node.command("unavailable", {{"device", "80000"}});
+  node.on(DeviceLost{node.first, "its server went away"});
+  CHECK(node.done().empty());
+  CHECK(node.state(node.first) == "available");
+  node.on(DeviceClosed{node.first, std::nullopt, "nvme"});
+  CHECK(node.done() == "reply ok");
+  CHECK(node.state(node.first) == "unavailable");
+}
+
 TEST_CASE("a client that leaves a kept loan in order changes nothing") {
   Crossroads node;
   const auto epoch = node.lend(four, node.first);

@@ -73,6 +73,21 @@ TEST_CASE("only the borrower's own proof opens its loan") {
   CHECK_FALSE(node.node.admits({node.first, mine}, std::string{}));
 }
 
+TEST_CASE("a node that borrows and lends has two connections, and each is good for its own purpose only") {
+  Crossroads node;
+  node.accept(NodeId{4}, 30);
+  const auto epoch = node.lend(four, node.first);
+  CHECK(node.node.admits({node.first, epoch}, four));
+  CHECK_FALSE(node.node.admits({node.first, epoch}, 30));
+  node.connect(NodeId{6}, 31);
+  const auto before = node.picture();
+  auto offer = Crossroads::offer(node.of_six);
+  offer.name = "Another disk";
+  node.receive(31, Devices{{offer}, {}});
+  CHECK(node.done().find("drop 31") == 0);
+  CHECK(node.picture() == before);
+}
+
 TEST_CASE("a proof opens a loan only as long as it lasts") {
   Crossroads node;
   const auto former = node.lend(four, node.first);
@@ -151,28 +166,27 @@ TEST_CASE("nobody but the lender that was asked answers a request") {
     node.receive(six, Answer{number, 3, {}, {}});
     CHECK(node.done() == "use 60000/3");
 
-    node.command("config-space", {{"device", "60000"}, {"form", "raw"}});
-    const auto read = node.sent<ConfigRequest>(six).at(0).number;
-    for (const Message& answer : {Message{ConfigAnswer{read, "ff", {}, {}}}, Message{Answer{read, 3, {}, {}}}}) {
-      node.receive(from, answer);
-      CHECK(node.find<Reply>() == nullptr);
+    for (const bool own_kind : {true, false}) {
+      Crossroads reader;
+      reader.command("config-space", {{"device", "60000"}, {"form", "raw"}});
+      const auto read = reader.sent<ConfigRequest>(six).at(0).number;
+      reader.receive(from, own_kind ? Message{ConfigAnswer{read, "ff", {}, {}}} : Message{Answer{read, 3, {}, {}}});
+      CHECK(reader.find<Reply>() == nullptr);
+      reader.receive(six, ConfigAnswer{read, "8680", {}, {}});
+      REQUIRE(reader.find<Reply>() != nullptr);
+      CHECK(reader.find<Reply>()->result.value()["hex"] == "8680");
     }
-    node.receive(six, ConfigAnswer{read, "8680", {}, {}});
-    REQUIRE(node.find<Reply>() != nullptr);
-    CHECK(node.find<Reply>()->result.value()["hex"] == "8680");
   }
 }
 
-TEST_CASE("a request is answered in its own kind only") {
+TEST_CASE("a lender that answers in another kind than it was asked is cut off, and whoever asked is told") {
   Crossroads node;
-  const auto number = node.ask(node.of_six, six);
-  node.receive(six, ConfigAnswer{number, "ff", {}, {}});
-  CHECK(node.find<OpenLoan>() == nullptr);
-  CHECK_FALSE(node.sent<Released>(six).size() > 0);
-  Crossroads other;
-  other.command("config-space", {{"device", "60000"}});
-  other.receive(six, Answer{other.sent<ConfigRequest>(six).at(0).number, 5, {}, {}});
-  CHECK(other.find<OpenLoan>() == nullptr);
+  node.receive(six, ConfigAnswer{node.ask(node.of_six, six), "ff", {}, {}});
+  CHECK(node.done() == "drop 18, reply peer_down");
+  Crossroads reader;
+  reader.command("config-space", {{"device", "60000"}});
+  reader.receive(six, Answer{reader.sent<ConfigRequest>(six).at(0).number, 5, {}, {}});
+  CHECK(reader.done() == "drop 18, reply peer_down");
 }
 
 TEST_CASE("a lender that offers another node's device is cut off, and its word is not taken") {

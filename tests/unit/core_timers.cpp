@@ -186,3 +186,32 @@ TEST_CASE("a timer of what is gone does nothing") {
     }
   CHECK(node.node.status_document() == before);
 }
+
+TEST_CASE("a timer that fires after it was disarmed does nothing") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first)};
+  const auto number = node.ask(node.of_six, six);
+  const std::vector<Timer> late{{Kind::heartbeat, four}, {Kind::silence, four}, {Kind::answer, number},
+                                {Kind::hello, four},     {Kind::hello, six},    {Kind::rival, 6}};
+  node.receive(six, Answer{number, 0, Errc::busy, "no"});
+  node.give_back(four, loan);
+  const auto before = node.node.status_document();
+  for (const auto& timer : late) {
+    CAPTURE(static_cast<int>(timer.kind));
+    node.on(TimerFired{timer});
+    CHECK(node.effects.empty());
+  }
+  CHECK(node.node.status_document() == before);
+}
+
+TEST_CASE("an end that lasts is no silence: the lender goes on sending heartbeats, and waits for none") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first)};
+  node.receive(four, ReturnRequest{1, node.first, loan.epoch});
+  CHECK(node.armed(Kind::heartbeat, four));
+  CHECK_FALSE(node.armed(Kind::silence, four));
+  node.on(TellClients{loan});
+  CHECK(node.armed(Kind::heartbeat, four));
+  node.on(LoanEnded{loan, std::nullopt});
+  CHECK(rests(node, four));
+}
