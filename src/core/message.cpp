@@ -210,7 +210,7 @@ Result<Message> decode(std::string_view text) {
   if (type == "devices") return parse_devices(object);
   if (type == "borrow") return parse_borrow(object);
   if (type == "answer") return parse_answer(object);
-  if (type == "heartbeat") return Heartbeat{TRY(get_bool(object, "asks"))};
+  if (type == "heartbeat") return Heartbeat{object.contains("asks") && TRY(get_bool(object, "asks"))};
   if (type == "config") return parse_config_request(object);
   if (type == "config_answer") return parse_config_answer(object);
   if (type != "return" && type != "taken_back" && type != "released")
