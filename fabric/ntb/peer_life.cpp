@@ -92,10 +92,10 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   }
   auto hello = co_await read_hello();
   if (!hello) co_return std::unexpected(std::move(hello).error());
-  const bool news = *hello != peer_;
-  if (news && state_.up) set_down(hello->magic == 0 ? "it has left" : "it has started anew");
+  const bool news = *hello != peer_, lost = news && state_.up;
+  if (lost) set_down(hello->magic == 0 ? "it has left" : "it has started anew");
   peer_ = *hello;
-  if (heard()) set_up();
+  if (!lost && heard()) set_up(); // another life of it is found at the next look, so that everybody sees it down first
   if (came_up || (!state_.up && (ticked || news))) done = co_await greet(own_hello());
   if (done && peer_.magic != 0 && (ticked || news)) done = co_await sign();
   if (done && !state_.up && (ticked || news))

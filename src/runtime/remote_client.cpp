@@ -25,7 +25,7 @@ RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::
 void RemoteClient::admitted(std::shared_ptr<vfio::Device> device) {
   if (over_) return;
   device_ = std::move(device);
-  vfio::user::DeviceView::load(*device_, [self = shared_from_this()](auto loaded) {
+  vfio::user::DeviceView::load(device_, [self = shared_from_this()](auto loaded) {
     if (!loaded) return self->close();
     self->view_ = std::move(*loaded);
     self->next();

@@ -3,10 +3,12 @@
 #include "file.hpp"
 #include "result.hpp"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <csignal>
 #include <filesystem>
 #include <random>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 namespace smartio {
@@ -75,6 +77,13 @@ Shell::Shell(const Config& config)
           [this](const char* text) { warn(text); }),
       bridge_timer_(io_) {}
 
+/// One `part`th of them, but not more than `most`.
+std::size_t Shell::share_of_descriptors(std::size_t part, std::size_t most) {
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return most;
+  return std::clamp<std::size_t>(limit.rlim_cur / part, 16, most);
+}
+
 Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
   std::unique_ptr<Shell> shell(new Shell(config));
@@ -106,7 +115,11 @@ Result<void> Shell::open_directories() {
     std::error_code ignored;
     std::filesystem::remove_all(loans_directory(), ignored);
   }
-  if (!config_.state_dir.empty()) state_lock_ = TRY(own_directory(config_.state_dir));
+  if (config_.state_dir.empty()) return {};
+  state_lock_ = TRY(own_directory(config_.state_dir));
+  state_file_.emplace(io_, config_.state_dir + "/state.json", [this](const Error& error) {
+    if (config_.log) config_.log(3, "the state could not be saved: " + to_string(error));
+  });
   return {};
 }
 
@@ -231,9 +244,15 @@ void Shell::watch(Watcher watcher) {
   asio::post(io_, [this, watcher = std::move(watcher)]() mutable { watchers_.push_back(std::move(watcher)); });
 }
 
+/// What a command changed is on the disk when it is answered.
 void Shell::perform(core::Reply& effect) {
-  auto found = requests_.extract(effect.request);
-  if (!found.empty()) found.mapped()(std::move(effect.result), std::move(effect.note));
+  if (!state_file_) return answer(effect);
+  state_file_->when_saved([this, reply = std::move(effect)]() mutable { answer(reply); });
+}
+
+void Shell::answer(core::Reply& reply) {
+  auto found = requests_.extract(reply.request);
+  if (!found.empty()) found.mapped()(std::move(reply.result), std::move(reply.note));
 }
 
 void Shell::perform(core::Emit& effect) {
@@ -242,9 +261,7 @@ void Shell::perform(core::Emit& effect) {
 }
 
 void Shell::perform(core::Save& effect) {
-  if (config_.state_dir.empty()) return;
-  if (const auto saved = replace_file(config_.state_dir + "/state.json", effect.state); !saved && config_.log)
-    config_.log(3, "the state could not be saved: " + to_string(saved.error()));
+  if (state_file_) state_file_->save(std::move(effect.state));
 }
 
 void Shell::perform(core::Arm& effect) {

@@ -15,6 +15,7 @@
 #include "ntb/peer.hpp"
 #include "remote_client.hpp"
 #include "remote_device.hpp"
+#include "state_file.hpp"
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
@@ -60,6 +61,7 @@ private:
 
   void handle(core::Event event);
   void perform(core::Reply&);
+  void answer(core::Reply& reply);
   void perform(core::Emit&);
   void perform(core::Save&);
   void perform(core::Dial&);
@@ -101,6 +103,7 @@ private:
   DeviceSource user_source(const std::string& path);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
   static std::string random_uuid();
+  static std::size_t share_of_descriptors(std::size_t part, std::size_t most);
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
 
@@ -122,6 +125,7 @@ private:
   };
   /// A loan's client beyond a bridge, whose device is here.
   struct RemoteEnd {
+    core::LoanId loan;
     std::shared_ptr<RemoteClient> client;
     std::function<void()> gone; ///< once it is served
   };
@@ -147,6 +151,7 @@ private:
   void send_device_message(core::LinkId link, const core::DeviceMessage& message);
   void device_frame(core::LinkId link, const std::string& payload);
   void serve_remote(const RemoteClientKey& key, core::DeviceMessage command);
+  void end_waiting(const std::function<bool(const RemoteClientKey&, const RemoteEnd&)>& which);
   void remote_link_ended(core::LinkId link);
   void stop_now();
   std::string loans_directory() const { return config_.run_dir + "/loans"; }
@@ -155,6 +160,7 @@ private:
   boost::asio::io_context io_{1};
   Fd run_lock_, state_lock_;
   std::unique_ptr<core::Node> node_;
+  std::optional<StateFile> state_file_; ///< none without a state directory
   std::deque<core::Event> events_;
   bool handling_ = false, leaving_ = false, stopping_ = false; ///< leaving: loans are ending before it stops
   boost::asio::steady_timer stop_timer_;
@@ -165,6 +171,8 @@ private:
   Accepting<boost::asio::local::stream_protocol::acceptor> accepting_controls_;
   std::unique_ptr<fabric::LocalListener> fabric_;
   vfio::user::Counters counters_;
+  /// Connections of a kind take no more than their share of the process's descriptors, so that others find some.
+  const std::size_t most_links_ = share_of_descriptors(4, 4096), most_controls_ = share_of_descriptors(8, 1024);
   std::map<core::LinkId, std::shared_ptr<FrameStream>> links_;
   std::map<core::ControlId, std::shared_ptr<FrameStream>> control_streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their control connection

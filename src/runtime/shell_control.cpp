@@ -14,8 +14,6 @@ using core::Json;
 
 namespace {
 
-constexpr std::size_t most_controls = 1024;
-
 std::string encode(const Json& message) {
   return core::encode_frame(core::FrameKind::json, message.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
@@ -29,7 +27,7 @@ Json error_json(const Error& error) {
 } // namespace
 
 void Shell::add_control(stream_protocol::socket socket) {
-  if (control_streams_.size() >= most_controls) return;
+  if (control_streams_.size() >= most_controls_) return;
   const auto control = new_control();
   ::ucred peer{};
   ::socklen_t size = sizeof peer;

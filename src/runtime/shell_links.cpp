@@ -15,7 +15,6 @@ using boost::system::error_code;
 namespace {
 
 constexpr std::chrono::seconds dial_timeout{3};
-constexpr std::size_t most_links = 4096;
 
 struct HostPort {
   std::string host;
@@ -70,7 +69,7 @@ Result<void> Shell::listen_for_peers() {
 }
 
 void Shell::accept_peer(tcp::socket socket) {
-  if (links_.size() >= most_links) return;
+  if (links_.size() >= most_links_) return;
   error_code error;
   tune(socket);
   const auto from = socket.remote_endpoint(error);

@@ -261,7 +261,7 @@ TOO_LONG = "a frame of .* bytes is not allowed"
 # name: what it sends, and why it is refused.
 BAD_PEERS = {
     **{f"frame: {name}": (data, {"length 1": NO_OBJECT, "kind 9": "kind 9 is not known",
-                                 "kind vfio-user": "malformed message for a device"}.get(name, TOO_LONG))
+                                 "kind vfio-user": "spoke out of turn"}.get(name, TOO_LONG))
        for name, data in BAD_FRAMES.items()},
     **{f"JSON: {name}": (frame(data), {"no JSON": NO_OBJECT, "no object": NO_OBJECT, "number": NO_OBJECT,
                                        "no UTF-8": NO_OBJECT, "deep": TOO_DEEP, "deep object": TOO_DEEP}.get(name, NO_TYPE))
@@ -275,13 +275,13 @@ BAD_PEERS = {
     "short nonce": (hello(nonce="0"), "'nonce' is not 64 hex digits"),
     "fabrics text": (hello(fabrics="x"), "'fabrics' is missing or not a short list"),
     "fabrics nested": (hello(fabrics=[[[]]]), "'kind' is missing"),
-    "fabric path": (hello(fabrics=[{"kind": "local", "socket": "/" + "x" * 500}]), "'socket' is longer"),
+    "fabric path": (hello(fabrics=[{"kind": "local", "socket": "/" + "x" * 5000}]), "'socket' is longer"),
     "hello twice": (hello() + hello(), "spoke out of turn"),
     **{name: (hello() + data, why) for name, (data, why) in {
         "unknown type": (frame({"type": "nonsense"}), "message of an unknown type"),
         "type number": (frame({"type": 5}), NO_TYPE),
         "device of another node": (devices(id="80000"), "offered a device of another node"),
-        "device id 0": (devices(id="0"), "'0' is no device id"),
+        "device id 0": (devices(id="0"), "'0' is not a device"),
         "device state": (devices(state="mine"), "'mine' is not a state of a device"),
         "device name": (devices(name="x" * 100000), "'name' is longer"),
         "device class": (devices(**{"class": 1 << 24}), "'class' is above"),
@@ -291,7 +291,7 @@ BAD_PEERS = {
                                    "it asked for a device but is no borrower"),
         "takes back what is not its": (frame({"type": "taken_back", "device": "80000", "epoch": 1, "reason": ""}),
                                        "it took back what it did not lend"),
-        "a device operation": (frame(b"\0" * 64, kind=1), "malformed message for a device")}.items()}}
+        "a device operation cut short": (frame(b"\0" * 3, kind=1), "malformed message for a device")}.items()}}
 
 
 @pytest.mark.parametrize("name", BAD_PEERS)
@@ -300,36 +300,52 @@ def test_a_hostile_peer_is_refused_with_the_reason_and_changes_nothing(unchanged
     data, reason = BAD_PEERS[name]
     greeted = data.startswith(hello())
     before, said = len(borrower.text()), b""
-    with socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+    with leaving(borrower), socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
         with contextlib.suppress(ConnectionError):
             peer.sendall(data)
             while more := peer.recv(65536):  # until the node closes it: this end stays open
                 said += more
-    kinds = [json.loads(text)["type"] for text in messages(said)]
-    assert kinds in ([["hello"]] if greeted else [[], ["refused"]]), said
-    log = lambda: borrower.text()[before:]
-    why = "connection from node 7 lost" if greeted else "a connection was refused"
-    wait_for(lambda: re.search(f"{why}: .*{reason}", log()), f"the reason is logged; there is {log()}", 2)
-    assert greeted == ("node 7 lends to this node" in log())
-    forget(borrower)
+        kinds = [message["type"] for message in messages(said)]
+        assert kinds in ([["hello"]] if greeted else [[], ["refused"]]), said
+        log = lambda: borrower.text()[before:]
+        why = "connection from node 7 lost" if greeted else "a connection was refused"
+        wait_for(lambda: re.search(f"{why}: .*{reason}", log()), f"the reason is logged, {reason}; there is {log()}", 2)
+        assert greeted == ("node 7 lends to this node" in log())
+
+
+def test_a_peer_cannot_operate_a_device_without_a_loan(unchanged):
+    _, borrower, disk = unchanged
+    before = disk.counters()
+    with leaving(borrower), socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+        peer.sendall(hello() + frame(b"\0" * 64, kind=1) + frame({"type": "refused", "reason": "It leaves."}))
+        said = b""
+        while more := peer.recv(65536):
+            said += more
+    assert [message["type"] for message in messages(said)][0] == "hello"
+    after = disk.counters()
+    assert {name: after[name] for name in ("messages", "clients")} == {name: before[name] for name in ("messages", "clients")}
 
 
 def messages(stream):
     """What frames hold, one after another."""
     while stream:
-        length, = struct.unpack_from("<I", stream)
-        yield stream[5:4 + length]
+        length, kind = struct.unpack_from("<IB", stream)
+        yield json.loads(stream[5:4 + length]) if kind == 0 else {"type": "of a device"}
         stream = stream[4 + length:]
 
 
-def forget(borrower):
-    """A peer that said a good hello is remembered as a lender that is down: let it say that it disconnects."""
-    with socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
-        with contextlib.suppress(OSError):
-            peer.sendall(hello() + frame({"type": "refused", "reason": "It leaves."}))
-            while peer.recv(65536):
-                pass
-    wait_for(lambda: all(entry_["node"] != 7 for entry_ in borrower.status()["peers"]), "the peer is forgotten")
+@contextlib.contextmanager
+def leaving(borrower):
+    """A peer that said a good hello is remembered as a lender that is down: in the end it says that it disconnects."""
+    try:
+        yield
+    finally:
+        with socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+            with contextlib.suppress(OSError):
+                peer.sendall(hello() + frame({"type": "refused", "reason": "It leaves."}))
+                while peer.recv(65536):
+                    pass
+        wait_for(lambda: all(entry_["node"] != 7 for entry_ in borrower.status()["peers"]), "the peer is forgotten")
 
 
 def test_many_silent_peers_hold_nobody_up(unchanged):

@@ -106,6 +106,17 @@ def test_the_soft_limit_of_descriptors_is_raised(pair):
     assert soft == hard
 
 
+def test_peers_take_no_more_than_their_share_of_the_descriptors(world):
+    lender = world.node(8, start=False)
+    lender.wrapper = ["sh", "-c", 'ulimit -n 256 && exec "$0" "$@"']
+    lender.start()
+    peers = [socket.create_connection(("127.0.0.1", lender.port)) for _ in range(300)]
+    wait_for(lambda: len(os.listdir(f"/proc/{lender.process.pid}/fd")) > 64, "they have been accepted")
+    assert lender.status()["node"] == 8
+    for peer in peers:
+        peer.close()
+
+
 def test_a_name_that_nobody_answers_for_holds_nobody_up(world, tmp_path):
     """The resolver's server takes questions and is silent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:

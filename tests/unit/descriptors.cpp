@@ -9,8 +9,10 @@
 #include <filesystem>
 #include <functional>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
+#include <vector>
 
 using namespace smartio;
 

@@ -19,7 +19,7 @@ namespace {
 
 std::shared_ptr<const DeviceView> view_of(Device& device) {
   std::shared_ptr<const DeviceView> view;
-  DeviceView::load(device, [&view](auto loaded) { view = std::move(loaded).value(); });
+  DeviceView::load({std::shared_ptr<void>(), &device}, [&view](auto loaded) { view = std::move(loaded).value(); });
   REQUIRE(view);
   return view;
 }
@@ -58,6 +58,27 @@ TEST_CASE("a view without registers holds no descriptor and lets nothing be mapp
   }
 }
 
+TEST_CASE("a device that everybody lets go of while it is asked lives until it has answered") {
+  struct Late final : SmallDevice {
+    std::vector<Completion>& kept;
+    explicit Late(std::vector<Completion>& questions) : kept(questions) {}
+    void submit(Request request, Completion done) override {
+      if (std::holds_alternative<GetInfo>(request)) return kept.push_back(std::move(done));
+      SmallDevice::submit(std::move(request), std::move(done));
+    }
+  };
+  std::vector<Completion> kept;
+  auto device = std::make_shared<Late>(kept);
+  std::shared_ptr<const DeviceView> view;
+  DeviceView::load(device, [&view](auto loaded) { view = std::move(loaded).value(); });
+  const std::weak_ptr<Late> watched = std::exchange(device, nullptr);
+  CHECK_FALSE(watched.expired());
+  std::exchange(kept, {}).front()(Info{device_flag_pci, 9, 5});
+  REQUIRE(view);
+  CHECK(view->regions[0].size == 8192);
+  CHECK(watched.expired());
+}
+
 TEST_CASE("a device that tells nothing has no view") {
   struct Mute : Device {
     std::vector<Completion> kept;
@@ -65,7 +86,7 @@ TEST_CASE("a device that tells nothing has no view") {
     void on_lost(std::move_only_function<void()>) override {}
   } mute;
   int error = 0;
-  DeviceView::load(mute, [&error](auto view) { error = view.error(); });
+  DeviceView::load({std::shared_ptr<void>(), &mute}, [&error](auto view) { error = view.error(); });
   CHECK(error == 0);
   SECTION("dropped") { mute.kept.clear(); }
   SECTION("wrong answer") { mute.kept.front()(Done{}); }
@@ -140,7 +161,7 @@ TEST_CASE("only eventfds can be interrupts, and their flags stay the client's") 
   CHECK(check(::open("/dev/null", O_RDWR)) == EINVAL);
   CHECK(check(::open("/", O_RDONLY)) == EINVAL);
 
-  for (const int flags : {0, EFD_NONBLOCK, EFD_SEMAPHORE}) {
+  for (const int flags : std::initializer_list<int>{0, EFD_NONBLOCK, EFD_SEMAPHORE}) {
     const Fd eventfd(::eventfd(0, EFD_CLOEXEC | flags));
     const int before = ::fcntl(eventfd.get(), F_GETFL);
     CHECK(check(::dup(eventfd.get())) == 0);

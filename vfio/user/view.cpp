@@ -113,15 +113,15 @@ int check_window(const DmaMap& map) {
 
 } // namespace
 
-void DeviceView::load(Device& device, Loaded loaded) {
+void DeviceView::load(const std::shared_ptr<Device>& device, Loaded loaded) {
   auto loading = std::make_shared<Loading>();
   loading->loaded = std::move(loaded);
-  device.submit(GetInfo{}, [&device, waiting = std::move(loading)](Reply reply) mutable {
+  device->submit(GetInfo{}, [device, waiting = std::move(loading)](Reply reply) mutable {
     const auto last = std::move(waiting);
     keep_info(*last, std::move(reply));
     if (!last->known) return;
-    ask_regions(device, last);
-    ask_irqs(device, last);
+    ask_regions(*device, last);
+    ask_irqs(*device, last);
   });
 }
 

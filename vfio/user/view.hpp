@@ -20,7 +20,8 @@ struct DeviceView {
 
   /// Asks `device` for everything; `loaded` is called once, possibly before this returns. Only a failing GetInfo is an
   /// error (its errno); a region or interrupt that the device will not tell about does not exist.
-  static void load(Device& device, Loaded loaded);
+  /// Keeps the device until then.
+  static void load(const std::shared_ptr<Device>& device, Loaded loaded);
 
   /// 0, or the errno that `request` deserves: EINVAL for an index or range that the device does not have, EACCES for
   /// reading what is write-only and the other way round.
