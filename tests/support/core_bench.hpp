@@ -9,8 +9,6 @@
 
 namespace smartio::core::test {
 
-inline std::string nonce_of(LinkId link) { return fmt::format("{:064x}", link); }
-
 class Bench {
 public:
   Node node;

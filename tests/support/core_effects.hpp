@@ -11,9 +11,10 @@
 
 namespace smartio::core::test {
 
-template <class... F> struct Overloaded : F... {
-  using F::operator()...;
-};
+/// The nonce that a runtime would draw for that connection.
+inline std::string nonce_of(LinkId link) { return fmt::format("{:064x}", link); }
+
+template <class... F> struct Overloaded : F... { using F::operator()...; };
 
 inline std::string word(Errc code) { return code == Errc{} ? "ok" : std::string(name_of(code)); }
 inline std::string word(const LoanId& loan) { return fmt::format("{}/{}", to_string(loan.device), loan.epoch); }
@@ -25,10 +26,16 @@ inline std::string word(const Message& message) {
   return std::visit(Overloaded{[](const Hello&) -> std::string { return "hello"; },
                                [](const Refused&) -> std::string { return "refused"; },
                                [](const BorrowRequest& m) { return "borrow " + to_string(m.device); },
-                               [](const ReturnRequest& m) { return "return " + word(LoanId{m.device, m.epoch}); },
+                               [](const ReturnRequest& m) {
+                                 return "return " + word(LoanId{m.device, m.epoch});
+                               },
                                [](const Answer& m) { return "answer " + word(m.code); },
-                               [](const TakenBack& m) { return "taken back " + word(LoanId{m.device, m.epoch}); },
-                               [](const Released& m) { return "released " + word(LoanId{m.device, m.epoch}); },
+                               [](const TakenBack& m) {
+                                 return "taken back " + word(LoanId{m.device, m.epoch});
+                               },
+                               [](const Released& m) {
+                                 return "released " + word(LoanId{m.device, m.epoch});
+                               },
                                [](const ConfigRequest& m) { return "config " + to_string(m.device); },
                                [](const ConfigAnswer& m) { return "config answer " + word(m.code); },
                                [](const auto&) { return std::string{}; }},
