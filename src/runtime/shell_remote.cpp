@@ -53,7 +53,7 @@ void Shell::send_device_message(core::LinkId link, const DeviceMessage& message)
 }
 
 void Shell::device_frame(core::LinkId link, const std::string& payload) {
-  if (node_->peer_of(link) == core::NodeId{}) return handle(core::LinkDown{link, "it spoke out of turn"});
+  if (node_->peer_of(link) == NodeId{}) return handle(core::LinkDown{link, "it spoke out of turn"});
   auto message = core::decode_device_message(payload);
   if (!message) return handle(core::LinkDown{link, "it sent a malformed message for a device"});
   const RemoteClientKey key{link, message->session};

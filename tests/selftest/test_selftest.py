@@ -22,7 +22,7 @@ from world import Program, World
 PLANTED, CASES, FUZZER = (BUILD / "tests/selftest" / name for name in ("planted", "planted_cases", "fuzz_planted"))
 OPTIONS = {option["name"]: option["value"]
            for option in json.loads((BUILD / "meson-info/intro-buildoptions.json").read_text())}
-SANITIZED = {"address,undefined": {"overflow", "use-after-free", "leak", "child"}, "thread": {"race"}}.get(
+SANITIZED = {"address,undefined": {"overflow", "use-after-free", "leak", "child"}, "thread": {"race", "use-after-free"}}.get(
     OPTIONS["b_sanitize"], set())
 ALWAYS = {"crash", "assertion"}
 EVERYTHING = ["nothing", "overflow", "use-after-free", "leak", "race", "child", "crash", "assertion"]
