@@ -137,3 +137,14 @@ TEST_CASE("a file that is not there is no error, one that cannot be read is") {
   CHECK_FALSE(read_file(scratch.path).has_value());
   CHECK_FALSE(replace_file(scratch / "no/parent", "text").has_value());
 }
+
+TEST_CASE("a file larger than any that is kept here is not read whole") {
+  char folder[] = "/tmp/smartio-files-XXXXXX";
+  REQUIRE(::mkdtemp(folder) != nullptr);
+  const auto path = std::string(folder) + "/large";
+  const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  REQUIRE(::ftruncate(file.get(), (64 << 20) + 1) == 0);
+  const auto read = read_file(path);
+  CHECK((!read && read.error().code == std::error_code(EFBIG, std::system_category())));
+  std::filesystem::remove_all(folder);
+}
