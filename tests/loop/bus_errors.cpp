@@ -179,3 +179,54 @@ TEST_CASE("a SIGBUS that is sent does what it did before the guard") {
             return 0;
           }) == (action == SIG_DFL ? -SIGBUS : 0));
 }
+
+TEST_CASE("what is guarded ends at the page where the registers end, on both sides") {
+  constexpr int ones = 1, other = 2;
+  const auto touch = [](std::size_t at) {
+    return end_of([at] {
+      if (!guard_bus_errors()) return 3;
+      void* room = ::mmap(nullptr, 3 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      auto* first = static_cast<std::byte*>(room);
+      for (std::size_t i = 0; i < 3; ++i)
+        if (trap(first + i * page) == nullptr) return 4;
+      const auto area = detail::GuardedArea::add({first + page, page});
+      if (!area) return 5;
+      return *reinterpret_cast<volatile std::uint8_t*>(first + at) == 0xff ? ones : other;
+    });
+  };
+  CHECK(touch(page - 1) == -SIGBUS);
+  CHECK(touch(page) == ones);
+  CHECK(touch(2 * page - 1) == ones);
+  CHECK(touch(2 * page) == -SIGBUS);
+}
+
+TEST_CASE("thousands of areas are guarded; one more is refused, until one of them has gone") {
+  std::vector<detail::GuardedArea> areas;
+  const auto add = [](std::uintptr_t number) {
+    return detail::GuardedArea::add({reinterpret_cast<std::byte*>((number + 1) << 40), page}); // nobody's addresses
+  };
+  for (std::uintptr_t i = 0; i < 4096; ++i) {
+    auto area = add(i);
+    REQUIRE(area);
+    areas.push_back(std::move(*area));
+  }
+  CHECK(fails_with(add(4096), ENOBUFS));
+  areas.pop_back();
+  CHECK(add(4096));
+}
+
+TEST_CASE("a handler before the guard that wants to know gets what the kernel said of a fault that is its own") {
+  CHECK(end_of([] {
+          static volatile std::uint32_t* volatile at = nullptr;
+          struct sigaction theirs = {};
+          theirs.sa_flags = SA_SIGINFO;
+          theirs.sa_sigaction = [](int number, siginfo_t* info, void* context) {
+            const bool told = number == SIGBUS && info->si_addr == const_cast<std::uint32_t*>(at) && context != nullptr;
+            ::_exit(told ? reached_previous : 1);
+          };
+          ::sigaction(SIGBUS, &theirs, nullptr);
+          if (!guard_bus_errors()) return 2;
+          at = trap();
+          return static_cast<int>(*at & 1);
+        }) == reached_previous);
+}

@@ -1,0 +1,161 @@
+// A device whose server says what is not so, against the library: what a program must not believe of it.
+#include "catch.hpp"
+#include "checks.hpp"
+#include "device.hpp"
+#include "fd.hpp"
+#include "user/version.hpp"
+#include "user/wire.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <smartio/device.hpp>
+#include <smartio/memory.hpp>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <thread>
+#include <unistd.h>
+
+using namespace smartio;
+using namespace smartio::vfio;
+using namespace smartio::vfio::user;
+using namespace testing;
+
+namespace {
+
+constexpr std::uint64_t page = 4096;
+using Bytes = std::vector<std::byte>;
+
+template <class T> Bytes raw(const T& value) {
+  const auto bytes = bytes_of(value);
+  return {bytes.begin(), bytes.end()};
+}
+
+/// Serves one client on a thread of its own, decently but for what the test has set.
+class Liar {
+public:
+  std::atomic<std::uint32_t> regions = 9, flags = 3, vectors = 8;
+  std::atomic<std::uint64_t> unmaps_less = 0; ///< bytes that it does not unmap, and says so
+
+  explicit Liar(const char* name) : path_("/tmp/smartio-liar-" + std::string(name) + "-" + std::to_string(::getpid())) {
+    ::unlink(path_.c_str());
+    listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path_.data(), path_.size());
+    REQUIRE(::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+    REQUIRE(::listen(listener_.get(), 8) == 0);
+    thread_ = std::thread([this] { serve(); });
+  }
+  ~Liar() {
+    ::shutdown(listener_.get(), SHUT_RDWR);
+    thread_.join();
+    ::unlink(path_.c_str());
+  }
+  std::string address() const { return "vfio-user:" + path_; }
+
+private:
+  void serve() {
+    for (;;) {
+      const Fd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!client) return;
+      Header header{};
+      Bytes payload;
+      while (take(client.get(), &header, sizeof header)) {
+        payload.resize(header.size - sizeof header);
+        if (!take(client.get(), payload.data(), payload.size())) break;
+        give(client.get(), header, answer(header.command, payload));
+      }
+    }
+  }
+
+  Bytes answer(Command command, const Bytes& payload) const {
+    switch (command) {
+    case Command::version: return encode_version(own_version);
+    case Command::get_info: return raw(InfoBody{sizeof(InfoBody), flags, regions, 5});
+    case Command::get_region_info: {
+      auto body = *load<RegionInfoBody>(payload);
+      const bool config = body.index == config_region;
+      return raw(RegionInfoBody{sizeof body, config ? 3U : 0U, body.index, 0, config ? page : 0, 0});
+    }
+    case Command::get_irq_info: {
+      const auto index = load<IrqInfoBody>(payload)->index;
+      return raw(IrqInfoBody{sizeof(IrqInfoBody), irq_flag_eventfd, index, index == msix ? vectors.load() : 0U});
+    }
+    case Command::dma_unmap: {
+      auto body = *load<DmaUnmapBody>(payload);
+      body.size -= std::min<std::uint64_t>(body.size, unmaps_less);
+      return raw(body);
+    }
+    default: return {};
+    }
+  }
+
+  /// Descriptors that come are closed: this device reaches no memory.
+  static bool take(int socket, void* into, std::size_t bytes) {
+    for (std::size_t done = 0; done < bytes;) {
+      const auto got = ::recv(socket, static_cast<std::byte*>(into) + done, bytes - done, MSG_CMSG_CLOEXEC);
+      if (got <= 0) return false;
+      done += static_cast<std::size_t>(got);
+    }
+    return true;
+  }
+  static void give(int socket, Header header, const Bytes& payload) {
+    header.size = static_cast<std::uint32_t>(sizeof header + payload.size());
+    header.flags = type_reply;
+    Bytes message = raw(header);
+    message.insert(message.end(), payload.begin(), payload.end());
+    [[maybe_unused]] const auto sent = ::send(socket, message.data(), message.size(), MSG_NOSIGNAL);
+  }
+
+  std::string path_;
+  Fd listener_;
+  std::thread thread_;
+};
+
+unsigned memories() { return mappings_named("smartio-memory"); }
+
+} // namespace
+
+TEST_CASE("memory of which a server unmaps less than asked is kept, and so is its address") {
+  for (const auto less : {std::uint64_t{0}, std::uint64_t{1}, page, 2 * page}) {
+    INFO(less);
+    Liar server("unmap");
+    const auto device = open_device(server.address());
+    REQUIRE(device);
+    const unsigned before = memories();
+    {
+      const auto memory = Memory::allocate(2 * page);
+      REQUIRE(memory);
+      const auto window = device->map_dma_at(Iova{page}, *memory, Access::write);
+      REQUIRE(window);
+      server.unmaps_less = less;
+    }
+    CHECK(memories() == before + (less == 0 ? 0 : 1));
+    const auto other = Memory::allocate(page);
+    REQUIRE(other);
+    CHECK(device->map_dma_at(Iova{page}, *other, Access::write).has_value() == (less == 0));
+  }
+}
+
+TEST_CASE("a server that claims what no device has, or lacks what each has, is refused") {
+  struct Row {
+    const char* what;
+    std::uint32_t regions, flags, vectors;
+    bool good;
+  };
+  for (const auto& row : {Row{"all", 9, 3, 8, true}, Row{"as few regions as a device may have", 8, 3, 8, true},
+                          Row{"no configuration space", 7, 3, 8, false}, Row{"no region", 0, 3, 8, false},
+                          Row{"regions without end", UINT32_MAX, 3, 8, true}, Row{"no PCI device", 9, 1, 8, false},
+                          Row{"no reset", 9, 2, 8, true}, Row{"all vectors that there can be", 9, 3, 2048, true},
+                          Row{"one more", 9, 3, 2049, false}, Row{"vectors without end", 9, 3, UINT32_MAX, false},
+                          Row{"none", 9, 3, 0, true}}) {
+    INFO(row.what);
+    Liar server("claims");
+    server.regions = row.regions;
+    server.flags = row.flags;
+    server.vectors = row.vectors;
+    const auto device = open_device(server.address());
+    CHECK(device.has_value() == row.good);
+    if (!device) CHECK(device.error().code == make_error_code(Errc::bad_request));
+  }
+}
