@@ -39,7 +39,12 @@ void Peer::tick() {
   if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(), asio::detached);
   timer_.expires_after(options_.silence / 6);
   timer_.async_wait([weak = weak_from_this()](boost::system::error_code error) {
-    if (const auto self = weak.lock(); self && !error) self->tick();
+    const auto self = weak.lock();
+    if (!self || error) return;
+    // Who stands still hears nobody: that is no silence of the peer's.
+    const auto late = steady_clock::now() - self->timer_.expiry();
+    if (late > self->options_.silence / 6) self->heard_ += late;
+    self->tick();
   });
 }
 
@@ -52,7 +57,11 @@ asio::awaitable<void> Peer::look_again() {
   const auto self = shared_from_this();
   while ((wanted_ || ticked_) && !closing_) {
     const bool wanted = std::exchange(wanted_, false), ticked = std::exchange(ticked_, false);
-    auto done = wanted || !state_.up ? co_await look_once(ticked) : co_await beat();
+    Result<void> done; // named first: GCC 12 destroys what a co_await inside ?: gives twice
+    if (wanted || !state_.up)
+      done = co_await look_once(ticked);
+    else
+      done = co_await beat();
     if (!done && !closing_) set_down(to_string(done.error()));
   }
   looking_ = false;
@@ -88,10 +97,10 @@ asio::awaitable<Result<void>> Peer::look_once(bool ticked) {
   }
   auto hello = co_await read_hello();
   if (!hello) co_return std::unexpected(std::move(hello).error());
-  const bool news = *hello != peer_;
-  if (news && state_.up) set_down(hello->magic == 0 ? "it has left" : "it has started anew");
+  const bool news = *hello != peer_, lost = news && state_.up;
+  if (lost) set_down(hello->magic == 0 ? "it has left" : "it has started anew");
   peer_ = *hello;
-  if (heard()) set_up();
+  if (!lost && heard()) set_up(); // another life of it is found at the next look, so that everybody sees it down first
   if (came_up || (!state_.up && (ticked || news))) done = co_await greet(own_hello());
   if (done && peer_.magic != 0 && (ticked || news)) done = co_await sign();
   if (done && !state_.up && (ticked || news))

@@ -39,7 +39,7 @@ Result<Fd> duplicate(int fd); ///< close-on-exec
 Result<Fd> make_memfd(const char* name, std::size_t bytes, bool huge_pages = false);
 
 Result<Fd> make_eventfd();                    ///< non-blocking, counter 0
-void signal_eventfd(int fd) noexcept;         ///< adds 1; never blocks, a full counter stays full
-std::uint64_t drain_eventfd(int fd) noexcept; ///< the counter, which becomes 0; 0 if it was 0
+void signal_eventfd(int fd) noexcept;         ///< adds 1; never blocks (O_NONBLOCK or not); a full counter stays full
+std::uint64_t drain_eventfd(int fd) noexcept; ///< the counter, which becomes 0; never blocks either
 
 } // namespace smartio

@@ -44,7 +44,8 @@ Result<std::optional<std::string>> read_file(const std::string& path) {
 Result<void> replace_file(const std::string& path, const std::string& text) {
   const std::string fresh = path + ".new";
   {
-    const Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    ::unlink(fresh.c_str()); // of a crash, or of somebody who would go on reading or writing it
+    const Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!fd) return fail_errno(errno, "create " + fresh);
     TRY(write_all(fd.get(), text, fresh));
   }

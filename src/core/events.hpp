@@ -54,13 +54,14 @@ struct Usage {
 };
 
 struct Timer {
-  enum class Kind : std::uint8_t { redial, hello, heartbeat, silence, answer } kind;
+  enum class Kind : std::uint8_t { redial, hello, heartbeat, silence, answer, rival } kind;
   std::uint64_t key; ///< a node, link or request number, by kind
   auto operator<=>(const Timer&) const = default;
 };
 
 // Events
-struct Started {}; ///< once, first
+struct Started {};  ///< once, first
+struct Stopping {}; ///< no new loans; what there is ends. Idle follows
 struct Command {
   RequestId request;
   ControlId from;
@@ -73,7 +74,8 @@ struct ControlClosed {
 struct Accepted {
   LinkId link;
   std::string nonce;
-}; ///< a lender dialled us
+  std::string from{}; ///< address of the other end, for a person
+};                    ///< a lender dialled us
 struct Dialled {
   NodeId node;
   LinkId link;
@@ -93,6 +95,7 @@ struct LinkDown {
 }; ///< closed by the other end, or malformed
 struct TimerFired {
   Timer timer;
+  std::chrono::milliseconds late{}; ///< after its time: this process, or its host, stood still
 };
 /// A bridge of this host: whom it leads to, and whether that is reached.
 struct BridgeChanged {
@@ -162,7 +165,7 @@ struct UsageChanged {
   Usage usage;
 }; ///< at the borrower
 
-using Event = std::variant<Started, Command, ControlClosed, Accepted, Dialled, DialFailed, Received, LinkDown,
+using Event = std::variant<Started, Stopping, Command, ControlClosed, Accepted, Dialled, DialFailed, Received, LinkDown,
                            TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished,
                            DeviceAppeared, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
                            LoanOpened, LoanClosed, FabricLost, UsageChanged>;
@@ -246,10 +249,11 @@ struct CloseLoan {
 }; ///< borrower: tell the client, close
 struct Log {
   int level;
-  std::string text;
+  std::string text; ///< one line, printable
 };
+struct Idle {}; ///< once, after Stopping: no loan is left
 
 using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, OpenDevice, CloseDevice,
-                            ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, UseBridges, Log>;
+                            ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, UseBridges, Log, Idle>;
 
 } // namespace smartio::core

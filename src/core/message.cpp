@@ -28,22 +28,24 @@ Result<std::string> get_text(const Json& object, const char* key) {
   return text;
 }
 
+/// What decode() takes. Bytes that are no UTF-8 grow to three when they are replaced.
+std::string cut(const std::string& text) {
+  const bool ascii = std::ranges::all_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  return text.substr(0, ascii ? text_limit : text_limit / 3);
+}
+
 Json to_json(const DeviceEntry& entry) {
-  return {{"id", to_string(entry.id)},
-          {"address", entry.address},
-          {"name", entry.name},
-          {"vendor", entry.vendor},
-          {"device", entry.device},
-          {"class", entry.class_code},
-          {"state", to_string(entry.state)},
-          {"borrower", static_cast<unsigned>(entry.borrower)}};
+  return {{"id", to_string(entry.id)},       {"address", cut(entry.address)},
+          {"name", cut(entry.name)},         {"vendor", entry.vendor},
+          {"device", entry.device},          {"class", entry.class_code},
+          {"state", to_string(entry.state)}, {"borrower", static_cast<unsigned>(entry.borrower)}};
 }
 
 Result<DeviceEntry> parse_entry(const Json& object) {
   DeviceEntry entry;
   entry.id = TRY(get_device(object, "id"));
-  entry.address = TRY(get_text(object, "address"));
-  entry.name = TRY(get_text(object, "name"));
+  entry.address = printable(TRY(get_text(object, "address")));
+  entry.name = printable(TRY(get_text(object, "name")));
   entry.vendor = static_cast<std::uint16_t>(TRY(get_number(object, "vendor", 0xffff)));
   entry.device = static_cast<std::uint16_t>(TRY(get_number(object, "device", 0xffff)));
   entry.class_code = static_cast<std::uint32_t>(TRY(get_number(object, "class", 0xffffff)));
@@ -52,10 +54,13 @@ Result<DeviceEntry> parse_entry(const Json& object) {
   if (!state) return fail(Errc::bad_request, "'{}' is not a state of a device", state_text);
   entry.state = *state;
   entry.borrower = static_cast<NodeId>(TRY(get_number(object, "borrower", 0xffff)));
+  const bool lent = entry.state == DeviceState::borrowed;
+  if (entry.state != DeviceState::quarantined && lent != (entry.borrower != NodeId{}))
+    return fail(Errc::bad_request, "a device is {}, and its borrower node {}", state_text, number(entry.borrower));
   return entry;
 }
 
-Json error_json(Errc code, const std::string& message) { return {{"code", name_of(code)}, {"message", message}}; }
+Json error_json(Errc code, const std::string& message) { return {{"code", name_of(code)}, {"message", cut(message)}}; }
 
 Json body(const Hello& m) {
   return {{"type", "hello"},
@@ -67,7 +72,7 @@ Json body(const Hello& m) {
           {"fabrics",
            m.fabric_socket.empty() ? Json::array() : Json::array({{{"kind", "local"}, {"socket", m.fabric_socket}}})}};
 }
-Json body(const Refused& m) { return {{"type", "refused"}, {"reason", m.reason}}; }
+Json body(const Refused& m) { return {{"type", "refused"}, {"reason", cut(m.reason)}}; }
 Json body(const Devices& m) {
   Json object{{"type", "devices"}, {"changed", Json::array()}, {"removed", Json::array()}};
   for (const auto& entry : m.changed) object["changed"].push_back(to_json(entry));
@@ -86,10 +91,10 @@ Json body(const Answer& m) {
   return object;
 }
 Json body(const TakenBack& m) {
-  return {{"type", "taken_back"}, {"device", to_string(m.device)}, {"epoch", m.epoch}, {"reason", m.reason}};
+  return {{"type", "taken_back"}, {"device", to_string(m.device)}, {"epoch", m.epoch}, {"reason", cut(m.reason)}};
 }
 Json body(const Released& m) { return {{"type", "released"}, {"device", to_string(m.device)}, {"epoch", m.epoch}}; }
-Json body(const Heartbeat&) { return {{"type", "heartbeat"}}; }
+Json body(const Heartbeat& m) { return {{"type", "heartbeat"}, {"asks", m.asks}}; }
 Json body(const ConfigRequest& m) {
   return {{"type", "config"},
           {"number", m.number},
@@ -208,7 +213,7 @@ Result<Message> decode(std::string_view text) {
   if (type == "devices") return parse_devices(object);
   if (type == "borrow") return parse_borrow(object);
   if (type == "answer") return parse_answer(object);
-  if (type == "heartbeat") return Heartbeat{};
+  if (type == "heartbeat") return Heartbeat{object.contains("asks") && TRY(get_bool(object, "asks"))};
   if (type == "config") return parse_config_request(object);
   if (type == "config_answer") return parse_config_answer(object);
   if (type != "return" && type != "taken_back" && type != "released")

@@ -104,8 +104,9 @@ struct Released {
   std::uint64_t epoch;
   bool operator==(const Released&) const = default;
 };
-/// Sent every 500 ms while a loan exists between the two.
+/// Sent every 500 ms while a loan exists between the two, ending ones included.
 struct Heartbeat {
+  bool asks = false; ///< for one in return, now: is the speaker still heard?
   bool operator==(const Heartbeat&) const = default;
 };
 

@@ -1,8 +1,10 @@
 // Dispatch: events in, effects out; timers; what the other node_*.cpp files share.
 #include "node.hpp"
 
+#include "text.hpp"
 #include "utc.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -13,6 +15,7 @@ std::vector<Effect> Node::handle(Event event, Time now) {
   std::visit([this](auto& e) { on(e); }, event);
   deliver_to_self();
   update_heartbeats();
+  stop_when_idle();
   return std::exchange(effects_, {});
 }
 
@@ -73,8 +76,27 @@ void Node::on(Command& command) {
 }
 
 void Node::on(const ControlClosed& closed) {
-  for (auto& [id, loan] : loans_)
-    if (loan.owner == closed.control) return_loan(id, loan);
+  for (auto& [id, loan] : loans_) {
+    const auto gone = std::ranges::stable_partition(
+        loan.next, [&closed](const auto& next) { return next.second == 0 || next.second != closed.control; });
+    for (const auto& [command, owner] : gone) reply(command.request, fail(Errc::revoked, "its program has ended"));
+    loan.next.erase(gone.begin(), gone.end());
+    if (disown(loan, closed.control)) return_loan(id, loan);
+  }
+}
+
+void Node::on(const Stopping&) {
+  const auto why = fmt::format("node {} is stopping", number(settings_.node));
+  stopping_ = true;
+  for (auto& [id, loan] : loans_) return_loan(id, loan);
+  for (auto& [index, device] : devices_) end_shares(make_device_id(settings_.node, index), device, why);
+}
+
+void Node::stop_when_idle() {
+  if (!stopping_ || idle_ || !loans_.empty()) return;
+  if (std::ranges::any_of(devices_, [](const auto& d) { return !d.second.shares.empty(); })) return;
+  effects_.push_back(Idle{});
+  idle_ = true;
 }
 
 void Node::on(const TimerFired& fired) {
@@ -84,16 +106,26 @@ void Node::on(const TimerFired& fired) {
     if (const auto found = borrowers_.find(static_cast<NodeId>(key)); found != borrowers_.end())
       effects_.push_back(Dial{found->first, found->second.address});
     break;
-  case Timer::Kind::hello: close_link(key, "it sent no hello"); break;
-  case Timer::Kind::silence: close_link(key, "it fell silent"); break;
+  case Timer::Kind::hello:
+    if (const auto link = links_.find(key); link != links_.end() && link->second.peer == NodeId{})
+      close_link(key, "it sent no hello");
+    break;
+  case Timer::Kind::silence:
+    if (const auto link = links_.find(key); link == links_.end() || !link->second.expecting) break;
+    if (fired.late > heartbeat_interval) // what was sent meanwhile has not been read yet
+      effects_.push_back(Arm{fired.timer, peer_timeout()});
+    else
+      close_link(key, "it fell silent");
+    break;
   case Timer::Kind::heartbeat:
+    if (const auto link = links_.find(key); link == links_.end() || !link->second.beating) break;
     send(key, Heartbeat{});
-    effects_.push_back(Arm{fired.timer, std::chrono::milliseconds{500}});
+    effects_.push_back(Arm{fired.timer, heartbeat_interval});
     break;
   case Timer::Kind::answer:
-    if (const auto found = pending_.find(key); found != pending_.end())
-      close_link(found->second.link, "it did not answer a request");
+    if (const auto found = pending_.find(key); found != pending_.end()) answer_is_late(key, found->second);
     break;
+  case Timer::Kind::rival: settle_rivals(static_cast<NodeId>(key), false); break;
   }
 }
 
@@ -131,7 +163,8 @@ void Node::emit(const char* kind, Json fields) {
 
 void Node::save() { effects_.push_back(Save{encode(intent_, settings_.node)}); }
 
-void Node::log(int level, std::string text) { effects_.push_back(Log{level, std::move(text)}); }
+/// Texts of peers are among what is logged: they must not look like other lines.
+void Node::log(int level, std::string text) { effects_.push_back(Log{level, printable(std::move(text))}); }
 
 std::chrono::milliseconds Node::peer_timeout() const {
   const auto option = intent_.options.find("peer-timeout");

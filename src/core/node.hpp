@@ -22,6 +22,7 @@ struct Settings {
   std::map<NodeId, std::string> nodes{}; ///< addresses for `connect`
   std::chrono::milliseconds peer_timeout{3000};
   std::vector<std::string> bridges{}; ///< addresses; the option `ntb` goes before
+  std::uint64_t first_epoch = 1;      ///< of its loans; above those of every earlier start
 };
 
 /// Requests that the node makes of itself; below are the runtime's.
@@ -52,7 +53,7 @@ private:
   struct Share {
     NodeId borrower;
     bool shared;
-    bool ending = false;
+    bool ending = false, told = false; ///< the latter: TakenBack was sent
     std::string reason{};
     std::optional<std::uint64_t> returned_by{}; ///< number of the ReturnRequest to answer
   };
@@ -78,6 +79,7 @@ private:
     unsigned attempts = 0; ///< dials that failed in a row
     Time since{};
     std::vector<RequestId> waiting{};
+    std::vector<RequestId> leavers{}; ///< wait until its loans have ended: then it is disconnected
   };
   /// A node that lends to us: it dialled. Remembered while its connection is down, until it says it disconnects.
   struct Lender {
@@ -90,25 +92,56 @@ private:
     bool dialled;  ///< by us: we are the lender
     NodeId peer{}; ///< 0 until its hello
     std::string nonce{};
-    bool beating = false;
+    std::string from{};      ///< where it comes from, for a person
+    bool beating = false;    ///< we send heartbeats
+    bool expecting = false;  ///< the peer does: silence ends the link
+    unsigned reads = 0;      ///< of configuration spaces that the peer asked for and has no answer to
+    unsigned unanswered = 0; ///< requests that it left without an answer
+    bool rival = false;      ///< it claims the id of a lender that may be alive: held until that is known
+  };
+  /// Who claims the id of a lender that is connected.
+  struct Rival {
+    LinkId link;
+    Hello hello;
   };
   /// A loan at the borrower.
   struct Loan {
-    enum class Phase : std::uint8_t { requested, opening, open, closing, returning } phase = Phase::requested;
+    /// requested → opening → open → returning → closing → released; a step may be left out, none is gone back.
+    enum class Phase : std::uint8_t {
+      requested, ///< BorrowRequest sent
+      opening,   ///< granted; its socket is being opened
+      open,
+      returning, ///< ReturnRequest sent: the lender ends it, and the client goes on until it says so
+      closing,   ///< the client is told, and has a moment to leave
+      released,  ///< nobody uses it; the lender's Answer is outstanding
+    } phase = Phase::requested;
     std::uint64_t epoch = 0;
     bool shared = false;
-    ControlId owner = 0; ///< the control connection it ends with; 0: the node's own
-    std::string user{};  ///< who may use the socket: USER[:GROUP], empty: smartiod's user
+    bool kept = false;            ///< until it is returned; else it ends with the last of its
+    std::set<ControlId> owners{}; ///< control connections
+    std::string user{};           ///< who may use the socket: USER[:GROUP], empty: smartiod's user
     std::string socket{};
     Usage usage{};
-    bool give_back = true; ///< the lender still counts it
-    bool released = false; ///< the lender waits for Released
+    std::uint64_t asked = 0;                  ///< number of its BorrowRequest
+    bool unwanted = false;                    ///< with requested: returned once it is granted
+    std::optional<Error> why{};               ///< it was lost
+    bool taken_back = false;                  ///< the lender waits for Released
+    std::optional<std::uint64_t> returning{}; ///< number of the ReturnRequest that has no answer yet
     std::vector<RequestId> waiting{}, returners{};
+    std::vector<std::pair<Command, ControlId>> next{}; ///< who takes the device once this loan has ended
   };
+  /// A request to a lender that has no answer yet.
   struct Pending {
+    enum class Kind : std::uint8_t { borrow, give_back, config } kind;
     LinkId link;
     DeviceId device;
-    std::optional<RequestId> reader{}; ///< waits for a configuration space, not for a loan
+    RequestId reader = 0; ///< of config
+    bool late = false;    ///< whoever asked was told that it failed: what it achieves is undone
+  };
+  /// A BorrowRequest that waits for the end of a loan.
+  struct Queued {
+    LinkId link;
+    BorrowRequest request;
   };
   /// Commands that a filter makes of one: answered together.
   struct Batch {
@@ -134,6 +167,8 @@ private:
   void on(Command&);
   void on(const ControlClosed&);
   void on(const TimerFired&);
+  void on(const Stopping&);
+  void stop_when_idle();
   void deliver_to_self();
   void send(LinkId link, Message message);
   void reply(RequestId request, Result<Json> result, std::string note = {});
@@ -152,14 +187,18 @@ private:
   void receive(LinkId link, const Hello&);
   void receive(LinkId link, const Refused&);
   void receive(LinkId link, Devices&);
-  void receive(LinkId link, const Heartbeat&) { (void)link; }
+  void receive(LinkId link, const Heartbeat& heartbeat);
+  void lender_up(LinkId link, const Hello& hello);
+  bool hold_rival(LinkId link, const Hello& hello);
+  void settle_rivals(NodeId node, bool alive);
   void borrower_up(NodeId node, Borrower& borrower);
   void close_link(LinkId link, const std::string& why);
   void refuse(LinkId link, const std::string& reason);
   void dial_again(NodeId node, Borrower& borrower);
   void forget_lender(NodeId node);
   void update_heartbeats();
-  bool has_loans(LinkId link, const Link& state) const;
+  bool sends_heartbeats(LinkId link, const Link& state) const;
+  bool expects_heartbeats(LinkId link, const Link& state) const;
 
   // node_bridges.cpp
   void on(const BridgeChanged&);
@@ -215,6 +254,11 @@ private:
   void end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason);
   void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
   void end_shares_of(NodeId borrower, const std::string& reason);
+  bool has_shares(NodeId borrower) const;
+  void answer_end(const LoanId& loan, const Share& share);
+  bool must_wait(const OwnDevice& device, const BorrowRequest& request) const;
+  void retry_borrows();
+  void disconnect_idle(NodeId borrower);
   void quarantine(DeviceId id, OwnDevice& device, const std::string& reason);
 
   // node_borrowing.cpp
@@ -226,13 +270,13 @@ private:
   void receive(LinkId link, const TakenBack&);
   void borrow(DeviceId id, Loan loan, RequestId request);
   Result<LinkId> path_to_lender(DeviceId id) const;
-  void borrow_answered(DeviceId id, const Answer&);
+  void borrow_answered(const Pending& asked, const Answer&);
   void finish_loan(DeviceId id, const Error& why);
   void close_loan(DeviceId id, Loan& loan, bool orderly);
   void return_loan(DeviceId id, Loan& loan);
-  void request_return(DeviceId id, Loan& loan);
   void loans_lost(NodeId lender, const std::string& why);
-  std::uint64_t expect_answer(LinkId link, DeviceId device, std::optional<RequestId> reader = std::nullopt);
+  std::uint64_t expect_answer(Pending pending);
+  void answer_is_late(std::uint64_t number, Pending& pending);
 
   // node_commands.cpp
   Result<DeviceId> find_device(const Json& arguments) const;
@@ -248,7 +292,8 @@ private:
   void command_show(Command&);
   void command_borrow(Command&);
   void command_open(Command&);
-  void take(Command&, ControlId owner);
+  void take(Command& command, ControlId owner);
+  bool disown(Loan& loan, ControlId owner);
   void command_return(Command&);
   void command_status(Command&);
   void command_config(Command&);
@@ -274,18 +319,23 @@ private:
   std::map<std::string, BridgeChanged> bridges_; ///< by address
   std::map<NodeId, Borrower> borrowers_;
   std::map<NodeId, Lender> lenders_;
+  std::map<NodeId, Rival> rivals_; ///< by the id that they claim
   std::map<LinkId, Link> links_;
   std::map<DeviceId, Loan> loans_;
   std::map<std::uint64_t, Pending> pending_; ///< requests to lenders, by number
+  std::vector<Queued> queue_;                ///< of borrowers
   std::map<RequestId, Scan> scans_;
   std::map<RequestId, Batch> batches_;
   std::map<RequestId, RequestId> parts_; ///< to their batch
   std::map<RequestId, PeerRead> peer_reads_;
   std::map<RequestId, DeviceId> own_reads_;
   RequestId next_request_ = first_own_request;
-  std::uint64_t next_number_ = 1, next_epoch_ = 1, next_event_ = 1;
+  bool stopping_ = false, idle_ = false; ///< the latter: told
+  std::uint64_t next_number_ = 1, next_epoch_ = settings_.first_epoch, next_event_ = 1;
   std::map<std::string, std::uint64_t> counters_;
 };
+
+inline constexpr std::chrono::milliseconds heartbeat_interval{500};
 
 /// The two ends of the connection to itself: what is sent on one is received on the other.
 inline constexpr LinkId self_as_lender = 1, self_as_borrower = 2, first_link = 16;

@@ -10,14 +10,30 @@ namespace smartio::core {
 using std::chrono::milliseconds;
 
 namespace {
-constexpr milliseconds answer_timeout{4000};
+constexpr milliseconds borrow_timeout{4000}, config_timeout{10000};
+constexpr unsigned most_unanswered = 64; ///< requests of one lender
 } // namespace
 
-std::uint64_t Node::expect_answer(LinkId link, DeviceId device, std::optional<RequestId> reader) {
-  const auto request = next_number_++;
-  pending_[request] = {link, device, reader};
-  if (link >= first_link) effects_.push_back(Arm{{Timer::Kind::answer, request}, answer_timeout});
-  return request;
+std::uint64_t Node::expect_answer(Pending pending) {
+  const auto number = next_number_++;
+  // An end lasts as long as it lasts: the lender's heartbeats say that it is on it.
+  if (pending.link >= first_link && pending.kind != Pending::Kind::give_back)
+    effects_.push_back(
+        Arm{{Timer::Kind::answer, number}, pending.kind == Pending::Kind::config ? config_timeout : borrow_timeout});
+  pending_.emplace(number, std::move(pending));
+  return number;
+}
+
+/// The request fails, and nothing else does. A lender that leaves one after the other is of no use.
+void Node::answer_is_late(std::uint64_t number, Pending& pending) {
+  if (std::exchange(pending.late, true)) return;
+  const Pending asked = pending;
+  const auto why = fmt::format("node {} did not answer in time", smartio::number(lender_of(asked.device)));
+  if (asked.kind == Pending::Kind::config) reply(asked.reader, fail(Errc::timed_out, "{}", why));
+  const auto loan = loans_.find(asked.device);
+  if (asked.kind == Pending::Kind::borrow && loan != loans_.end() && loan->second.asked == number)
+    finish_loan(asked.device, Error{make_error_code(Errc::timed_out), why});
+  if (++links_[asked.link].unanswered >= most_unanswered) close_link(asked.link, "it answers no requests");
 }
 
 Result<LinkId> Node::path_to_lender(DeviceId id) const {
@@ -43,35 +59,45 @@ void Node::borrow(DeviceId id, Loan loan, RequestId request) {
   const auto link = path_to_lender(id);
   if (!link) return reply(request, std::unexpected(link.error()));
   loan.waiting.push_back(request);
-  const bool shared = loan.shared;
+  loan.asked = expect_answer({.kind = Pending::Kind::borrow, .link = *link, .device = id});
+  send(*link, BorrowRequest{loan.asked, id, loan.shared});
   loans_[id] = std::move(loan);
-  send(*link, BorrowRequest{expect_answer(*link, id), id, shared});
 }
 
 void Node::receive(LinkId link, const Answer& answer) {
-  const auto pending = pending_.find(answer.number);
-  if (pending == pending_.end() || pending->second.link != link || pending->second.reader)
+  const auto found = pending_.find(answer.number);
+  if (found == pending_.end() || found->second.link != link || found->second.kind == Pending::Kind::config)
     return close_link(link, "it answered what was not asked");
-  const auto id = pending->second.device;
-  pending_.erase(pending);
+  const Pending asked = found->second;
+  pending_.erase(found);
   effects_.push_back(Disarm{{Timer::Kind::answer, answer.number}});
-  borrow_answered(id, answer);
+  if (asked.late) --links_[link].unanswered;
+  if (asked.kind == Pending::Kind::borrow) return borrow_answered(asked, answer);
+  const auto loan = loans_.find(asked.device);
+  if (loan == loans_.end() || loan->second.returning != answer.number) return;
+  loan->second.returning.reset();
+  if (loan->second.phase == Loan::Phase::closing) return; // its client is about to leave
+  // The lender ended it before this node asked, or after all was told: nothing of it is left there.
+  if (loan->second.phase == Loan::Phase::returning) return close_loan(asked.device, loan->second, true);
+  finish_loan(asked.device, {make_error_code(Errc::revoked), "the loan was returned"});
 }
 
-void Node::borrow_answered(DeviceId id, const Answer& answer) {
+/// A grant that nobody waits for any more is returned at once.
+void Node::borrow_answered(const Pending& asked, const Answer& answer) {
+  const auto id = asked.device;
   const auto found = loans_.find(id);
-  if (found == loans_.end()) return;
-  auto& loan = found->second;
-  if (loan.phase == Loan::Phase::returning)
-    return finish_loan(id, {make_error_code(Errc::revoked), "the loan was returned"});
-  if (loan.phase != Loan::Phase::requested) return;
-  if (answer.code != Errc{}) {
-    loan.give_back = false;
-    return finish_loan(id, {make_error_code(answer.code), answer.message});
+  if (found == loans_.end() || found->second.asked != answer.number) {
+    if (answer.code == Errc{})
+      send(asked.link,
+           ReturnRequest{expect_answer({.kind = Pending::Kind::give_back, .link = asked.link, .device = id}), id,
+                         answer.epoch});
+    return;
   }
+  auto& loan = found->second;
+  if (answer.code != Errc{}) return finish_loan(id, {make_error_code(answer.code), answer.message});
   loan.epoch = answer.epoch;
   loan.phase = Loan::Phase::opening;
-  if (!loan.returners.empty() || loan.released) return close_loan(id, loan, true);
+  if (loan.unwanted || !loan.returners.empty()) return return_loan(id, loan);
   const auto& lender = lenders_[lender_of(id)];
   effects_.push_back(OpenLoan{{id, loan.epoch},
                               fabric_to(lender),
@@ -97,19 +123,22 @@ void Node::on(LoanOpened& opened) {
   reply(loan.waiting, Json{{"device", to_string(opened.loan.device)}, {"socket", loan.socket}});
 }
 
-/// Gives the loan back to the lender once its client is gone.
+/// Asks the lender to end the loan. Until that says that the device reaches no memory of the client any more, the
+/// client is told nothing.
 void Node::return_loan(DeviceId id, Loan& loan) {
-  switch (loan.phase) {
-  case Loan::Phase::requested: loan.released = true; break; // its answer closes it
-  case Loan::Phase::opening:
-  case Loan::Phase::open: close_loan(id, loan, true); break;
-  case Loan::Phase::closing:
-  case Loan::Phase::returning: break;
-  }
+  if (loan.phase == Loan::Phase::requested) loan.unwanted = true; // its answer returns it
+  if (loan.phase != Loan::Phase::opening && loan.phase != Loan::Phase::open) return;
+  const auto lender = lenders_.find(lender_of(id));
+  if (lender == lenders_.end() || lender->second.link == 0) return close_loan(id, loan, false);
+  const auto link = lender->second.link;
+  loan.phase = Loan::Phase::returning;
+  loan.returning = expect_answer({.kind = Pending::Kind::give_back, .link = link, .device = id});
+  send(link, ReturnRequest{*loan.returning, id, loan.epoch});
 }
 
+/// `orderly`: the device reaches no memory of the client any more.
 void Node::close_loan(DeviceId id, Loan& loan, bool orderly) {
-  if (loan.phase == Loan::Phase::closing || loan.phase == Loan::Phase::returning) return;
+  if (loan.phase >= Loan::Phase::closing) return;
   loan.phase = Loan::Phase::closing;
   effects_.push_back(CloseLoan{{id, loan.epoch}, orderly});
 }
@@ -119,19 +148,14 @@ void Node::on(const LoanClosed& closed) {
   if (found == loans_.end() || found->second.epoch != closed.loan.epoch || found->second.phase != Loan::Phase::closing)
     return;
   auto& loan = found->second;
-  if (loan.give_back) return request_return(closed.loan.device, loan);
   const auto lender = lenders_.find(lender_of(closed.loan.device));
-  if (loan.released && lender != lenders_.end() && lender->second.link != 0)
+  if (std::exchange(loan.taken_back, false) && lender != lenders_.end() && lender->second.link != 0)
     send(lender->second.link, Released{closed.loan.device, loan.epoch});
-  finish_loan(closed.loan.device, {make_error_code(Errc::revoked), "the device was taken back"});
-}
-
-void Node::request_return(DeviceId id, Loan& loan) {
-  const auto lender = lenders_.find(lender_of(id));
-  if (lender == lenders_.end() || lender->second.link == 0)
-    return finish_loan(id, {make_error_code(Errc::peer_down), "the lender is not connected"});
-  loan.phase = Loan::Phase::returning;
-  send(lender->second.link, ReturnRequest{expect_answer(lender->second.link, id), id, loan.epoch});
+  if (loan.returning)
+    loan.phase = Loan::Phase::released;
+  else
+    finish_loan(closed.loan.device,
+                loan.why.value_or(Error{make_error_code(Errc::revoked), "the device was taken back"}));
 }
 
 /// The loan is over: whoever waited to return it is done, whoever waited to use it learns why it cannot.
@@ -141,6 +165,7 @@ void Node::finish_loan(DeviceId id, const Error& why) {
   reply(loan.returners, Json{{"device", to_string(id)}});
   reply(loan.waiting, std::unexpected(why));
   if (!loan.socket.empty()) emit("loan-ended", {{"device", to_string(id)}, {"epoch", loan.epoch}});
+  for (auto& [command, owner] : loan.next) take(command, owner);
 }
 
 void Node::receive(LinkId link, const TakenBack& taken) {
@@ -149,10 +174,12 @@ void Node::receive(LinkId link, const TakenBack& taken) {
   if (found == loans_.end() || found->second.epoch != taken.epoch)
     return send(link, Released{taken.device, taken.epoch});
   auto& loan = found->second;
-  loan.give_back = false;
-  loan.released = true;
-  log(4, fmt::format("device {} was taken back: {}", to_string(taken.device), taken.reason));
-  emit("loan-taken-back", {{"device", to_string(taken.device)}, {"reason", taken.reason}});
+  if (loan.phase >= Loan::Phase::closing) return; // told already, or lost
+  loan.taken_back = true;
+  if (!loan.returning) {
+    log(4, fmt::format("device {} was taken back: {}", to_string(taken.device), taken.reason));
+    emit("loan-taken-back", {{"device", to_string(taken.device)}, {"reason", taken.reason}});
+  }
   close_loan(taken.device, loan, true);
 }
 
@@ -160,21 +187,24 @@ void Node::on(const FabricLost& lost) {
   const auto found = loans_.find(lost.loan.device);
   if (found == loans_.end() || found->second.epoch != lost.loan.epoch) return;
   log(4, fmt::format("device {} was lost: {}", to_string(lost.loan.device), lost.why));
-  close_loan(lost.loan.device, found->second, false);
+  return_loan(lost.loan.device, found->second);
 }
 
 void Node::loans_lost(NodeId lender, const std::string& why) {
   std::erase_if(pending_, [this, lender, &why](const auto& p) {
     if (lender_of(p.second.device) != lender) return false;
     effects_.push_back(Disarm{{Timer::Kind::answer, p.first}});
-    if (p.second.reader) reply(*p.second.reader, fail(Errc::peer_down, "{}", why));
+    if (p.second.kind == Pending::Kind::config && !p.second.late)
+      reply(p.second.reader, fail(Errc::peer_down, "{}", why));
     return true;
   });
   std::vector<DeviceId> gone;
   for (auto& [id, loan] : loans_) {
     if (lender_of(id) != lender) continue;
-    loan.give_back = loan.released = false;
-    if (loan.phase == Loan::Phase::requested || loan.phase == Loan::Phase::returning)
+    loan.taken_back = false;
+    loan.returning.reset();
+    loan.why = Error{make_error_code(Errc::peer_down), why};
+    if (loan.phase == Loan::Phase::requested || loan.phase == Loan::Phase::released)
       gone.push_back(id);
     else
       close_loan(id, loan, false);

@@ -101,7 +101,12 @@ void Node::command_connect(Command& c) {
   if (colon == std::string::npos || colon == 0 || address.size() > text_limit ||
       parse_number(address.substr(colon + 1), 10, 65535).value_or(0) == 0)
     return reply(c.request, fail(Errc::bad_request, "'{}' is not an address: give HOST:PORT", address));
-  const bool dialling = known != borrowers_.end();
+  if (known != borrowers_.end() && known->second.link != 0 && known->second.address != address) {
+    known->second.address = address; // the one that is being tried is not wanted any more
+    close_link(known->second.link, "another address was given");
+  }
+  const auto again = borrowers_.find(*node);
+  const bool dialling = again != borrowers_.end();
   auto& borrower = borrowers_[*node];
   borrower.address = address;
   const bool wait = flag(c.arguments, "wait");
@@ -130,10 +135,20 @@ void Node::command_disconnect(Command& c) {
   if (intent_.connections.erase(*node) != 0) save();
   reply(found->second.waiting, fail(Errc::revoked, "node {} was disconnected", number(*node)));
   effects_.push_back(Disarm{{Timer::Kind::redial, number(*node)}});
+  found->second.leavers.push_back(c.request);
+  end_shares_of(*node, fmt::format("node {} disconnected", number(settings_.node)));
+  disconnect_idle(*node);
+}
+
+/// Its loans were taken back first.
+void Node::disconnect_idle(NodeId node) {
+  const auto found = borrowers_.find(node);
+  if (found == borrowers_.end() || found->second.leavers.empty() || has_shares(node)) return;
+  auto leavers = std::move(found->second.leavers);
   const auto link = found->second.link;
+  borrowers_.erase(found);
   if (link != 0) refuse(link, fmt::format("node {} disconnected", number(settings_.node)));
-  borrowers_.erase(*node);
-  reply(c.request, Json{{"node", number(*node)}});
+  reply(leavers, Json{{"node", number(node)}});
 }
 
 void Node::command_add(Command& c) {
@@ -243,26 +258,34 @@ void Node::command_show(Command& c) {
 void Node::command_borrow(Command& c) { take(c, 0); }
 void Node::command_open(Command& c) { take(c, c.from); }
 
-/// Takes the loan for `owner`, or gives the one this node has.
+/// A control connection needs the loan no longer: whether nobody else does.
+bool Node::disown(Loan& loan, ControlId owner) {
+  return loan.owners.erase(owner) != 0 && loan.owners.empty() && !loan.kept;
+}
+
+/// Takes the loan for `owner`, or gives the one this node has; 0: for the node.
 void Node::take(Command& c, ControlId owner) {
   const auto id = find_device(c.arguments);
   if (!id) return reply(c.request, std::unexpected(id.error()));
+  if (stopping_) return reply(c.request, fail(Errc::peer_down, "node {} is stopping", number(settings_.node)));
   if (!settings_.can_borrow)
     return reply(c.request, fail(Errc::not_permitted, "this node has no run directory, so it cannot borrow"));
   const auto found = loans_.find(*id);
-  if (found == loans_.end())
-    return borrow(*id,
-                  Loan{.shared = flag(c.arguments, "shared"),
-                       .owner = owner,
-                       .user = get_string(c.arguments, "owner").value_or("")},
-                  c.request);
+  const auto add_owner = [owner](Loan& loan) {
+    loan.kept = loan.kept || owner == 0;
+    if (owner != 0) loan.owners.insert(owner);
+  };
+  if (found == loans_.end()) {
+    Loan loan{.shared = flag(c.arguments, "shared"), .user = get_string(c.arguments, "owner").value_or("")};
+    add_owner(loan);
+    return borrow(*id, std::move(loan), c.request);
+  }
   auto& loan = found->second;
-  if (loan.phase == Loan::Phase::closing || loan.phase == Loan::Phase::returning || loan.released)
-    return reply(c.request, fail(Errc::busy, "the loan of device {} is just ending: try again", to_string(*id)));
-  if (owner == 0) loan.owner = 0;
-  if (loan.phase != Loan::Phase::open) return loan.waiting.push_back(c.request);
-  if (owner != 0 && !loan.usage.client.empty() && !loan.shared)
+  if (loan.phase > Loan::Phase::open || loan.unwanted) return loan.next.emplace_back(std::move(c), owner), void();
+  if (owner != 0 && !loan.usage.client.empty())
     return reply(c.request, fail(Errc::busy, "device {} is in use by process {}", to_string(*id), loan.usage.pid));
+  add_owner(loan);
+  if (loan.phase != Loan::Phase::open) return loan.waiting.push_back(c.request);
   reply(c.request, Json{{"device", to_string(*id)}, {"socket", loan.socket}},
         owner == 0 ? fmt::format("device {} is borrowed already", to_string(*id)) : "");
 }
@@ -275,7 +298,7 @@ void Node::command_return(Command& c) {
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("device {} is not borrowed by this node", to_string(*id)));
   // Whoever opened a device returns what was borrowed for it, and nobody else's loan.
-  if (flag(c.arguments, "opened") && found->second.owner != c.from)
+  if (flag(c.arguments, "opened") && !disown(found->second, c.from))
     return reply(c.request, Json{{"device", to_string(*id)}}, fmt::format("device {} stays borrowed", to_string(*id)));
   found->second.returners.push_back(c.request);
   return_loan(*id, found->second);

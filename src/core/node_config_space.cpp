@@ -3,6 +3,10 @@
 
 namespace smartio::core {
 
+namespace {
+constexpr unsigned most_reads = 16; ///< that one peer has under way here
+} // namespace
+
 void Node::command_config_space(Command& c) {
   const auto id = find_device(c.arguments);
   if (!id) return reply(c.request, std::unexpected(id.error()));
@@ -17,7 +21,11 @@ void Node::command_config_space(Command& c) {
   if (lender == lenders_.end() || lender->second.link == 0)
     return reply(c.request, fail(Errc::peer_down, "node {}, which has device {}, is not connected now",
                                  static_cast<unsigned>(lender_of(*id)), to_string(*id)));
-  send(lender->second.link, ConfigRequest{expect_answer(lender->second.link, *id, c.request), *id, *form});
+  send(lender->second.link,
+       ConfigRequest{
+           expect_answer(
+               {.kind = Pending::Kind::config, .link = lender->second.link, .device = *id, .reader = c.request}),
+           *id, *form});
 }
 
 void Node::on(ConfigRead& read) {
@@ -25,6 +33,7 @@ void Node::on(ConfigRead& read) {
     return reply_config(read.request, own_read.mapped(), std::move(read.hex));
   const auto peer = peer_reads_.extract(read.request);
   if (peer.empty() || !links_.contains(peer.mapped().link)) return;
+  --links_[peer.mapped().link].reads;
   ConfigAnswer answer{peer.mapped().number, {}, {}, {}};
   if (read.hex) {
     answer.hex = std::move(*read.hex);
@@ -44,6 +53,9 @@ void Node::receive(LinkId link, const ConfigRequest& request) {
                                    {},
                                    Errc::no_such_device,
                                    fmt::format("there is no device {}", to_string(request.device))});
+  if (links_[link].reads >= most_reads)
+    return send(link, ConfigAnswer{request.number, {}, Errc::busy, "too many configuration spaces are being read"});
+  ++links_[link].reads;
   const auto read = next_request_++;
   peer_reads_[read] = {link, request.number};
   effects_.push_back(ReadConfig{read, request.device, device->address, request.form});
@@ -51,13 +63,15 @@ void Node::receive(LinkId link, const ConfigRequest& request) {
 
 void Node::receive(LinkId link, ConfigAnswer& answer) {
   const auto pending = pending_.find(answer.number);
-  if (pending == pending_.end() || pending->second.link != link || !pending->second.reader)
+  if (pending == pending_.end() || pending->second.link != link || pending->second.kind != Pending::Kind::config)
     return close_link(link, "it answered what was not asked");
   const Pending asked = pending->second;
   pending_.erase(pending);
   effects_.push_back(Disarm{{Timer::Kind::answer, answer.number}});
-  if (answer.code != Errc{}) return reply(*asked.reader, fail(answer.code, "{}", answer.message));
-  reply_config(*asked.reader, asked.device, std::move(answer.hex));
+  if (asked.late) --links_[link].unanswered;
+  if (asked.late) return;
+  if (answer.code != Errc{}) return reply(asked.reader, fail(answer.code, "{}", answer.message));
+  reply_config(asked.reader, asked.device, std::move(answer.hex));
 }
 
 void Node::reply_config(RequestId request, DeviceId id, Result<std::string> hex) {

@@ -7,6 +7,10 @@
 
 namespace smartio::core {
 
+namespace {
+constexpr std::ptrdiff_t most_queued = 64; ///< requests of one borrower that wait for ends
+} // namespace
+
 bool Node::admits(const LoanId& loan, const std::string& nonce) const {
   const auto link = std::ranges::find_if(links_, [&nonce](const auto& l) { return l.second.nonce == nonce; });
   return link != links_.end() && admits(loan, link->first);
@@ -45,8 +49,17 @@ void Node::receive(LinkId link, const BorrowRequest& request) {
   auto* device = own(request.device);
   const auto name = to_string(request.device);
   if (!links_[link].dialled) return close_link(link, "it asked for a device but is no borrower");
+  if (stopping_ || !borrowers_[borrower].leavers.empty())
+    return refuse(Errc::peer_down,
+                  fmt::format("node {} is {}", number(settings_.node), stopping_ ? "stopping" : "disconnecting"));
   if (device == nullptr)
     return refuse(Errc::no_such_device, fmt::format("node {} has no device {}", number(settings_.node), name));
+  if (must_wait(*device, request)) {
+    const auto asked = std::ranges::count(queue_, link, &Queued::link);
+    if (asked >= most_queued)
+      return refuse(Errc::busy, fmt::format("node {} waits for too many devices", number(borrower)));
+    return queue_.push_back({link, request});
+  }
   const bool joins =
       device->state == DeviceState::borrowed && request.shared && !device->leaving &&
       std::ranges::all_of(device->shares, [](const auto& s) { return s.second.shared && !s.second.ending; });
@@ -71,17 +84,33 @@ void Node::receive(LinkId link, const BorrowRequest& request) {
   send(link, Answer{request.number, epoch, {}, {}});
 }
 
+/// Whether nothing but ends of loans, which are under way, stand between the borrower and the device.
+bool Node::must_wait(const OwnDevice& device, const BorrowRequest& request) const {
+  if (device.state != DeviceState::borrowed || device.leaving) return false;
+  const auto ending = [](const auto& share) { return share.second.ending; };
+  const auto blocks = [&request](const auto& share) {
+    return !share.second.ending && (!share.second.shared || !request.shared);
+  };
+  return std::ranges::any_of(device.shares, ending) && std::ranges::none_of(device.shares, blocks);
+}
+
+/// Something has ended: who waits for that gets what is there now.
+void Node::retry_borrows() {
+  for (const auto& [link, request] : std::exchange(queue_, {})) receive(link, request);
+}
+
 /// A device of the same IOMMU group that somebody else has: what one of the two maps, the other could reach.
 const Node::OwnDevice* Node::companion_of_other(const OwnDevice& device, NodeId borrower) const {
   if (!device.identity.iommu_group) return nullptr;
   const auto found = std::ranges::find_if(devices_, [&device, borrower](const auto& d) {
     return &d.second != &device && d.second.identity.iommu_group == device.identity.iommu_group &&
-           !d.second.shares.empty() && d.second.shares.begin()->second.borrower != borrower;
+           std::ranges::any_of(d.second.shares, [borrower](const auto& s) { return s.second.borrower != borrower; });
   });
   return found == devices_.end() ? nullptr : &found->second;
 }
 
 void Node::receive(LinkId link, const ReturnRequest& request) {
+  if (!links_[link].dialled) return close_link(link, "it returned a device but is no borrower");
   auto* device = own(request.device);
   const auto share =
       device == nullptr ? std::map<std::uint64_t, Share>::iterator{} : device->shares.find(request.epoch);
@@ -113,6 +142,13 @@ void Node::end_shares_of(NodeId borrower, const std::string& reason) {
       if (share.borrower == borrower) end_share(make_device_id(settings_.node, index), device, epoch, reason);
 }
 
+bool Node::has_shares(NodeId borrower) const {
+  return std::ranges::any_of(devices_, [borrower](const auto& device) {
+    return std::ranges::any_of(device.second.shares,
+                               [borrower](const auto& share) { return share.second.borrower == borrower; });
+  });
+}
+
 void Node::on(const TellClients& tell) {
   auto* device = own(tell.loan.device);
   const auto share =
@@ -120,7 +156,8 @@ void Node::on(const TellClients& tell) {
   if (device == nullptr || share == device->shares.end()) return;
   const auto borrower = borrowers_.find(share->second.borrower);
   const bool connected = borrower != borrowers_.end() && borrower->second.up;
-  if (share->second.returned_by || !connected) return effects_.push_back(ClientsReleased{tell.loan});
+  if (!connected) return effects_.push_back(ClientsReleased{tell.loan});
+  share->second.told = true;
   send(borrower->second.link, TakenBack{tell.loan.device, tell.loan.epoch, share->second.reason});
 }
 
@@ -133,24 +170,35 @@ void Node::receive(LinkId link, const Released& released) {
 }
 
 void Node::on(const LoanEnded& ended) {
-  auto* device = own(ended.loan.device);
-  if (device == nullptr) return;
   const auto id = ended.loan.device;
-  if (const auto share = device->shares.find(ended.loan.epoch); share != device->shares.end()) {
-    const auto borrower = borrowers_.find(share->second.borrower);
-    if (share->second.returned_by && borrower != borrowers_.end() && borrower->second.up)
-      send(borrower->second.link, Answer{*share->second.returned_by, ended.loan.epoch, {}, {}});
-    device->shares.erase(share);
-  }
-  if (ended.error) return quarantine(id, *device, to_string(*ended.error));
-  if (!device->shares.empty()) return announce(id);
-  if (device->leaving) return close(id, *device);
-  if (device->state == DeviceState::borrowed) set_state(id, *device, DeviceState::available);
+  auto* device = own(id);
+  if (device == nullptr) return;
+  const auto share = device->shares.extract(ended.loan.epoch);
+  if (ended.error)
+    quarantine(id, *device, to_string(*ended.error));
+  else if (!device->shares.empty())
+    announce(id);
+  else if (device->leaving)
+    close(id, *device);
+  else if (device->state == DeviceState::borrowed)
+    set_state(id, *device, DeviceState::available);
+  if (!share.empty()) answer_end(ended.loan, share.mapped()); // now: whoever has the answer has seen the new state
+  retry_borrows();
+}
+
+void Node::answer_end(const LoanId& loan, const Share& share) {
+  const auto borrower = borrowers_.find(share.borrower);
+  const bool up = borrower != borrowers_.end() && borrower->second.up;
+  if (up && !share.told) // the device was closed: there was nothing to wait for
+    send(borrower->second.link, TakenBack{loan.device, loan.epoch, share.reason});
+  if (up && share.returned_by) send(borrower->second.link, Answer{*share.returned_by, loan.epoch, {}, {}});
+  disconnect_idle(share.borrower);
 }
 
 void Node::on(const UseEnded& ended) {
   auto* device = own(ended.loan.device);
   if (device != nullptr && ended.error) quarantine(ended.loan.device, *device, to_string(*ended.error));
+  retry_borrows();
 }
 
 void Node::quarantine(DeviceId id, OwnDevice& device, const std::string& reason) {

@@ -10,13 +10,13 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr milliseconds hello_timeout{4000};
-constexpr milliseconds heartbeat_interval{500};
 constexpr milliseconds longest_pause{5000};
+constexpr milliseconds rival_timeout{2000}; // below hello_timeout: a lender that started again waits so long
 
 } // namespace
 
 void Node::on(const Accepted& accepted) {
-  links_[accepted.link] = Link{.dialled = false, .nonce = accepted.nonce};
+  links_[accepted.link] = Link{.dialled = false, .nonce = accepted.nonce, .from = accepted.from};
   effects_.push_back(Arm{{Timer::Kind::hello, accepted.link}, hello_timeout});
 }
 
@@ -27,7 +27,7 @@ void Node::on(const Dialled& dialled) {
     return;
   }
   found->second.link = dialled.link;
-  links_[dialled.link] = Link{.dialled = true, .nonce = dialled.nonce};
+  links_[dialled.link] = Link{.dialled = true, .nonce = dialled.nonce, .from = found->second.address};
   effects_.push_back(Arm{{Timer::Kind::hello, dialled.link}, hello_timeout});
   send(dialled.link, Hello{.node = settings_.node,
                            .to = dialled.node,
@@ -43,10 +43,9 @@ void Node::on(const DialFailed& failed) {
   const bool kept = intent_.connections.contains(failed.node);
   reply(borrower.waiting, fail(Errc::peer_down, "node {} cannot be reached at {}: {}", number(failed.node),
                                borrower.address, failed.why));
-  if (kept)
-    dial_again(failed.node, borrower);
-  else
-    borrowers_.erase(found);
+  if (kept) return dial_again(failed.node, borrower);
+  reply(borrower.leavers, Json{{"node", number(failed.node)}});
+  borrowers_.erase(found);
 }
 
 void Node::dial_again(NodeId node, Borrower& borrower) {
@@ -60,8 +59,10 @@ void Node::on(Received& received) {
   const bool is_hello = std::holds_alternative<Hello>(received.message);
   const bool is_refusal = std::holds_alternative<Refused>(received.message);
   const bool early = found->second.peer == NodeId{};
-  if (early ? !is_hello && !is_refusal : is_hello) return close_link(received.link, "it spoke out of turn");
-  if (found->second.beating) effects_.push_back(Arm{{Timer::Kind::silence, received.link}, peer_timeout()});
+  if (early ? (!is_hello || found->second.rival) && !is_refusal : is_hello)
+    return close_link(received.link, "it spoke out of turn");
+  if (found->second.expecting) effects_.push_back(Arm{{Timer::Kind::silence, received.link}, peer_timeout()});
+  if (!early && !found->second.dialled) settle_rivals(found->second.peer, true);
   std::visit([this, &received](auto& message) { receive(received.link, message); }, received.message);
 }
 
@@ -85,8 +86,12 @@ void Node::receive(LinkId link, const Hello& hello) {
     found->second.boot_id = hello.boot_id;
     return borrower_up(found->first, found->second);
   }
-  if (const auto old = lenders_.find(hello.node); old != lenders_.end() && old->second.link != 0)
-    close_link(old->second.link, "it connected anew");
+  if (hold_rival(link, hello)) return;
+  lender_up(link, hello);
+}
+
+void Node::lender_up(LinkId link, const Hello& hello) {
+  auto& state = links_[link];
   state.peer = hello.node;
   auto& lender = lenders_[hello.node];
   lender = Lender{.link = link, .hello = hello, .since = now_};
@@ -95,6 +100,39 @@ void Node::receive(LinkId link, const Hello& hello) {
     emit("peer-up", {{"node", number(hello.node)}, {"role", "lender"}});
     log(6, fmt::format("node {} lends to this node", number(hello.node)));
   }
+}
+
+/// Another connection has this lender's id. If that is alive the newcomer is a second node of that id, or what is left
+/// of an old one; else it is the lender itself, which started again. The old connection is asked, and answers at once.
+bool Node::hold_rival(LinkId link, const Hello& hello) {
+  const auto old = lenders_.find(hello.node);
+  if (old == lenders_.end() || old->second.link == 0) return false;
+  if (!rivals_.try_emplace(hello.node, Rival{link, hello}).second) {
+    refuse(link, fmt::format("more than two connections claim to be node {}", number(hello.node)));
+    return true;
+  }
+  links_[link].rival = true;
+  send(old->second.link, Heartbeat{.asks = true});
+  effects_.push_back(Arm{{Timer::Kind::rival, number(hello.node)}, rival_timeout});
+  return true;
+}
+
+/// The lender was heard, or has gone.
+void Node::settle_rivals(NodeId node, bool alive) {
+  const auto found = rivals_.extract(node);
+  if (found.empty()) return;
+  const auto [link, hello] = found.mapped();
+  links_[link].rival = false;
+  effects_.push_back(Disarm{{Timer::Kind::rival, number(node)}});
+  const auto lender = lenders_.find(node);
+  const auto old = lender == lenders_.end() ? LinkId{0} : lender->second.link;
+  if (alive && old != 0) {
+    const auto why = fmt::format("node id {} is taken: a node at {} and one at {} have it", number(node),
+                                 links_[old].from, links_[link].from);
+    return refuse(link, why);
+  }
+  if (old != 0) close_link(old, "it fell silent, and connected anew");
+  lender_up(link, hello);
 }
 
 void Node::borrower_up(NodeId node, Borrower& borrower) {
@@ -142,7 +180,8 @@ void Node::receive(LinkId link, Devices& devices) {
     return close_link(link, "it sent devices but does not lend");
   for (auto& device : devices.changed) {
     if (lender_of(device.id) != found->first) return close_link(link, "it offered a device of another node");
-    if (found->second.devices.size() >= 65536) return close_link(link, "it offered too many devices");
+    if (found->second.devices.size() >= 65536 && !found->second.devices.contains(device.id))
+      return close_link(link, "it offered too many devices");
     found->second.devices[device.id] = std::move(device);
   }
   for (const auto id : devices.removed) found->second.devices.erase(id);
@@ -158,6 +197,8 @@ void Node::close_link(LinkId link, const std::string& why) {
   effects_.push_back(Drop{link});
   for (const auto kind : {Timer::Kind::hello, Timer::Kind::heartbeat, Timer::Kind::silence})
     effects_.push_back(Disarm{{kind, link}});
+  if (state.rival) std::erase_if(rivals_, [link](const auto& rival) { return rival.second.link == link; });
+  std::erase_if(queue_, [link](const Queued& queued) { return queued.link == link; });
   if (state.dialled) {
     const auto peer = std::ranges::find_if(borrowers_, [link](const auto& b) { return b.second.link == link; });
     if (peer == borrowers_.end()) return;
@@ -171,6 +212,7 @@ void Node::close_link(LinkId link, const std::string& why) {
     }
     return on(DialFailed{peer->first, why});
   }
+  if (state.peer == NodeId{}) return log(6, fmt::format("a connection was refused: {}", why));
   const auto lender = lenders_.find(state.peer);
   if (lender == lenders_.end() || lender->second.link != link) return;
   lender->second.link = 0;
@@ -178,10 +220,21 @@ void Node::close_link(LinkId link, const std::string& why) {
   emit("peer-down", {{"node", number(state.peer)}, {"role", "lender"}, {"reason", why}});
   log(4, fmt::format("connection from node {} lost: {}", number(state.peer), why));
   loans_lost(state.peer, fmt::format("the connection to node {} was lost: {}", number(state.peer), why));
+  settle_rivals(state.peer, false);
 }
 
-// Loans that are ending do not count: the side that is done with one sends no heartbeats for it any more.
-bool Node::has_loans(LinkId link, const Link& state) const {
+void Node::receive(LinkId link, const Heartbeat& heartbeat) {
+  if (heartbeat.asks) send(link, Heartbeat{});
+}
+
+/// As long as a loan is there, however it ends: the other side must not take an end that lasts for silence.
+bool Node::sends_heartbeats(LinkId link, const Link& state) const {
+  if (state.dialled) return has_shares(state.peer);
+  return expects_heartbeats(link, state);
+}
+
+/// A borrower is done with a loan before the lender is.
+bool Node::expects_heartbeats(LinkId link, const Link& state) const {
   if (state.dialled)
     return std::ranges::any_of(devices_, [&state](const auto& device) {
       return std::ranges::any_of(device.second.shares, [&state](const auto& share) {
@@ -191,24 +244,21 @@ bool Node::has_loans(LinkId link, const Link& state) const {
   const auto lender = lenders_.find(state.peer);
   return lender != lenders_.end() && lender->second.link == link &&
          std::ranges::any_of(loans_, [&state](const auto& loan) {
-           const auto phase = loan.second.phase;
-           return lender_of(loan.first) == state.peer && (phase == Loan::Phase::opening || phase == Loan::Phase::open);
+           return lender_of(loan.first) == state.peer && loan.second.phase != Loan::Phase::requested;
          });
 }
 
 void Node::update_heartbeats() {
   for (auto& [link, state] : links_) {
-    const bool wanted = link >= first_link && state.peer != NodeId{} && has_loans(link, state);
-    if (wanted == state.beating) continue;
-    state.beating = wanted;
-    if (wanted) {
-      send(link, Heartbeat{});
-      effects_.push_back(Arm{{Timer::Kind::heartbeat, link}, heartbeat_interval});
-      effects_.push_back(Arm{{Timer::Kind::silence, link}, peer_timeout()});
-    } else {
-      effects_.push_back(Disarm{{Timer::Kind::heartbeat, link}});
-      effects_.push_back(Disarm{{Timer::Kind::silence, link}});
-    }
+    const bool up = link >= first_link && state.peer != NodeId{};
+    const bool beats = up && sends_heartbeats(link, state), expects = up && expects_heartbeats(link, state);
+    if (beats && !state.beating) send(link, Heartbeat{});
+    if (beats && !state.beating) effects_.push_back(Arm{{Timer::Kind::heartbeat, link}, heartbeat_interval});
+    if (!beats && state.beating) effects_.push_back(Disarm{{Timer::Kind::heartbeat, link}});
+    if (expects && !state.expecting) effects_.push_back(Arm{{Timer::Kind::silence, link}, peer_timeout()});
+    if (!expects && state.expecting) effects_.push_back(Disarm{{Timer::Kind::silence, link}});
+    state.beating = beats;
+    state.expecting = expects;
   }
 }
 

@@ -6,6 +6,8 @@
 
 #include <csignal>
 #include <cstdio>
+#include <sys/resource.h>
+#include <unistd.h>
 
 namespace {
 
@@ -21,8 +23,20 @@ int failed(const smartio::Error& error) {
   return exit_code(error);
 }
 
-/// systemd's journal takes the level from the prefix.
-void smartio_log(int level, std::string_view text) { fmt::print(stderr, "<{}>smartiod: {}\n", level, text); }
+/// systemd's journal takes the level from the prefix. A log that cannot be written is no reason to end.
+void smartio_log(int level, std::string_view text) {
+  const auto line = fmt::format("<{}>smartiod: {}\n", level, text);
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+/// Devices, clients and their interrupts take descriptors; the usual soft limit is there for programs that use
+/// select().
+void raise_descriptor_limit() {
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 } // namespace
 
@@ -38,6 +52,7 @@ int main(int argc, char** argv) {
   ::sigaddset(&stop, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &stop, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
 
   const auto node = smartio::Node::start(**config);
   if (!node) return failed(node.error());

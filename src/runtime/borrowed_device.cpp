@@ -4,12 +4,23 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <sys/stat.h>
 
 namespace smartio {
 
 using vfio::Completion;
 using vfio::Request;
 using Kind = vfio::DescriptorKind;
+
+namespace {
+
+/// A file, which a device's server made for this region; not another device of its host, say.
+bool is_file(const Fd& fd) {
+  struct stat status {};
+  return fd && ::fstat(fd.get(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+} // namespace
 
 void BorrowedDevice::connected(OpenedDevice lender) {
   lender_ = std::move(lender);
@@ -44,7 +55,8 @@ Completion BorrowedDevice::with_trust(Completion done) {
     const auto kind = region != nullptr && region->fd ? vfio::kind_of_descriptor(region->fd.get()) : Kind::other;
     const bool whole = kind == Kind::device || kind == Kind::unknown;
     if (whole && self->trusted_) self->holds_function_ = true;
-    if (whole && !self->trusted_) {
+    const bool fits_all = kind == Kind::dma_buf || (kind == Kind::other && region != nullptr && is_file(region->fd));
+    if (region != nullptr && region->fd && !fits_all && !self->trusted_) {
       region->fd.reset();
       region->areas.clear();
       region->flags &= ~vfio::region_flag_mmap;
@@ -86,9 +98,8 @@ void BorrowedDevice::answer_revoked(Request& request, Completion& done) const {
 }
 
 void BorrowedDevice::revoke(bool orderly) {
-  if (revoked_) return;
-  revoked_ = true;
-  orderly_ = orderly;
+  orderly_ = orderly_ || orderly;
+  if (std::exchange(revoked_, true)) return;
   if (error_event_) signal_eventfd(error_event_.get());
   for (auto& [request, done] : std::exchange(waiting_, {})) answer_revoked(request, done);
 }

@@ -27,7 +27,7 @@ public:
   void on_lost(std::move_only_function<void()>) override {} // ERR tells the client, and reads of ones
 
   /// Signals ERR. `orderly`: the lender has unmapped everything, so unmaps succeed; otherwise the memory may still be
-  /// written, and unmaps fail.
+  /// written, and unmaps fail, until revoke(true) follows.
   void revoke(bool orderly);
 
   void close(); ///< ends the connection to the lender, which cleans up there

@@ -12,7 +12,6 @@ using namespace std::chrono_literals;
 
 namespace {
 constexpr std::size_t longest_queue = 32U << 20;
-constexpr auto frame_timeout = 5s;
 } // namespace
 
 void FrameStream::start(OnFrame frame, OnClosed closed) {
@@ -35,6 +34,7 @@ void FrameStream::received(std::size_t bytes) {
     auto frame = reader_.next();
     if (!frame) return fail(frame.error().context);
     if (!*frame) break;
+    ++frames_;
     if (on_frame_) on_frame_(std::move(**frame));
     if (!socket_.is_open() || finishing_) return;
   }
@@ -48,10 +48,15 @@ void FrameStream::watch_frame() {
     if (std::exchange(timing_, false)) timer_.cancel();
     return;
   }
-  if (std::exchange(timing_, true)) return;
-  timer_.expires_after(frame_timeout);
-  timer_.async_wait([self = shared_from_this()](error_code error) {
-    if (!error && self->timing_) self->fail("a frame it began did not end in time");
+  if (!std::exchange(timing_, true)) time_frame();
+}
+
+void FrameStream::time_frame() {
+  timer_.expires_after(patience_);
+  timer_.async_wait([self = shared_from_this(), begun = frames_](error_code error) {
+    if (error || !self->timing_) return;
+    if (self->frames_ != begun) return self->time_frame(); // that one ended, another has begun
+    self->fail("a frame it began did not end in time");
   });
 }
 

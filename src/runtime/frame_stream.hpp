@@ -20,8 +20,9 @@ public:
   using OnFrame = std::function<void(core::Frame)>;
   using OnClosed = std::function<void(const std::string& why)>;
 
-  FrameStream(Socket socket, std::size_t limit)
-      : socket_(std::move(socket)), reader_(limit), timer_(socket_.get_executor()) {}
+  /// A frame that has begun is over after `patience`, or the stream is.
+  FrameStream(Socket socket, std::size_t limit, std::chrono::milliseconds patience = std::chrono::seconds(5))
+      : socket_(std::move(socket)), reader_(limit), patience_(patience), timer_(socket_.get_executor()) {}
 
   /// Reads until either end closes or something malformed comes; then `closed` is called once.
   void start(OnFrame frame, OnClosed closed);
@@ -35,9 +36,12 @@ private:
   void write();
   void fail(const std::string& why);
   void watch_frame();
+  void time_frame();
 
   Socket socket_;
   core::FrameReader reader_;
+  std::chrono::milliseconds patience_;
+  std::uint64_t frames_ = 0; ///< that have come
   boost::asio::steady_timer timer_;
   std::array<char, 16384> buffer_{};
   std::deque<std::string> queue_;

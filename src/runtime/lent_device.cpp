@@ -122,6 +122,7 @@ void LentDevice::watch() {
 void LentDevice::attach(core::LoanId loan, bool shared, Serve serve) {
   for (const auto& session : std::vector(sessions_)) // a client that has gone, or is about to be replaced
     if (!shared || session->loan == loan) session_closed(session);
+  std::erase_if(arrivals_, [&](const Arrival& arrival) { return !shared || arrival.loan == loan; });
   arrivals_.push_back({loan, shared, std::move(serve)});
   work();
 }
@@ -211,8 +212,10 @@ std::optional<unsigned> LentDevice::free_slice() const {
 void LentDevice::serve(Arrival arrival, std::optional<unsigned> slice) {
   const auto session = std::make_shared<Session>();
   session->loan = arrival.loan;
-  session->device = std::make_shared<ShareDevice>(open_.device, description_, slice, open_.filters_config, peers_);
+  session->device =
+      std::make_shared<ShareDevice>(open_.device, description_, slice, open_.filters_config, peers_, vectors_);
   sessions_.push_back(session);
+  fresh_ = false;
   session->disconnect = arrival.serve(session->device, [weak = weak_from_this(), session] {
     if (const auto self = weak.lock()) self->session_closed(session);
   });

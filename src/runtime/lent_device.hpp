@@ -83,7 +83,8 @@ private:
                                                        const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<vfio::Reply> ask_now(vfio::Request request);
   boost::asio::awaitable<std::optional<Error>> bus_master_off();
-  boost::asio::awaitable<std::optional<Error>> interrupts_off(const std::vector<std::shared_ptr<Session>>& sessions);
+  boost::asio::awaitable<std::optional<Error>> interrupts_off(bool all,
+                                                              const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<std::optional<Error>> unmap(bool all, const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<void> tell_clients(core::LoanId loan);
   std::optional<unsigned> free_slice() const;
@@ -94,6 +95,7 @@ private:
   DeviceId id_;
   DeviceSource source_;
   std::shared_ptr<PeerWindows> peers_;
+  std::shared_ptr<VectorOwners> vectors_ = std::make_shared<VectorOwners>();
   Events events_;
   OpenedDevice open_;
   Description description_;
@@ -101,6 +103,7 @@ private:
   std::deque<Job> jobs_;
   std::deque<Arrival> arrivals_;
   bool working_ = false, closed_ = false, lost_ = false;
+  bool fresh_ = true;                                    ///< nobody has used it since it was opened
   boost::asio::steady_timer release_timer_, idle_timer_; ///< the latter ends with the job under way
   std::optional<core::LoanId> awaiting_release_;
 };

@@ -25,11 +25,14 @@ asio::awaitable<void> LentDevice::run(Job job) {
   for (const auto& session : sessions_)
     if (job.only ? session == job.only : session->loan == job.loan) sessions.push_back(session);
   core::EndOfLoan order(job.last, job.keep);
+  const bool fresh = fresh_; // its last client's end did all that there is to do
   while (order.step() != Step::done && !closed_) {
     const auto step = order.step();
-    auto failure = co_await perform(step, job, sessions);
+    std::optional<Error> failure;
+    if (!fresh || step == Step::tell_clients) failure = co_await perform(step, job, sessions);
     order.finished(std::move(failure));
   }
+  if (job.last) fresh_ = !order.verdict() && open_.device;
   std::erase_if(sessions_, [&sessions](const auto& s) { return std::ranges::find(sessions, s) != sessions.end(); });
   working_ = false;
   idle_timer_.cancel();
@@ -48,7 +51,7 @@ asio::awaitable<std::optional<Error>> LentDevice::perform(Step step, const Job& 
     for (const auto& session : sessions) session->device->close_epoch();
     break;
   case Step::bus_master_off: co_return co_await bus_master_off();
-  case Step::interrupts_off: co_return co_await interrupts_off(sessions);
+  case Step::interrupts_off: co_return co_await interrupts_off(job.last, sessions);
   case Step::unmap_windows: co_return co_await unmap(job.last, sessions);
   case Step::tell_clients: co_await tell_clients(job.loan); break;
   case Step::withdraw_bars:
@@ -93,11 +96,20 @@ asio::awaitable<std::optional<Error>> LentDevice::bus_master_off() {
 }
 
 asio::awaitable<std::optional<Error>>
-LentDevice::interrupts_off(const std::vector<std::shared_ptr<Session>>& sessions) {
+LentDevice::interrupts_off(bool all, const std::vector<std::shared_ptr<Session>>& sessions) {
   std::optional<Error> failure;
+  for (const auto& session : sessions) {
+    auto own = session->device->release_vectors();
+    for (auto& irqs : own) {
+      if (all) break;
+      vfio::Request request = std::move(irqs);
+      const auto reply = co_await ask_now(std::move(request));
+      if (!reply) failure = failure_of(reply, "disable an interrupt");
+    }
+  }
   for (std::uint32_t index = 0; index <= vfio::msix; ++index) {
-    const auto used = [index](const auto& s) { return s->device->used_interrupts(index) && !s->device->shared(); };
-    if (std::ranges::none_of(sessions, used)) continue;
+    const auto used = [index](const auto& s) { return s->device->used_interrupts(index); };
+    if (!all || std::ranges::none_of(sessions, used)) continue;
     vfio::Request request = vfio::SetIrqs{vfio::irq_data_none | vfio::irq_action_trigger, index, 0, 0, {}, {}};
     const auto reply = co_await ask_now(std::move(request));
     if (!reply) failure = failure_of(reply, "disable interrupts");
@@ -112,6 +124,7 @@ asio::awaitable<std::optional<Error>> LentDevice::unmap(bool all,
     vfio::Request request = vfio::DmaUnmap{Iova{}, 0, true};
     const auto reply = co_await ask_now(std::move(request));
     failure = failure_of(reply, "unmap every window");
+    if (reply) peers_->unmapped(open_.device.get(), {Iova{}, 0, true});
   }
   for (const auto& session : sessions) {
     const auto windows = session->device->windows();
@@ -120,6 +133,7 @@ asio::awaitable<std::optional<Error>> LentDevice::unmap(bool all,
       vfio::Request request = vfio::DmaUnmap{Iova{iova}, size};
       const auto reply = co_await ask_now(std::move(request));
       if (!reply) failure = failure_of(reply, "unmap a window");
+      if (reply) peers_->unmapped(open_.device.get(), {Iova{iova}, size});
     }
     if (!failure) session->device->windows_gone();
   }

@@ -156,9 +156,9 @@ void LoanSocket::serve_virtual_machine(Session& session) {
 void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent) {
   lent.device->on_lost([weak = weak_from_this(), device] {
     const auto self = weak.lock();
-    if (!self || !self->session_ || self->session_->device != device) return;
-    self->revoke(self->closing_);
-    if (!self->closing_) self->events_(core::FabricLost{self->options_.loan, self->options_.lender.lost});
+    if (!self || self->closing_ || !self->session_ || self->session_->device != device) return;
+    self->revoke(false);
+    self->events_(core::FabricLost{self->options_.loan, self->options_.lender.lost});
   });
   device->connected(std::move(lent));
 }

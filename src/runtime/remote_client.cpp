@@ -25,7 +25,7 @@ RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::
 void RemoteClient::admitted(std::shared_ptr<vfio::Device> device) {
   if (over_) return;
   device_ = std::move(device);
-  vfio::user::DeviceView::load(*device_, [self = shared_from_this()](auto loaded) {
+  vfio::user::DeviceView::load(device_, [self = shared_from_this()](auto loaded) {
     if (!loaded) return self->close();
     self->view_ = std::move(*loaded);
     self->next();
@@ -104,10 +104,12 @@ std::expected<std::vector<Fd>, int> RemoteClient::descriptors(const DeviceMessag
 }
 
 std::expected<vfio::Request, int> RemoteClient::decode(const DeviceMessage& command) {
+  const auto code = static_cast<vfio::user::Command>(command.code);
+  if (command.window && code != vfio::user::Command::dma_map) return std::unexpected(EINVAL);
+  if (!command.doorbells.empty() && code != vfio::user::Command::set_irqs) return std::unexpected(EINVAL);
   auto fds = descriptors(command);
   if (!fds) return std::unexpected(fds.error());
-  auto request = vfio::user::decode_request(static_cast<vfio::user::Command>(command.code),
-                                            std::as_bytes(std::span(command.payload)), std::move(*fds));
+  auto request = vfio::user::decode_request(code, std::as_bytes(std::span(command.payload)), std::move(*fds));
   if (!request) return request;
   int error = view_->check(*request);
   if (error == 0) error = place(*request, command);

@@ -16,6 +16,17 @@ namespace {
 
 constexpr std::byte space_enable{PCI_COMMAND_IO | PCI_COMMAND_MEMORY}, bus_master{PCI_COMMAND_MASTER};
 
+/// The one answer to several requests, given when the last of them is answered.
+struct Sum {
+  explicit Sum(Completion completion) : answer(std::move(completion)) {}
+  Sum(const Sum&) = delete;
+  Sum& operator=(const Sum&) = delete;
+  ~Sum() { answer(error == 0 ? vfio::Reply(vfio::Unmapped{bytes}) : std::unexpected(error)); }
+  Completion answer;
+  std::uint64_t bytes = 0;
+  int error = 0;
+};
+
 std::optional<std::size_t> command_within(std::uint64_t offset, const std::vector<std::byte>& data) {
   return vfio::index_within(offset, data.size(), PCI_COMMAND);
 }
@@ -23,8 +34,10 @@ std::optional<std::size_t> command_within(std::uint64_t offset, const std::vecto
 } // namespace
 
 ShareDevice::ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description,
-                         std::optional<unsigned> slice, bool filters_config, std::shared_ptr<PeerWindows> peers)
-    : device_(std::move(device)), description_(description), peers_(std::move(peers)), slice_(slice) {
+                         std::optional<unsigned> slice, bool filters_config, std::shared_ptr<PeerWindows> peers,
+                         std::shared_ptr<VectorOwners> vectors)
+    : device_(std::move(device)), description_(description), peers_(std::move(peers)), vectors_(std::move(vectors)),
+      slice_(slice) {
   if (filters_config) rules_ = vfio::ConfigRules::parse(description_.config);
 }
 
@@ -88,8 +101,9 @@ Completion ShareDevice::checked(const Request& request, Completion done) {
 void ShareDevice::submit(Request request, Completion done) {
   if (!open_) return answer_closed(request, done);
   if (const int refused = refusal(request); refused != 0) return done(std::unexpected(refused));
-  if (const auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index < vfio::irq_count)
-    used_[irqs->index] = true;
+  auto* irqs = std::get_if<vfio::SetIrqs>(&request);
+  if (irqs != nullptr && irqs->index < vfio::irq_count) used_[irqs->index] = true;
+  if (irqs != nullptr && shared()) return set_own_irqs(std::move(*irqs), std::move(done));
   if (const auto* range = std::get_if<vfio::DmaUnmap>(&request); range != nullptr && shared())
     return unmap_own(*range, std::move(done));
   auto* write = std::get_if<vfio::RegionWrite>(&request);
@@ -104,17 +118,26 @@ void ShareDevice::submit(Request request, Completion done) {
   device_->submit(std::move(request), std::move(completion));
 }
 
+/// Vectors of other clients stay as they are: taking one is refused, and "all" means the client's own.
+void ShareDevice::set_own_irqs(vfio::SetIrqs irqs, Completion done) {
+  if (vectors_->trespasses(this, irqs)) return done(std::unexpected(EBUSY));
+  if (!takes_away(irqs)) {
+    vectors_->note(this, irqs);
+    return device_->submit(std::move(irqs), std::move(done));
+  }
+  const auto sum = std::make_shared<Sum>([done = std::move(done)](vfio::Reply reply) mutable {
+    done(reply ? vfio::Reply(vfio::Done{}) : std::unexpected(reply.error()));
+  });
+  auto requests = vectors_->cut(this, irqs);
+  vectors_->note(this, irqs);
+  for (auto& request : requests)
+    device_->submit(std::move(request), [sum](const vfio::Reply& reply) {
+      if (!reply) sum->error = reply.error();
+    });
+}
+
 /// A range may hold windows of other clients: QEMU unmaps large ranges with little in them.
 void ShareDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
-  struct Sum {
-    explicit Sum(Completion completion) : answer(std::move(completion)) {}
-    Sum(const Sum&) = delete;
-    Sum& operator=(const Sum&) = delete;
-    ~Sum() { answer(error == 0 ? vfio::Reply(vfio::Unmapped{bytes}) : std::unexpected(error)); }
-    Completion answer;
-    std::uint64_t bytes = 0;
-    int error = 0;
-  };
   const auto first = static_cast<std::uint64_t>(range.iova), last = first + (range.size - 1);
   std::vector<vfio::DmaUnmap> own;
   for (const auto& [iova, size] : *windows_) {

@@ -5,6 +5,7 @@
 #include "describe.hpp"
 #include "device.hpp"
 #include "peer_windows.hpp"
+#include "vector_owners.hpp"
 
 #include <array>
 #include <map>
@@ -18,9 +19,10 @@ class ShareDevice final : public vfio::Device, public std::enable_shared_from_th
 public:
   /// `slice`: other clients use the device too, so it is neither reset nor loses bus mastering for this one's sake, and
   /// this one's windows must lie in that slice of the IOVAs (ERANGE); none: it is alone. GetInfo's flags tell it.
-  /// `filters_config`: configuration writes pass ConfigRules.
+  /// `filters_config`: configuration writes pass ConfigRules. `vectors`: of all clients of the device.
   ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, std::optional<unsigned> slice,
-              bool filters_config, std::shared_ptr<PeerWindows> peers);
+              bool filters_config, std::shared_ptr<PeerWindows> peers,
+              std::shared_ptr<VectorOwners> vectors = std::make_shared<VectorOwners>());
 
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()>) override {} // the loan's end tells the client
@@ -32,12 +34,14 @@ public:
 
   /// IOVA to size, in bytes: what the client has mapped, or is about to.
   const std::map<std::uint64_t, std::uint64_t>& windows() const { return *windows_; }
+  std::vector<vfio::SetIrqs> release_vectors() { return vectors_->release(this); } ///< as VectorOwners::release()
   bool used_interrupts(std::uint32_t index) const { return index < vfio::irq_count && used_[index]; }
   std::optional<unsigned> slice() const { return slice_; }
   bool shared() const { return slice_.has_value(); }
 
 private:
   void unmap_own(const vfio::DmaUnmap& range, vfio::Completion done);
+  void set_own_irqs(vfio::SetIrqs irqs, vfio::Completion done);
   void write_config(vfio::RegionWrite write, vfio::Completion done);
   vfio::Completion with_virtual_bits(std::uint64_t offset, vfio::Completion done) const;
   vfio::Completion checked(const vfio::Request& request, vfio::Completion done);
@@ -47,6 +51,7 @@ private:
   std::shared_ptr<vfio::Device> device_;
   Description description_;
   std::shared_ptr<PeerWindows> peers_;
+  std::shared_ptr<VectorOwners> vectors_;
   std::optional<unsigned> slice_;
   bool open_ = true;
   std::optional<vfio::ConfigRules> rules_; ///< none: whatever is behind the device filters

@@ -3,10 +3,12 @@
 #include "file.hpp"
 #include "result.hpp"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <csignal>
 #include <filesystem>
 #include <random>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 namespace smartio {
@@ -16,12 +18,21 @@ using boost::system::error_code;
 
 namespace {
 
+constexpr std::chrono::seconds stop_patience{5}; ///< for loans to end in order; what is left is closed
+
 /// 256 random bits as hex digits; std::random_device is the kernel's generator here.
 std::string make_nonce() {
   std::random_device random;
   std::string nonce;
   for (int i = 0; i < 8; ++i) nonce += fmt::format("{:08x}", random());
   return nonce;
+}
+
+/// Above all that an earlier start used, unless the clock was set back. Below 2^53: JSON's readers may have doubles
+/// only.
+std::uint64_t new_epochs() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count()) << 20 | 1;
 }
 
 /// Addresses of bridges, each in full.
@@ -55,7 +66,23 @@ LentDevice::Serve serve_on(fabric::Socket socket, vfio::user::Counters& counters
 
 } // namespace
 
-Shell::Shell(const Config& config) : config_(config), peers_(io_), resolver_(io_), controls_(io_) {}
+Shell::Shell(const Config& config)
+    : config_(config), stop_timer_(io_), peers_(io_),
+      accepting_peers_(
+          peers_, [this](asio::ip::tcp::socket socket) { accept_peer(std::move(socket)); },
+          [this](const char* text) { warn(text); }),
+      names_(io_), controls_(io_),
+      accepting_controls_(
+          controls_, [this](asio::local::stream_protocol::socket socket) { add_control(std::move(socket)); },
+          [this](const char* text) { warn(text); }),
+      bridge_timer_(io_) {}
+
+/// One `part`th of them, but not more than `most`.
+std::size_t Shell::share_of_descriptors(std::size_t part, std::size_t most) {
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return most;
+  return std::clamp<std::size_t>(limit.rlim_cur / part, 16, most);
+}
 
 Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
@@ -71,7 +98,8 @@ Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
                           .can_borrow = !config.run_dir.empty(),
                           .nodes = config.nodes,
                           .peer_timeout = config.peer_timeout,
-                          .bridges = TRY(full_addresses(config.ntb))};
+                          .bridges = TRY(full_addresses(config.ntb)),
+                          .first_epoch = new_epochs()};
   shell->node_ = std::make_unique<core::Node>(std::move(settings), std::move(intent));
   TRY(shell->open_sockets());
   return shell;
@@ -87,7 +115,11 @@ Result<void> Shell::open_directories() {
     std::error_code ignored;
     std::filesystem::remove_all(loans_directory(), ignored);
   }
-  if (!config_.state_dir.empty()) state_lock_ = TRY(own_directory(config_.state_dir));
+  if (config_.state_dir.empty()) return {};
+  state_lock_ = TRY(own_directory(config_.state_dir));
+  state_file_.emplace(io_, config_.state_dir + "/state.json", [this](const Error& error) {
+    if (config_.log) config_.log(3, "the state could not be saved: " + to_string(error));
+  });
   return {};
 }
 
@@ -125,7 +157,7 @@ Result<void> Shell::open_sockets() {
 
 Shell::~Shell() {
   if (config_.run_dir.empty() || !run_lock_) return;
-  if (controls_.is_open()) ::unlink((config_.run_dir + "/smartiod.sock").c_str());
+  ::unlink((config_.run_dir + "/smartiod.sock").c_str());
   std::error_code ignored;
   std::filesystem::remove(loans_directory(), ignored);
 }
@@ -133,19 +165,31 @@ Shell::~Shell() {
 void Shell::run() {
   watch_host();
   handle(core::Started{});
-  if (peers_.is_open()) accept_peers();
-  if (controls_.is_open()) accept_controls();
+  if (peers_.is_open()) accepting_peers_.start();
+  if (controls_.is_open()) accepting_controls_.start();
   const auto work = asio::make_work_guard(io_);
   io_.run();
 }
 
 void Shell::stop() {
-  asio::post(io_, [this] { stop_now(); });
+  asio::post(io_, [this] {
+    if (std::exchange(leaving_, true)) return stop_now();
+    handle(core::Stopping{});
+    if (stopping_) return;
+    stop_timer_.expires_after(stop_patience);
+    stop_timer_.async_wait([this](error_code error) {
+      if (!error) stop_now();
+    });
+  });
 }
+
+void Shell::perform(core::Idle&) { stop_now(); }
 
 /// Closing a device makes its server, or the kernel, stop DMA and reset it; borrowers see the connection end.
 void Shell::stop_now() {
   if (std::exchange(stopping_, true)) return;
+  stop_timer_.cancel();
+  bridge_timer_.cancel();
   error_code ignored;
   peers_.close(ignored);
   controls_.close(ignored);
@@ -200,9 +244,15 @@ void Shell::watch(Watcher watcher) {
   asio::post(io_, [this, watcher = std::move(watcher)]() mutable { watchers_.push_back(std::move(watcher)); });
 }
 
+/// What a command changed is on the disk when it is answered.
 void Shell::perform(core::Reply& effect) {
-  auto found = requests_.extract(effect.request);
-  if (!found.empty()) found.mapped()(std::move(effect.result), std::move(effect.note));
+  if (!state_file_) return answer(effect);
+  state_file_->when_saved([this, reply = std::move(effect)]() mutable { answer(reply); });
+}
+
+void Shell::answer(core::Reply& reply) {
+  auto found = requests_.extract(reply.request);
+  if (!found.empty()) found.mapped()(std::move(reply.result), std::move(reply.note));
 }
 
 void Shell::perform(core::Emit& effect) {
@@ -211,17 +261,19 @@ void Shell::perform(core::Emit& effect) {
 }
 
 void Shell::perform(core::Save& effect) {
-  if (config_.state_dir.empty()) return;
-  if (const auto saved = replace_file(config_.state_dir + "/state.json", effect.state); !saved && config_.log)
-    config_.log(3, "the state could not be saved: " + to_string(saved.error()));
+  if (state_file_) state_file_->save(std::move(effect.state));
 }
 
 void Shell::perform(core::Arm& effect) {
-  auto& timer = timers_[effect.timer];
-  if (!timer) timer = std::make_unique<asio::steady_timer>(io_);
-  timer->expires_after(effect.after);
-  timer->async_wait([this, key = effect.timer](error_code error) {
-    if (!error) handle(core::TimerFired{key});
+  auto& alarm = timers_.try_emplace(effect.timer, Alarm{asio::steady_timer(io_), 0}).first->second;
+  alarm.generation = next_generation_++;
+  alarm.timer.expires_after(effect.after);
+  alarm.timer.async_wait([this, key = effect.timer, generation = alarm.generation](error_code error) {
+    const auto armed = timers_.find(key);
+    if (error || armed == timers_.end() || armed->second.generation != generation) return;
+    const auto late = std::chrono::steady_clock::now() - armed->second.timer.expiry();
+    timers_.erase(armed);
+    handle(core::TimerFired{key, std::chrono::duration_cast<std::chrono::milliseconds>(late)});
   });
 }
 
@@ -229,6 +281,10 @@ void Shell::perform(core::Disarm& effect) { timers_.erase(effect.timer); }
 
 void Shell::perform(core::Log& effect) {
   if (config_.log) config_.log(effect.level, effect.text);
+}
+
+void Shell::warn(const std::string& text) {
+  if (config_.log) config_.log(4, text);
 }
 
 void Shell::perform(core::EndLoan& effect) {

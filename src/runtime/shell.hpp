@@ -2,6 +2,7 @@
 // and timer of a node; decides nothing. Everything runs on one thread.
 #pragma once
 
+#include "accepting.hpp"
 #include "frame_stream.hpp"
 #include "host/uevents.hpp"
 #include "host_devices.hpp"
@@ -9,10 +10,12 @@
 #include "lent_device.hpp"
 #include "loan_socket.hpp"
 #include "local.hpp"
+#include "names.hpp"
 #include "node.hpp"
 #include "ntb/peer.hpp"
 #include "remote_client.hpp"
 #include "remote_device.hpp"
+#include "state_file.hpp"
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
@@ -34,8 +37,9 @@ public:
   static Result<std::unique_ptr<Shell>> open(const Config& config);
   ~Shell();
 
-  void run();  ///< until stop(); on the thread that owns everything from now on
-  void stop(); ///< any thread: ends loans, closes devices, then run() returns
+  void run(); ///< until stop(); on the thread that owns everything from now on
+  void
+  stop(); ///< any thread: ends loans in order, closes devices, then run() returns; again: without waiting for peers
 
   /// Any thread: one management command; `done` is called on the shell's thread.
   using Done = std::move_only_function<void(Result<core::Json> result, std::string note)>;
@@ -57,6 +61,7 @@ private:
 
   void handle(core::Event event);
   void perform(core::Reply&);
+  void answer(core::Reply& reply);
   void perform(core::Emit&);
   void perform(core::Save&);
   void perform(core::Dial&);
@@ -75,14 +80,15 @@ private:
   void perform(core::CloseLoan&);
   void perform(core::UseBridges&);
   void perform(core::Log&);
+  void perform(core::Idle&);
 
   // shell_links.cpp
-  void accept_peers();
+  void accept_peer(boost::asio::ip::tcp::socket socket);
   core::LinkId add_link(FrameStream::Socket socket);
   void start_link(core::LinkId link);
-  void connect_next(NodeId node, std::shared_ptr<std::vector<boost::asio::ip::tcp::endpoint>> endpoints);
+  void connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoints, std::string why);
+  void warn(const std::string& text);
   // shell_control.cpp
-  void accept_controls();
   void add_control(boost::asio::local::stream_protocol::socket socket);
   void control_frame(core::ControlId control, ::pid_t pid, const std::shared_ptr<FrameStream>& stream,
                      const core::Frame& frame);
@@ -97,6 +103,7 @@ private:
   DeviceSource user_source(const std::string& path);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
   static std::string random_uuid();
+  static std::size_t share_of_descriptors(std::size_t part, std::size_t most);
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
 
@@ -118,6 +125,7 @@ private:
   };
   /// A loan's client beyond a bridge, whose device is here.
   struct RemoteEnd {
+    core::LoanId loan;
     std::shared_ptr<RemoteClient> client;
     std::function<void()> gone; ///< once it is served
   };
@@ -128,6 +136,8 @@ private:
   void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
   void bridge_changed(const std::string& address, const Bridge& bridge);
   void bridge_wanted_back(const std::string& address);
+  void bridge_appeared(const std::string& address);
+  void retry_bridges();
   void close_bridge(BridgeNode node, std::move_only_function<void()> closed);
   void end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
                   std::move_only_function<void()> closed);
@@ -141,6 +151,7 @@ private:
   void send_device_message(core::LinkId link, const core::DeviceMessage& message);
   void device_frame(core::LinkId link, const std::string& payload);
   void serve_remote(const RemoteClientKey& key, core::DeviceMessage command);
+  void end_waiting(const std::function<bool(const RemoteClientKey&, const RemoteEnd&)>& which);
   void remote_link_ended(core::LinkId link);
   void stop_now();
   std::string loans_directory() const { return config_.run_dir + "/loans"; }
@@ -149,18 +160,29 @@ private:
   boost::asio::io_context io_{1};
   Fd run_lock_, state_lock_;
   std::unique_ptr<core::Node> node_;
+  std::optional<StateFile> state_file_; ///< none without a state directory
   std::deque<core::Event> events_;
-  bool handling_ = false, stopping_ = false;
+  bool handling_ = false, leaving_ = false, stopping_ = false; ///< leaving: loans are ending before it stops
+  boost::asio::steady_timer stop_timer_;
   boost::asio::ip::tcp::acceptor peers_;
-  boost::asio::ip::tcp::resolver resolver_;
+  Accepting<boost::asio::ip::tcp::acceptor> accepting_peers_;
+  Names names_;
   boost::asio::local::stream_protocol::acceptor controls_;
+  Accepting<boost::asio::local::stream_protocol::acceptor> accepting_controls_;
   std::unique_ptr<fabric::LocalListener> fabric_;
   vfio::user::Counters counters_;
+  /// Connections of a kind take no more than their share of the process's descriptors, so that others find some.
+  const std::size_t most_links_ = share_of_descriptors(4, 4096), most_controls_ = share_of_descriptors(8, 1024);
   std::map<core::LinkId, std::shared_ptr<FrameStream>> links_;
   std::map<core::ControlId, std::shared_ptr<FrameStream>> control_streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their control connection
   std::map<core::RequestId, Done> requests_;
-  std::map<core::Timer, std::unique_ptr<boost::asio::steady_timer>> timers_;
+  struct Alarm {
+    boost::asio::steady_timer timer;
+    std::uint64_t generation; ///< an expiry that was on its way when the timer was armed again is told apart by it
+  };
+  std::map<core::Timer, Alarm> timers_;
+  std::uint64_t next_generation_ = 1;
   std::shared_ptr<PeerWindows> peer_windows_ = std::make_shared<PeerWindows>();
   std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
   std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be
@@ -172,7 +194,10 @@ private:
   std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
   core::UseBridges wanted_bridges_;
   Bridges bridges_;
-  std::map<std::string, unsigned> closing_bridges_;  ///< how many times
+  std::map<std::string, unsigned> closing_bridges_;    ///< how many times
+  std::map<std::string, std::string> bridge_problems_; ///< that were logged
+  boost::asio::steady_timer bridge_timer_;             ///< until servers of failed bridges are tried again
+  std::chrono::milliseconds bridge_pause_{};
   std::map<std::uint32_t, RemoteLoan> remote_loans_; ///< by session
   std::uint32_t next_session_ = 1;
   std::map<RemoteClientKey, RemoteEnd> remote_clients_;

@@ -9,6 +9,10 @@ namespace smartio {
 
 using fabric::ntb::Peer;
 
+namespace {
+constexpr std::chrono::milliseconds shortest_pause{100}, longest_pause{5000};
+} // namespace
+
 void Shell::perform(core::UseBridges& effect) {
   wanted_bridges_ = std::move(effect);
   const auto unwanted = [this](const auto& bridge) {
@@ -50,6 +54,12 @@ void Shell::open_bridge(const std::string& address) {
 }
 
 void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge) {
+  bridge->device.device->on_lost([this, address, weak = std::weak_ptr(bridge)] {
+    const auto lost = weak.lock();
+    if (!lost || lost->failed || !is_current(address, lost)) return;
+    lose_remote_devices([&lost](const RemoteLoan& loan) { return loan.bridge == lost->peer; });
+    bridge_failed(address, lost, Error{make_error_code(Errc::peer_down), "it does not answer any more"});
+  });
   Peer::open(
       io_, bridge->device.device, {.node = config_.node, .silence = wanted_bridges_.silence},
       [this, address, weak = std::weak_ptr(bridge)] {
@@ -69,14 +79,37 @@ bool Shell::is_current(const std::string& address, const std::shared_ptr<Bridge>
   return !stopping_ && found != bridges_.end() && found->second == bridge;
 }
 
-/// It stays configured, `status` says why it is down, and configuring it again tries again.
+/// It stays configured, and `status` says why it is down. A server is tried again by and by, a function of this host
+/// when it appears again; configuring either again tries at once.
 void Shell::bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error) {
   const bool current = is_current(address, bridge);
   bridge->failed = true;
   end_bridge(address, bridge, [] {});
   if (!current) return;
-  if (config_.log) config_.log(3, fmt::format("the bridge {} cannot be used: {}", address, to_string(error)));
-  handle(core::BridgeChanged{.address = address, .reason = to_string(error)});
+  const auto why = to_string(error);
+  if (config_.log && std::exchange(bridge_problems_[address], why) != why)
+    config_.log(3, fmt::format("the bridge {} cannot be used: {}", address, why));
+  handle(core::BridgeChanged{.address = address, .reason = why});
+  if (parse_bdf(address)) return;
+  bridge_pause_ = std::clamp<std::chrono::milliseconds>(2 * bridge_pause_, shortest_pause, longest_pause);
+  bridge_timer_.expires_after(bridge_pause_);
+  bridge_timer_.async_wait([this](boost::system::error_code cancelled) {
+    if (!cancelled) retry_bridges();
+  });
+}
+
+void Shell::retry_bridges() {
+  std::vector<std::string> failed;
+  for (const auto& [address, bridge] : bridges_)
+    if (bridge->failed && !parse_bdf(address)) failed.push_back(address);
+  for (const auto& address : failed) bridge_appeared(address);
+}
+
+void Shell::bridge_appeared(const std::string& address) {
+  const auto found = bridges_.find(address);
+  if (stopping_ || found == bridges_.end() || !found->second->failed) return;
+  bridges_.erase(found); // its end has begun, or is over
+  open_bridges();
 }
 
 /// The devices of loans that reach over a bridge that is down are stopped before anybody is told.
@@ -85,6 +118,8 @@ void Shell::bridge_changed(const std::string& address, const Bridge& bridge) {
   if (found == bridges_.end() || found->second.get() != &bridge || !bridge.peer) return;
   const auto& state = bridge.peer->state();
   if (!state.up) lose_remote_devices([&bridge](const RemoteLoan& loan) { return loan.bridge == bridge.peer; });
+  if (state.up) bridge_problems_.erase(address);
+  if (state.up) bridge_pause_ = {};
   handle(core::BridgeChanged{.address = address,
                              .peer = state.node,
                              .up = state.up,

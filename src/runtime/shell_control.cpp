@@ -10,12 +10,9 @@ namespace smartio {
 
 namespace asio = boost::asio;
 using asio::local::stream_protocol;
-using boost::system::error_code;
 using core::Json;
 
 namespace {
-
-constexpr std::size_t most_controls = 1024;
 
 std::string encode(const Json& message) {
   return core::encode_frame(core::FrameKind::json, message.dump(-1, ' ', false, Json::error_handler_t::replace));
@@ -29,15 +26,8 @@ Json error_json(const Error& error) {
 
 } // namespace
 
-void Shell::accept_controls() {
-  controls_.async_accept([this](error_code error, stream_protocol::socket socket) {
-    if (!controls_.is_open()) return;
-    if (!error && control_streams_.size() < most_controls) add_control(std::move(socket));
-    accept_controls();
-  });
-}
-
 void Shell::add_control(stream_protocol::socket socket) {
+  if (control_streams_.size() >= most_controls_) return;
   const auto control = new_control();
   ::ucred peer{};
   ::socklen_t size = sizeof peer;

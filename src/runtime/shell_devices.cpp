@@ -51,6 +51,7 @@ std::string Shell::random_uuid() {
 void Shell::watch_host() {
   using vfio::host::Uevent;
   auto uevents = vfio::host::Uevents::open(io_.get_executor(), [this](const Uevent& event) {
+    if (event.kind == Uevent::Kind::appeared) bridge_appeared(to_string(event.bdf));
     if (event.kind == Uevent::Kind::appeared) handle(core::DeviceAppeared{to_string(event.bdf)});
     if (event.kind == Uevent::Kind::vanished) handle(core::DeviceVanished{to_string(event.bdf), "it was pulled out"});
     if (event.kind == Uevent::Kind::lost) handle(core::DeviceAppeared{}); // whichever it was

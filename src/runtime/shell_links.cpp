@@ -3,7 +3,6 @@
 
 #include "result.hpp"
 
-#include <boost/asio/connect.hpp>
 #include <netinet/tcp.h>
 #include <random>
 
@@ -69,17 +68,14 @@ Result<void> Shell::listen_for_peers() {
   return {};
 }
 
-void Shell::accept_peers() {
-  peers_.async_accept([this](error_code error, tcp::socket socket) {
-    if (!peers_.is_open()) return;
-    if (!error && links_.size() < 4096) {
-      tune(socket);
-      const auto link = add_link(FrameStream::Socket(std::move(socket)));
-      handle(core::Accepted{link, make_link_nonce()});
-      start_link(link);
-    }
-    accept_peers();
-  });
+void Shell::accept_peer(tcp::socket socket) {
+  if (links_.size() >= most_links_) return;
+  error_code error;
+  tune(socket);
+  const auto from = socket.remote_endpoint(error);
+  const auto link = add_link(FrameStream::Socket(std::move(socket)));
+  handle(core::Accepted{link, make_link_nonce(), error ? "?" : from.address().to_string()});
+  start_link(link);
 }
 
 core::LinkId Shell::add_link(FrameStream::Socket socket) {
@@ -105,37 +101,40 @@ void Shell::start_link(core::LinkId link) {
 
 void Shell::perform(core::Dial& effect) {
   const auto [host, port] = split(effect.address);
-  resolver_.async_resolve(host, port,
-                          [this, node = effect.node](error_code error, const tcp::resolver::results_type& found) {
-                            if (error) return handle(core::DialFailed{node, error.message()});
-                            auto endpoints = std::make_shared<std::vector<tcp::endpoint>>(found.begin(), found.end());
-                            connect_next(node, std::move(endpoints));
-                          });
+  names_.find(host, port, [this, node = effect.node](Result<Names::Endpoints> found) {
+    if (stopping_) return;
+    if (!found) return handle(core::DialFailed{node, to_string(found.error())});
+    connect_next(node, std::make_shared<Names::Endpoints>(found->rbegin(), found->rend()), "it has no address");
+  });
 }
 
-void Shell::connect_next(NodeId node, std::shared_ptr<std::vector<tcp::endpoint>> endpoints) {
+/// Each address has its own time: one that nobody answers at does not keep the next from being tried. The first is the
+/// last of the list; `why` is told when there is none left.
+void Shell::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoints, std::string why) {
   struct Dialling {
     tcp::socket socket;
     asio::steady_timer timer;
   };
+  if (endpoints->empty()) return handle(core::DialFailed{node, std::move(why)});
+  const auto endpoint = endpoints->back();
+  endpoints->pop_back();
   const auto dialling = std::make_shared<Dialling>(tcp::socket(io_), asio::steady_timer(io_));
   dialling->timer.expires_after(dial_timeout);
   dialling->timer.async_wait([dialling](error_code error) {
     error_code ignored;
     if (!error) dialling->socket.close(ignored);
   });
-  asio::async_connect(
-      dialling->socket, *endpoints, [this, node, dialling, endpoints](error_code error, const tcp::endpoint&) {
-        dialling->timer.cancel();
-        if (stopping_) return;
-        if (error)
-          return handle(
-              core::DialFailed{node, error == asio::error::operation_aborted ? "no answer" : error.message()});
-        tune(dialling->socket);
-        const auto link = add_link(FrameStream::Socket(std::move(dialling->socket)));
-        handle(core::Dialled{node, link, make_link_nonce()});
-        start_link(link);
-      });
+  dialling->socket.async_connect(endpoint, [this, node, dialling, endpoints](error_code error) {
+    dialling->timer.cancel();
+    if (stopping_) return;
+    if (error || !dialling->socket.is_open())
+      return connect_next(node, endpoints,
+                          error == asio::error::operation_aborted || !error ? "no answer" : error.message());
+    tune(dialling->socket);
+    const auto link = add_link(FrameStream::Socket(std::move(dialling->socket)));
+    handle(core::Dialled{node, link, make_link_nonce()});
+    start_link(link);
+  });
 }
 
 void Shell::perform(core::Send& effect) {

@@ -53,13 +53,14 @@ void Shell::send_device_message(core::LinkId link, const DeviceMessage& message)
 }
 
 void Shell::device_frame(core::LinkId link, const std::string& payload) {
+  if (node_->peer_of(link) == NodeId{}) return handle(core::LinkDown{link, "it spoke out of turn"});
   auto message = core::decode_device_message(payload);
   if (!message) return handle(core::LinkDown{link, "it sent a malformed message for a device"});
   const RemoteClientKey key{link, message->session};
   if (message->kind == DeviceMessage::Kind::command) return serve_remote(key, std::move(*message));
   if (const auto client = remote_clients_.find(key); client != remote_clients_.end()) {
-    if (const auto gone = client->second.gone) gone();
-    return;
+    if (const auto gone = client->second.gone) return gone();
+    return end_waiting([&key](const RemoteClientKey& waiting, const RemoteEnd&) { return waiting == key; });
   }
   const auto loan = remote_loans_.find(message->session);
   if (loan == remote_loans_.end() || loan->second.link != link) return;
@@ -83,17 +84,25 @@ void Shell::serve_remote(const RemoteClientKey& key, DeviceMessage command) {
     if (session <= newest || !exposures || device == devices_.end())
       return send_device_message(link, {.loan = command.loan, .session = session, .kind = DeviceMessage::Kind::closed});
     newest = session;
+    end_waiting([link, loan = command.loan](const RemoteClientKey& waiting, const RemoteEnd& end) {
+      return waiting.first == link && end.loan == loan; // a loan has one client
+    });
     auto send = [this, to = link](const DeviceMessage& message) { send_device_message(to, message); };
     auto remote = std::make_shared<RemoteClient>(io_, command.loan, session, exposures, peer_windows_, std::move(send));
-    client = remote_clients_.emplace(key, RemoteEnd{remote, {}}).first;
+    client = remote_clients_.emplace(key, RemoteEnd{command.loan, remote, {}}).first;
     device->second->attach(command.loan, node_->is_shared(command.loan),
                            [this, key, remote](std::shared_ptr<vfio::Device> lent, std::function<void()> gone) {
-                             remote_clients_[key] = {remote, std::move(gone)};
+                             const auto waiting = remote_clients_.find(key);
+                             if (waiting == remote_clients_.end()) { // it left while it waited
+                               gone();
+                               return std::function<void()>([] {});
+                             }
+                             waiting->second.gone = std::move(gone);
                              remote->admitted(std::move(lent));
-                             return [this, key, remote] {
+                             return std::function<void()>([this, key, remote] {
                                remote_clients_.erase(key);
                                remote->close();
-                             };
+                             });
                            });
     client = remote_clients_.find(key);
     if (client == remote_clients_.end()) return;
@@ -101,19 +110,27 @@ void Shell::serve_remote(const RemoteClientKey& key, DeviceMessage command) {
   client->second.client->received(std::move(command));
 }
 
+/// Clients that are not served yet.
+void Shell::end_waiting(const std::function<bool(const RemoteClientKey&, const RemoteEnd&)>& which) {
+  std::vector<std::shared_ptr<RemoteClient>> ended;
+  std::erase_if(remote_clients_, [&](const auto& entry) {
+    if (entry.second.gone || !which(entry.first, entry.second)) return false;
+    ended.push_back(entry.second.client);
+    return true;
+  });
+  for (const auto& client : ended) client->close();
+}
+
 /// The peer connection has ended: what travelled over it has, too.
 void Shell::remote_link_ended(core::LinkId link) {
   lose_remote_devices([link](const RemoteLoan& loan) { return loan.link == link; });
   newest_session_.erase(link);
-  std::vector<RemoteEnd> ended;
+  end_waiting([link](const RemoteClientKey& key, const RemoteEnd&) { return key.first == link; });
+  std::vector<std::function<void()>> served;
   for (const auto& [key, end] : remote_clients_)
-    if (key.first == link) ended.push_back(end);
+    if (key.first == link) served.push_back(end.gone);
   std::erase_if(remote_clients_, [link](const auto& client) { return client.first.first == link; });
-  for (const auto& [client, gone] : ended)
-    if (gone)
-      gone();
-    else
-      client->close();
+  for (const auto& gone : served) gone();
 }
 
 } // namespace smartio

@@ -63,7 +63,7 @@ def main():
     arguments = parser.parse_args()
     world = World()
     with contextlib.closing(contextlib.ExitStack()) as at_end:
-        at_end.callback(world.end)
+        at_end.callback(world.close)
         ways = {name: lambda arguments, name=name: bench(name, arguments, arguments.run_dir)
                 for name in arguments.devices} or straight_and_lent(world)
         result = compare(ways, arguments)

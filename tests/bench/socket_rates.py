@@ -42,7 +42,7 @@ def main():
     arguments = parser.parse_args()
     world = World()
     with contextlib.closing(contextlib.ExitStack()) as at_end:
-        at_end.callback(world.end)
+        at_end.callback(world.close)
         ways = straight_and_lent(world, arguments.seconds)
         rounds = [next(ways) for _ in range(arguments.rounds)]
     result = {}

@@ -1,14 +1,17 @@
 // Registers whose mapping ends under a program: the file behind them is truncated, which gives the SIGBUS that the
 // kernel's VFIO gives for a device that was pulled out. Each case is a process of its own.
+#include "bus_errors.hpp"
 #include "catch.hpp"
 #include "checks.hpp"
 #include "mapping.hpp"
 #include "test_device.hpp"
 
+#include <array>
 #include <csignal>
 #include <functional>
 #include <smartio/smartio.hpp>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,9 +63,9 @@ struct Pulled {
 };
 
 /// Memory of this process that gives SIGBUS when it is touched.
-volatile std::uint32_t* trap(void* at = nullptr) {
+volatile std::uint32_t* trap(void* at = nullptr, std::size_t size = page) {
   const Fd file = make_file(0);
-  void* memory = ::mmap(at, page, PROT_READ | PROT_WRITE, MAP_SHARED | (at != nullptr ? MAP_FIXED : 0), file.get(), 0);
+  void* memory = ::mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | (at != nullptr ? MAP_FIXED : 0), file.get(), 0);
   return memory == MAP_FAILED ? nullptr : static_cast<std::uint32_t*>(memory);
 }
 
@@ -101,6 +104,45 @@ TEST_CASE("with the guard, memory of the program's own is no register") {
           if (!guard_bus_errors()) return 1;
           return static_cast<int>(*trap() & 1);
         }) == -SIGBUS);
+}
+
+TEST_CASE("memory right behind registers is no register") {
+  for (const bool behind : {false, true})
+    CHECK(end_of([behind] {
+            auto* words = trap(nullptr, 2 * page);
+            const auto registers =
+                detail::GuardedArea::add({reinterpret_cast<std::byte*>(const_cast<std::uint32_t*>(words)), page});
+            if (words == nullptr || !registers || !guard_bus_errors()) return 1;
+            return words[behind ? page / 4 : page / 4 - 1] == UINT32_MAX ? 0 : 2;
+          }) == (behind ? -SIGBUS : 0));
+}
+
+TEST_CASE("a memory error of the processor is not taken for registers that end") {
+  CHECK(end_of([] {
+          std::signal(SIGBUS, [](int) { ::_exit(reached_previous); });
+          auto* words = const_cast<std::uint32_t*>(trap());
+          const auto registers = detail::GuardedArea::add({reinterpret_cast<std::byte*>(words), page});
+          if (words == nullptr || !registers || !guard_bus_errors()) return 1;
+          siginfo_t info = {};
+          info.si_signo = SIGBUS;
+          info.si_code = BUS_MCEERR_AR;
+          info.si_addr = words;
+          return ::syscall(SYS_rt_sigqueueinfo, ::getpid(), SIGBUS, &info) == 0 ? 2 : 3;
+        }) == reached_previous);
+}
+
+TEST_CASE("the guard runs on the stack that the program has for signals") {
+  CHECK(end_of([] {
+          static std::array<std::byte, 65536> stack;
+          const stack_t ours{.ss_sp = stack.data(), .ss_flags = 0, .ss_size = stack.size()};
+          ::sigaltstack(&ours, nullptr);
+          std::signal(SIGBUS, [](int) {
+            const std::byte here{};
+            ::_exit(&here >= stack.data() && &here < stack.data() + stack.size() ? 0 : 2);
+          });
+          if (!guard_bus_errors()) return 1;
+          return static_cast<int>(*trap() & 1) + 3;
+        }) == 0);
 }
 
 TEST_CASE("addresses that were registers once are guarded no longer") {

@@ -1,31 +1,8 @@
-# Fixtures of the whole-program tests. A failed test prints what its programs logged.
+# Fixtures of the whole-program tests.
 import pytest
 
 import harness
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = (yield).get_result()
-    if report.failed and report.when == "call":
-        for name in ("world", "shared_world"):
-            if name in item.funcargs:
-                report.sections.append(("programs", item.funcargs[name].logs()))
-
-
-@pytest.fixture
-def world():
-    made = harness.World()
-    yield made
-    made.end()
-
-
-@pytest.fixture(scope="module")
-def shared_world():
-    """For tests that leave everything as it was."""
-    made = harness.World()
-    yield made
-    made.end()
+from fixtures import nothing_unseen, pytest_runtest_makereport, shared_world, world  # noqa: F401 (pytest finds them here)
 
 
 def make_pair(world):

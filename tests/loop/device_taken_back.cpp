@@ -76,6 +76,14 @@ std::uint64_t context_switches(const std::string& thread) {
   return sum;
 }
 
+/// SigBlk of /proc/PID/task/TID/status: bit 0 is signal 1.
+std::uint64_t blocked_signals(const std::string& thread) {
+  std::ifstream status(thread + "/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("SigBlk:")) return std::stoull(line.substr(7), nullptr, 16);
+  return 0;
+}
+
 void ignore_unmaps(TestServer& server) {
   server.with([](TestDevice& model) {
     model.ignore = [](const vfio::Request& request) { return std::get_if<vfio::DmaUnmap>(&request) != nullptr; };
@@ -192,6 +200,23 @@ TEST_CASE("a device of a loan lets go of the loan when its last object is gone a
   CHECK(held.expired());
   CHECK(server.wait_until_left(4s));
   CHECK(fails_with(open_loan("/nonexistent/socket", std::nullopt, 4000ms, std::make_shared<int>()), Errc::peer_down));
+}
+
+TEST_CASE("the thread of a device takes none of the program's signals, and leaves the program's mask alone") {
+  TestServer server("signals");
+  sigset_t before, after;
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &before);
+  const auto others = threads();
+  InUse use(server.path());
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &after);
+  auto ours = threads();
+  for (const auto& thread : others) ours.erase(thread);
+  REQUIRE(ours.size() == 1);
+  const auto blocked = blocked_signals(*ours.begin());
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGCHLD, SIGALRM}) {
+    CHECK((blocked >> (signal - 1) & 1) == 1);
+    CHECK(sigismember(&after, signal) == sigismember(&before, signal));
+  }
 }
 
 TEST_CASE("a device that nothing happens to wakes nobody up") {

@@ -80,6 +80,21 @@ TEST_CASE("very much memory is mapped a GiB at a time, at contiguous addresses, 
   CHECK(windows_of(server) == 0);
 }
 
+TEST_CASE("memory that begins within its file is mapped from there") {
+  TestServer server("part");
+  const auto device = open_device(server.address());
+  const auto file = Memory::allocate(4 * page);
+  REQUIRE((device && file));
+  const auto part = Memory::from_fd(file->fd(), 2 * page, page);
+  REQUIRE(part);
+  const auto window = device->map_dma(*part, Access::read_write);
+  REQUIRE(window);
+  server.with([iova = std::to_underlying(window->iova())](TestDevice& model) {
+    model.windows.at(iova).memory.bytes()[7] = std::byte{42};
+  });
+  CHECK(part->bytes()[7] == std::byte{42});
+}
+
 TEST_CASE("windows have addresses of their own, and moved ones are unmapped once") {
   TestServer server("addresses");
   const auto device = open_device(server.address());
@@ -196,6 +211,35 @@ TEST_CASE("memory whose window cannot be unmapped is kept for ever, and so is it
   const auto other = Memory::allocate(page);
   REQUIRE(other);
   CHECK(fails_with(device->map_dma_at(Iova{page}, *other, Access::write), Errc::bad_request));
+}
+
+TEST_CASE("memory of which the server unmaps fewer bytes than were mapped is kept") {
+  TestServer server("fewer");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const unsigned before = memories();
+  {
+    const auto memory = Memory::allocate(2 * page);
+    REQUIRE(memory);
+    const auto window = device->map_dma(*memory, Access::write);
+    REQUIRE(window);
+    server.with([iova = std::to_underlying(window->iova())](TestDevice& model) { model.windows.at(iova).size = page; });
+  }
+  CHECK(memories() == before + 1);
+}
+
+TEST_CASE("memory whose mapping was answered with nonsense is kept, since nobody knows what the device reaches") {
+  TestServer server("nonsense");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const unsigned before = memories();
+  {
+    const auto memory = Memory::allocate(page);
+    REQUIRE(memory);
+    refuse<vfio::DmaMap>(server, EPROTO);
+    CHECK(fails_with(device->map_dma(*memory, Access::write), Errc::bad_request));
+  }
+  CHECK(memories() == before + 1);
 }
 
 TEST_CASE("memory whose unmap is never answered is kept, after the device's timeout") {

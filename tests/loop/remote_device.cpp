@@ -239,6 +239,34 @@ TEST_CASE("malformed commands are answered with an errno and reach nothing") {
   CHECK(session.lent->resets == 0);
 }
 
+TEST_CASE("only a map of memory names a window, and only interrupts name doorbells") {
+  Session session(true);
+  using vfio::user::Command;
+  const auto refused = [&](Command command, const vfio::Request& request, bool window,
+                           std::vector<std::uint8_t> bells) {
+    const auto payload = vfio::user::encode_request(request);
+    const auto bytes = payload.body.bytes();
+    session.client->received({.loan = loan,
+                              .session = 1,
+                              .kind = DeviceMessage::Kind::command,
+                              .number = 9,
+                              .code = static_cast<std::uint16_t>(command),
+                              .window = window,
+                              .doorbells = std::move(bells),
+                              .payload = {reinterpret_cast<const char*>(bytes.data()), bytes.size()}});
+    REQUIRE(session.to_borrower.size() == 1);
+    return std::exchange(session.to_borrower, {}).front().code == EINVAL;
+  };
+  const auto irqs = [] {
+    return vfio::SetIrqs{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::msix, 0, 1, {}, {}};
+  };
+  CHECK(refused(Command::set_irqs, irqs(), true, {}));
+  CHECK(refused(Command::set_irqs, irqs(), true, {5}));
+  CHECK(refused(Command::get_info, vfio::GetInfo{}, false, {5}));
+  CHECK(refused(Command::reset, vfio::Reset{}, false, {5}));
+  CHECK(session.lent->resets == 0);
+}
+
 TEST_CASE("a message of the wrong kind ends the session at the lender") {
   Session session;
   session.client->received({.loan = loan, .session = 1, .kind = DeviceMessage::Kind::reply});

@@ -55,11 +55,12 @@ private:
 struct Sharers {
   std::shared_ptr<ExactDevice> device = std::make_shared<ExactDevice>();
   std::shared_ptr<PeerWindows> peers = std::make_shared<PeerWindows>();
+  std::shared_ptr<VectorOwners> vectors = std::make_shared<VectorOwners>();
   std::shared_ptr<ShareDevice> one = make(0), other = make(1);
 
   std::shared_ptr<ShareDevice> make(std::optional<unsigned> slice, bool filters_config = false) const {
     const Description description{.identity = {}, .config = std::vector<std::byte>(256)};
-    return std::make_shared<ShareDevice>(device, description, slice, filters_config, peers);
+    return std::make_shared<ShareDevice>(device, description, slice, filters_config, peers, vectors);
   }
 };
 
@@ -224,4 +225,69 @@ TEST_CASE("a client of a shared device cannot clear Bus Master Enable, wherever 
     REQUIRE(ask(*share, RegionWrite{config_region, offset, std::vector<std::byte>(8)})->has_value());
     CHECK(sharers.device->config[PCI_COMMAND] == std::byte{PCI_COMMAND_MASTER});
   }
+}
+
+namespace {
+
+constexpr std::uint32_t assign = irq_data_eventfd | irq_action_trigger, none = irq_data_none | irq_action_trigger;
+
+SetIrqs vector(std::uint32_t number, std::uint32_t count = 1) {
+  SetIrqs irqs{assign, msix, number, count, {}, {}};
+  for (std::uint32_t i = 0; i < count; ++i) irqs.eventfds.push_back(make_eventfd().value());
+  return irqs;
+}
+
+/// What the device was told: flags, start, count and eventfds of each request.
+using Told = std::vector<std::array<std::uint32_t, 4>>;
+Told told(ExactDevice& device) {
+  Told all;
+  for (const auto& irqs : device.irqs)
+    all.push_back({irqs.flags, irqs.start, irqs.count, static_cast<std::uint32_t>(irqs.eventfds.size())});
+  device.irqs.clear();
+  return all;
+}
+
+} // namespace
+
+TEST_CASE("sharers of a device have vectors of their own, and none takes or disables another's") {
+  Sharers sharers;
+  auto& device = *sharers.device;
+  CHECK(ask(*sharers.one, vector(0, 2))->has_value());
+  CHECK(ask(*sharers.other, vector(2))->has_value());
+  CHECK(told(device) == Told{{assign, 0, 2, 2}, {assign, 2, 1, 1}});
+  CHECK(*ask(*sharers.other, vector(1)) == std::unexpected(EBUSY));
+  CHECK(*ask(*sharers.other, vector(1, 4)) == std::unexpected(EBUSY));
+  CHECK(*ask(*sharers.other, SetIrqs{irq_data_none | irq_action_mask, msix, 0, 1, {}, {}}) == std::unexpected(EBUSY));
+  CHECK(told(device).empty());
+
+  SECTION("switching all off means all of one's own") {
+    CHECK(ask(*sharers.one, SetIrqs{none, msix, 0, 0, {}, {}})->has_value());
+    CHECK(told(device) == Told{{assign, 0, 1, 0}, {assign, 1, 1, 0}});
+    CHECK(ask(*sharers.other, vector(0))->has_value());                       // free now
+    CHECK(ask(*sharers.one, SetIrqs{none, msix, 0, 0, {}, {}})->has_value()); // has none
+    CHECK(told(device) == Told{{assign, 0, 1, 1}});
+  }
+  SECTION("so does a range without eventfds") {
+    CHECK(ask(*sharers.other, SetIrqs{assign, msix, 0, 65, {}, {}})->has_value());
+    CHECK(told(device) == Told{{assign, 2, 1, 0}});
+  }
+  SECTION("the last one that has vectors switches the device's interrupts off") {
+    CHECK(ask(*sharers.one, SetIrqs{none, msix, 0, 0, {}, {}})->has_value());
+    told(device);
+    CHECK(ask(*sharers.other, SetIrqs{none, msix, 0, 0, {}, {}})->has_value());
+    CHECK(told(device) == Told{{none, 0, 0, 0}});
+  }
+  SECTION("a share that ends gives up its own") {
+    CHECK(sharers.one->release_vectors().size() == 2);
+    CHECK(sharers.one->release_vectors().empty());
+    CHECK(ask(*sharers.other, vector(0))->has_value());
+  }
+}
+
+TEST_CASE("whoever has a device alone does with its vectors what it likes") {
+  Sharers sharers;
+  const auto alone = sharers.make({});
+  CHECK(ask(*alone, vector(0))->has_value());
+  CHECK(ask(*alone, SetIrqs{none, msix, 0, 0, {}, {}})->has_value());
+  CHECK(told(*sharers.device) == Told{{assign, 0, 1, 1}, {none, 0, 0, 0}});
 }

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from control import Control, frame
-from harness import PATIENCE, SMARTIOD, TOOL, free_port, sanitizer, wait_for
+from harness import PATIENCE, SMARTIOD, TOOL, Process, free_port, run, sanitizer, wait_for
 
 
 @pytest.fixture
@@ -73,13 +74,12 @@ def test_a_server_that_speaks_nonsense_is_not_added(unchanged, world):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(world.place / "odd.sock"))
         listener.listen()
-        with subprocess.Popen([TOOL, "--run-dir", lender.run_dir, "add", f"vfio-user:{world.place}/odd.sock"],
-                              stderr=subprocess.PIPE, text=True) as adding:
+        with Process(TOOL, "--run-dir", lender.run_dir, "add", f"vfio-user:{world.place}/odd.sock") as adding:
             client, _ = listener.accept()
             with client:
                 client.sendall(b"\xff" * 4096)
                 assert adding.wait(PATIENCE) != 0
-                assert adding.stderr.read().count("\n") == 1
+                assert adding.text().count("\n") == 1
 
 
 def test_a_connection_to_what_is_not_that_node_fails_and_is_not_kept(unchanged, world):
@@ -95,8 +95,7 @@ def test_a_connection_to_what_is_not_that_node_fails_and_is_not_kept(unchanged, 
 # Programs that must not start
 
 def refused_start(*options):
-    command = [SMARTIOD, *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+    done = run(SMARTIOD, *options, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
     assert done.returncode > 0, done
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("smartiod: "), done
     return done
@@ -246,54 +245,107 @@ def hello(**members):
                   **members})
 
 
+def devices(**members):
+    """A list with one device, which is all right but for `members`."""
+    return frame({"type": "devices", "changed": [entry(**members)], "removed": []})
+
+
 def entry(**members):
     return {"id": "70000", "address": "vfio-user:/x", "name": "Disk", "vendor": 1, "device": 2, "class": 3,
             "state": "available", "borrower": 0, **members}
 
 
+NO_TYPE, NO_OBJECT, TOO_DEEP = "'type' is missing", "a JSON object was expected", "nested deeper than 16 levels"
+TOO_LONG = "a frame of .* bytes is not allowed"
+
+# name: what it sends, and why it is refused.
 BAD_PEERS = {
-    **{f"frame: {name}": data for name, data in BAD_FRAMES.items()},
-    **{f"JSON: {name}": frame(data) for name, data in BAD_REQUESTS.items()},
-    "nothing": b"", "not a hello": frame({"type": "heartbeat"}), "other version": hello(version=99),
-    "to another node": hello(to=5), "our own number": hello(node=4), "node 0": hello(node=0),
-    "node 70000": hello(node=70000), "node text": hello(node="8"), "long boot id": hello(boot_id="x" * 100000),
-    "short nonce": hello(nonce="0"), "fabrics text": hello(fabrics="x"), "fabrics nested": hello(fabrics=[[[]]]),
-    "fabric path": hello(fabrics=[{"kind": "local", "socket": "/" + "x" * 500}]), "hello twice": hello() + hello(),
-    "unknown type": hello() + frame({"type": "nonsense"}), "type number": hello() + frame({"type": 5}),
-    "device of another node": hello() + frame({"type": "devices", "changed": [entry(id="80000")], "removed": []}),
-    "device id 0": hello() + frame({"type": "devices", "changed": [entry(id="0")], "removed": []}),
-    "device state": hello() + frame({"type": "devices", "changed": [entry(state="mine")], "removed": []}),
-    "device name": hello() + frame({"type": "devices", "changed": [entry(name="x" * 100000)], "removed": []}),
-    "device class": hello() + frame({"type": "devices", "changed": [entry(**{"class": 1 << 24})], "removed": []}),
-    "devices text": hello() + frame({"type": "devices", "changed": "x", "removed": {}}),
-    "answer to nothing": hello() + frame({"type": "answer", "number": 1, "epoch": 1}),
-    "borrow from a borrower": hello() + frame({"type": "borrow", "number": 1, "device": "80000", "shared": False}),
-    "takes back what is not its": hello() + frame({"type": "taken_back", "device": "80000", "epoch": 1, "reason": ""}),
-    "a device operation": hello() + frame(b"\0" * 64, kind=1)}
+    **{f"frame: {name}": (data, {"length 1": NO_OBJECT, "kind 9": "kind 9 is not known",
+                                 "kind vfio-user": "spoke out of turn"}.get(name, TOO_LONG))
+       for name, data in BAD_FRAMES.items()},
+    **{f"JSON: {name}": (frame(data), {"no JSON": NO_OBJECT, "no object": NO_OBJECT, "number": NO_OBJECT,
+                                       "no UTF-8": NO_OBJECT, "deep": TOO_DEEP, "deep object": TOO_DEEP}.get(name, NO_TYPE))
+       for name, data in BAD_REQUESTS.items()},
+    "nothing": (b"", "it sent no hello"), "not a hello": (frame({"type": "heartbeat"}), "spoke out of turn"),
+    "other version": (hello(version=99), "speaks version 99"),
+    "to another node": (hello(to=5), "this is node 4, not node 5"),
+    "our own number": (hello(node=4), "node id 4 is taken"), "node 0": (hello(node=0), "'node' is not a node id"),
+    "node 70000": (hello(node=70000), "'node' is above 65535"), "node text": (hello(node="8"), "'node' is missing or not"),
+    "long boot id": (hello(boot_id="x" * 100000), "'boot_id' is longer"),
+    "short nonce": (hello(nonce="0"), "'nonce' is not 64 hex digits"),
+    "fabrics text": (hello(fabrics="x"), "'fabrics' is missing or not a short list"),
+    "fabrics nested": (hello(fabrics=[[[]]]), "'kind' is missing"),
+    "fabric path": (hello(fabrics=[{"kind": "local", "socket": "/" + "x" * 5000}]), "'socket' is longer"),
+    "hello twice": (hello() + hello(), "spoke out of turn"),
+    **{name: (hello() + data, why) for name, (data, why) in {
+        "unknown type": (frame({"type": "nonsense"}), "message of an unknown type"),
+        "type number": (frame({"type": 5}), NO_TYPE),
+        "device of another node": (devices(id="80000"), "offered a device of another node"),
+        "device id 0": (devices(id="0"), "'0' is not a device"),
+        "device state": (devices(state="mine"), "'mine' is not a state of a device"),
+        "device name": (devices(name="x" * 100000), "'name' is longer"),
+        "device class": (devices(**{"class": 1 << 24}), "'class' is above"),
+        "devices text": (frame({"type": "devices", "changed": "x", "removed": {}}), "'changed' or 'removed' is missing"),
+        "answer to nothing": (frame({"type": "answer", "number": 1, "epoch": 1}), "it answered what was not asked"),
+        "borrow from a borrower": (frame({"type": "borrow", "number": 1, "device": "80000", "shared": False}),
+                                   "it asked for a device but is no borrower"),
+        "takes back what is not its": (frame({"type": "taken_back", "device": "80000", "epoch": 1, "reason": ""}),
+                                       "it took back what it did not lend"),
+        "a device operation cut short": (frame(b"\0" * 3, kind=1), "malformed message for a device")}.items()}}
 
 
 @pytest.mark.parametrize("name", BAD_PEERS)
-def test_a_hostile_peer_is_refused_and_changes_nothing(unchanged, name):
+def test_a_hostile_peer_is_refused_with_the_reason_and_changes_nothing(unchanged, name):
     _, borrower, _ = unchanged
-    with socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
-        with contextlib.suppress(OSError):
-            peer.sendall(BAD_PEERS[name])
-            peer.shutdown(socket.SHUT_WR)
-            while peer.recv(65536):
-                pass
-    wait_for(lambda: not any(entry_["node"] == 7 and entry_["state"] == "up" for entry_ in borrower.status()["peers"]),
-             "the peer is gone")
-    forget(borrower)
+    data, reason = BAD_PEERS[name]
+    greeted = data.startswith(hello())
+    before, said = len(borrower.text()), b""
+    with leaving(borrower), socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(data)
+            while more := peer.recv(65536):  # until the node closes it: this end stays open
+                said += more
+        kinds = [message["type"] for message in messages(said)]
+        assert kinds in ([["hello"]] if greeted else [[], ["refused"]]), said
+        log = lambda: borrower.text()[before:]
+        why = "connection from node 7 lost" if greeted else "a connection was refused"
+        wait_for(lambda: re.search(f"{why}: .*{reason}", log()), f"the reason is logged, {reason}; there is {log()}", 2)
+        assert greeted == ("node 7 lends to this node" in log())
 
 
-def forget(borrower):
-    """A peer that said a good hello is remembered as a lender that is down: let it say that it disconnects."""
-    with socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
-        with contextlib.suppress(OSError):
-            peer.sendall(hello() + frame({"type": "refused", "reason": "It leaves."}))
-            while peer.recv(65536):
-                pass
-    wait_for(lambda: all(entry_["node"] != 7 for entry_ in borrower.status()["peers"]), "the peer is forgotten")
+def test_a_peer_cannot_operate_a_device_without_a_loan(unchanged):
+    _, borrower, disk = unchanged
+    before = disk.counters()
+    with leaving(borrower), socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+        peer.sendall(hello() + frame(b"\0" * 64, kind=1) + frame({"type": "refused", "reason": "It leaves."}))
+        said = b""
+        while more := peer.recv(65536):
+            said += more
+    assert [message["type"] for message in messages(said)][0] == "hello"
+    after = disk.counters()
+    assert {name: after[name] for name in ("messages", "clients")} == {name: before[name] for name in ("messages", "clients")}
+
+
+def messages(stream):
+    """What frames hold, one after another."""
+    while stream:
+        length, kind = struct.unpack_from("<IB", stream)
+        yield json.loads(stream[5:4 + length]) if kind == 0 else {"type": "of a device"}
+        stream = stream[4 + length:]
+
+
+@contextlib.contextmanager
+def leaving(borrower):
+    """A peer that said a good hello is remembered as a lender that is down: in the end it says that it disconnects."""
+    try:
+        yield
+    finally:
+        with socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+            with contextlib.suppress(OSError):
+                peer.sendall(hello() + frame({"type": "refused", "reason": "It leaves."}))
+                while peer.recv(65536):
+                    pass
+        wait_for(lambda: all(entry_["node"] != 7 for entry_ in borrower.status()["peers"]), "the peer is forgotten")
 
 
 def test_many_silent_peers_hold_nobody_up(unchanged):

@@ -1,5 +1,7 @@
 # Many devices, many peers, and nothing to do.
 import os
+import pathlib
+import resource
 import time
 
 import pytest
@@ -12,14 +14,22 @@ MANY_DEVICES, MANY_PEERS = (100, 10) if sanitized() else (1000, 50)
 
 
 def is_quick(node, limit, *words):
-    """Whether a command takes less than `limit` seconds, the tool's own start included: the best of some, since other
-    programs only ever make it slower."""
-    times = []
+    """Whether a command takes less than `limit` seconds of a processor, of the node's and of its own with its start;
+    and does not wait for anything, either. The best of some, since other programs only ever make it slower."""
+    worked, took = [], []
     for _ in range(7):
-        start = time.monotonic()
+        start, before = time.monotonic(), processor_seconds(node)
         node.ok(*words)
-        times.append(time.monotonic() - start)
-    return sanitized() or min(times) < limit
+        worked.append(processor_seconds(node) - before)
+        took.append(time.monotonic() - start)
+    return sanitized() or min(worked) < limit and min(took) < 20 * limit
+
+
+def processor_seconds(node):
+    """What the node has used so far, and all commands that have ended."""
+    own = sum(int(path.read_text().split()[0]) for path in pathlib.Path(f"/proc/{node.process.pid}/task").glob("*/schedstat"))
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own / 1e9 + ended.ru_utime + ended.ru_stime
 
 
 def test_many_devices_are_listed_at_once(pair, world):

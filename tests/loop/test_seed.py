@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import NVME, TOOL, check, sanitized, wait_for
+from harness import NVME, TOOL, Process, check, run, sanitized, wait_for
 
 LINE = re.compile(r"80000: Non-Volatile memory controller: \S.* \[([a-z0-9 ,]+)\]")
 
@@ -216,8 +216,7 @@ def watch(node, disk):
     """Runs `monitor --json` on a node; gives the program and the file it writes, once it listens."""
     path = node.run_dir / "events"
     with open(path, "wb") as out:
-        program = subprocess.Popen([TOOL, "--run-dir", node.run_dir, "monitor", "--json"], stdout=out,
-                                   stderr=subprocess.DEVNULL)
+        program = Process(TOOL, "--run-dir", node.run_dir, "monitor", "--json", stdout=out)
 
     def heard():
         node.ok("add", disk.device)
@@ -336,8 +335,7 @@ def test_a_device_whose_server_died_cannot_be_borrowed_until_it_is_back(lent):
 # Using what was borrowed
 
 def nvme(node, *words, data=None):
-    done = subprocess.run([NVME, *words], input=data, capture_output=True, timeout=60,
-                          env={**os.environ, "SMARTIO_RUN_DIR": str(node.run_dir)})
+    done = run(NVME, *words, input=data, env={**os.environ, "SMARTIO_RUN_DIR": str(node.run_dir)})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -367,8 +365,8 @@ def test_a_program_borrows_for_itself_and_returns_however_it_ends(lent):
 
 
 def bench(node):
-    return subprocess.Popen([NVME, "80000", "bench", "--seconds", "60"], stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, env={**os.environ, "SMARTIO_RUN_DIR": str(node.run_dir)})
+    return Process(NVME, "80000", "bench", "--seconds", 60,
+                   env={**os.environ, "SMARTIO_RUN_DIR": str(node.run_dir)})
 
 
 @pytest.mark.skipif(not NVME.exists(), reason="smartio_nvme is not built")
@@ -392,9 +390,8 @@ def test_unavailable_takes_the_device_back_within_a_second_from_a_program_in_mid
 
 # Running a command with a device
 
-def run(node, *command):
-    return subprocess.Popen([TOOL, "--run-dir", node.run_dir, "run", "80000", *command], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+def run_with_disk(node, *command):
+    return Process(TOOL, "--run-dir", node.run_dir, "run", "80000", *command, stdout=subprocess.PIPE, text=True)
 
 
 def test_run_borrows_for_the_command_and_has_returned_when_it_ends(lent):
@@ -407,7 +404,7 @@ def test_run_borrows_for_the_command_and_has_returned_when_it_ends(lent):
 
 def test_run_that_is_killed_returns_the_device_too(lent):
     lender, borrower, _ = lent
-    with run(borrower, "sh", "-c", "echo $$; exec sleep 60") as process:
+    with run_with_disk(borrower, "sh", "-c", "echo $$; exec sleep 60") as process:
         command = int(process.stdout.readline())
         try:
             assert shown(lender) == "borrowed by 4"
@@ -438,7 +435,7 @@ def test_run_gives_the_device_to_programs_of_ours_too(lent):
 
 def test_run_refuses_what_is_in_use_and_what_is_not_lent(lent):
     lender, borrower, _ = lent
-    with run(borrower, "sh", "-c", "echo ready; exec sleep 60") as process:
+    with run_with_disk(borrower, "sh", "-c", "echo ready; exec sleep 60") as process:
         assert process.stdout.readline() == "ready\n"
         lender.tool("run", "80000", "true").failed(4)
         process.terminate()
@@ -450,9 +447,9 @@ def test_run_refuses_what_is_in_use_and_what_is_not_lent(lent):
 
 def test_a_command_whose_device_is_taken_back_goes_on(lent):
     lender, borrower, _ = lent
-    with run(borrower, "sh", "-c", "echo ready; sleep 1; echo still; exit 6") as process:
+    with run_with_disk(borrower, "sh", "-c", "echo ready; sleep 1; echo still; exit 6") as process:
         assert process.stdout.readline() == "ready\n"
         lender.ok("unavailable", "80000")
-        out, err = process.communicate(timeout=20)
+        out = process.communicate(timeout=20)[0]
     assert (process.returncode, out) == (6, "still\n")
-    assert err == "smartio_tool: device 80000 is not borrowed by this node\n"
+    assert process.text() == "smartio_tool: device 80000 is not borrowed by this node\n"

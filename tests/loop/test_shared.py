@@ -2,11 +2,10 @@
 import errno
 import os
 import struct
-import subprocess
 
 import pytest
 
-from harness import NVME, wait_for
+from harness import NVME, run, wait_for
 from raw_client import CONFIG, DMA_UNMAP, GET_INFO, RawClient, guest_memory
 
 MEMORY = 16 << 20
@@ -62,8 +61,7 @@ def test_a_disk_works_for_one_program_while_another_has_memory_mapped_for_it(sha
     with RawClient(first) as one:
         assert slice_of(one) == 0 and one.map(0, MEMORY, fd=memory) == 0  # where allocations would begin
         for words, given in (("write", "0"), data), (("read", "0", str(len(data) // 512)), b""):
-            ran = subprocess.run([NVME, "--run-dir", borrower.run_dir, "80000", *words], input=given,
-                                 capture_output=True, timeout=120)
+            ran = run(NVME, "--run-dir", borrower.run_dir, "80000", *words, input=given)
             assert ran.returncode == 0 and ran.stderr == b"", ran
         assert ran.stdout == data
         wait_for(lambda: disk.counters()["windows"] == 1, "the program's windows are gone")

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from harness import NVME, SIM, answers, sanitized, wait_for
+from harness import NVME, SIM, Process, answers, run, sanitized, wait_for
 
 MIB = 1 << 20
 
 
 def sim(*words):
-    return subprocess.run([SIM, *map(str, words)], capture_output=True, text=True, timeout=60)
+    return run(SIM, *words, text=True)
 
 
 def refused(ran, code):
@@ -25,8 +25,7 @@ def refused(ran, code):
 
 
 def client(disk, *words):
-    return subprocess.Popen([NVME, disk.device, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL)
+    return Process(NVME, disk.device, *words)
 
 
 def holdings(disk):
@@ -59,7 +58,7 @@ def test_a_client_killed_in_mid_io_leaves_nothing_behind_50_times(world):
         load.kill()
         load.wait()
         # The next client is served at once.
-        subprocess.run([NVME, disk.device, "identify"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        run(NVME, disk.device, "identify", check=True)
         wait_for(lambda: disk.counters()["windows"] == 0, "the client's end is noticed")
         holds.append(holdings(disk))
     assert disk.counters()["clients"] == 100
@@ -112,8 +111,7 @@ def test_size_makes_and_extends_but_never_cuts(world):
     file, path = world.place / "made.img", world.place / "made.sock"
 
     def size_after(*words):
-        program = subprocess.Popen([SIM, "nvme", "--socket", path, "--file", file, *words], stdout=subprocess.PIPE,
-                                   text=True)
+        program = Process(SIM, "nvme", "--socket", path, "--file", file, *words, stdout=subprocess.PIPE, text=True)
         assert program.stdout.readline() == f"ready {path}\n"
         program.send_signal(signal.SIGINT)
         assert program.wait(60) == 0
@@ -141,12 +139,12 @@ def test_a_stale_socket_is_replaced_after_a_crash(world):
     disk.kill()
     assert disk.socket.exists() and not answers(disk.socket)
     disk.start()
-    subprocess.run([NVME, disk.device, "identify"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    run(NVME, disk.device, "identify", check=True)
 
 
 def test_without_a_client_it_sleeps(world):
     disk = world.disk()
-    subprocess.run([NVME, disk.device, "identify"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    run(NVME, disk.device, "identify", check=True)
     wait_for(lambda: disk.counters()["windows"] == 0, "the client's end is noticed")
     before = sleeps(disk)
     time.sleep(1)  # no event tells that nothing happens
@@ -177,8 +175,8 @@ def test_connections_that_say_nothing_or_nonsense_do_not_keep_clients_out(world)
     for connection in silent:
         connection.connect(str(disk.socket))
     silent[0].sendall(b"\xff" * 64)
-    subprocess.run([NVME, disk.device, "identify"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    run(NVME, disk.device, "identify", check=True)
     for connection in silent:
         connection.close()
     wait_for(lambda: holdings(disk)[0] < 25, "their descriptors are closed")
-    subprocess.run([NVME, disk.device, "identify"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    run(NVME, disk.device, "identify", check=True)

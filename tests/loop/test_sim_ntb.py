@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from harness import SIM
+from harness import SIM, Process, run
 
 
 def sim(*words):
-    return subprocess.run([SIM, "ntb", *map(str, words)], capture_output=True, text=True, timeout=60)
+    return run(SIM, "ntb", *words, text=True)
 
 
 def test_help_lists_models_and_faults():
@@ -32,8 +32,8 @@ def test_a_wrong_command_line_is_refused_with_one_sentence(words):
 @pytest.mark.parametrize("model", ["gen4", "gen4-spr", "gen3"])
 def test_it_serves_until_it_is_told_to_end(model, tmp_path):
     a, b, faults = (tmp_path / name for name in ("a", "b", "f"))
-    program = subprocess.Popen([SIM, "ntb", "--socket-a", a, "--socket-b", b, "--model", model, "--window", "64K",
-                                "--faults", faults], stdout=subprocess.PIPE, text=True)
+    program = Process(SIM, "ntb", "--socket-a", a, "--socket-b", b, "--model", model, "--window", "64K", "--faults", faults,
+                      stdout=subprocess.PIPE, text=True)
     try:
         assert program.stdout.readline() == f"ready {a} {b}\n"
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (a, b, faults))
@@ -51,11 +51,13 @@ def test_it_serves_until_it_is_told_to_end(model, tmp_path):
 
 def test_a_socket_that_another_serves_is_busy(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
-    program = subprocess.Popen([SIM, "ntb", "--socket-a", a, "--socket-b", b], stdout=subprocess.PIPE, text=True)
+    program = Process(SIM, "ntb", "--socket-a", a, "--socket-b", b, stdout=subprocess.PIPE, text=True)
     try:
         assert program.stdout.readline() == f"ready {a} {b}\n"
         assert sim("--socket-a", tmp_path / "c", "--socket-b", b).returncode == 4
         assert not (tmp_path / "c").exists()
+        program.terminate()
+        assert program.wait(60) == 0
     finally:
         program.kill()
         program.wait()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import NVME, PATIENCE, check, sanitized, wait_for
+from harness import NVME, PATIENCE, Process, check, run, sanitized, wait_for
 
 BLOCK = 512
 
@@ -34,13 +34,11 @@ class Ran:
 
 def nvme(*words, data=b"", stdin=None, env=None):
     given = {"stdin": stdin} if stdin is not None else {"input": data}
-    return Ran(subprocess.run([NVME, *map(str, words)], capture_output=True, timeout=120,
-                              env={**os.environ, **(env or {})}, **given))
+    return Ran(run(NVME, *words, env={**os.environ, **(env or {})}, **given))
 
 
 def background(*words):
-    return subprocess.Popen([NVME, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return Process(NVME, *words, stdout=subprocess.PIPE)
 
 
 def test_64_mib_are_identical_read_back_and_in_the_file(world):
@@ -183,9 +181,9 @@ def test_a_disk_that_dies_under_way_is_exit_4(world, options):
         wait_for(lambda: disk.counters()["commands"] > 100, "the benchmark is under way")
         disk.kill()
         began = time.monotonic()
-        out, err = running.communicate(timeout=PATIENCE)
+        out = running.communicate(timeout=PATIENCE)[0]
         assert sanitized() or time.monotonic() - began < 5
-        assert running.returncode == 4 and b"taken back" in err and out == b""
+        assert running.returncode == 4 and "taken back" in running.text() and out == b""
     finally:
         running.kill()
         running.wait()
@@ -196,5 +194,5 @@ def test_a_reader_that_goes_away_is_an_error_and_the_disk_is_left_in_order(world
     running = background(disk.device, "read", 0, 32768)
     running.stdout.close()
     assert running.wait(PATIENCE) == 1
-    assert b"Broken pipe" in running.stderr.read()
+    assert "Broken pipe" in running.text()
     nvme(disk.device, "identify").ok()

@@ -10,7 +10,8 @@ import pytest
 
 from control import frame
 from fake_daemon import FakeDaemon
-from harness import TOOL, check, tool
+from harness import TOOL, Process, check, default_signals, sanitized, tool
+from harness import run as run_command
 
 COMMANDS = ["connect", "disconnect", "add", "remove", "available", "unavailable", "list", "show", "borrow", "return",
             "status", "monitor", "config", "scan", "add-filter", "available-filter", "unavailable-filter", "remove-filter",
@@ -68,7 +69,8 @@ def daemon(world):
     ["run", "80000", "--force", "true"], ["run", "80000", "--owner"],
     ["config", "a", "b", "c"], ["help", "nonsense"], ["nonsense", "--help"], ["list", "--run-dir", "/" + "x" * 200]])
 def test_what_cannot_be_meant_is_refused_with_exit_2_and_one_sentence(words):
-    assert len(tool(*words).failed(2)) > 10
+    if not sanitized():  # what a sanitizer sees is the same
+        assert len(tool(*words).failed(2)) > 10
     ran = tool("--json", *words)
     assert ran.exit == 2
     document = ran.json("error")
@@ -187,7 +189,7 @@ def test_a_relative_socket_path_is_relative_to_the_tool(daemon):
 
 def test_arguments_that_are_no_text_are_refused_before_they_are_sent(daemon, world):
     run = daemon(lambda command, arguments: result())
-    ran = subprocess.run([TOOL, b"--run-dir", bytes(world.place), b"config", b"a", b"\xff"], capture_output=True)
+    ran = run_command(TOOL, b"--run-dir", bytes(world.place), b"config", b"a", b"\xff")
     assert ran.returncode == 2 and ran.stderr.count(b"\n") == 1
     most = "x" * 100000
     assert run("config", most, most).exit == 0
@@ -334,8 +336,8 @@ def test_run_says_when_the_device_was_not_returned_and_keeps_the_commands_exit_c
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
 def test_run_passes_signals_on_and_returns_the_device_after_the_command(run_on, world, name):
     command = f"trap 'echo got; exit 5' {name[3:]}; echo ready; while :; do sleep 0.01; done"
-    with subprocess.Popen([TOOL, "--run-dir", world.place, "run", "80002", "sh", "-c", command],
-                          stdout=subprocess.PIPE, text=True) as process:
+    with Process(TOOL, "--run-dir", world.place, "run", "80002", "sh", "-c", command, stdout=subprocess.PIPE,
+                 text=True) as process:
         assert process.stdout.readline() == "ready\n"
         assert run_on.requests == REQUESTS[:1]
         process.send_signal(getattr(signal, name))
@@ -348,6 +350,7 @@ def test_an_interrupt_from_the_terminal_reaches_the_command_of_run_once(run_on, 
     command = "n=0; trap 'n=$((n+1)); echo got $n' INT; echo ready; while [ $n -lt 2 ]; do sleep 0.2; done; exit 9"
     pid, master = pty.fork()
     if pid == 0:
+        default_signals()
         os.execv(TOOL, [TOOL, "--run-dir", world.place, "run", "80002", "sh", "-c", command])
     seen = read_until(master, b"ready")
     for count in (b"got 1", b"got 2"):
@@ -370,7 +373,7 @@ def read_until(terminal, text):
 def test_output_that_cannot_be_written_is_a_failure(daemon, world):
     daemon(lambda command, arguments: result(schema_version=1, devices=[DISK]))
     with open("/dev/full", "w") as full:
-        ran = subprocess.run([TOOL, "--run-dir", world.place, "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+        ran = run_command(TOOL, "--run-dir", world.place, "list", stdout=full, text=True)
     assert ran.returncode == 1 and "No space left" in ran.stderr
 
 
@@ -408,8 +411,8 @@ def test_an_event_that_is_none_ends_monitor_with_one_sentence(daemon):
 def available_on_terminal(place, answer, *options):
     """Runs `available` on a terminal and types `answer` when asked; gives exit code and what the terminal showed."""
     master, slave = pty.openpty()
-    with subprocess.Popen([TOOL, "--run-dir", place, "available", "80000", *options], stdin=slave, stdout=slave,
-                          stderr=slave) as process:
+    with Process(TOOL, "--run-dir", place, "available", "80000", *options, stdin=slave, stdout=slave,
+                 stderr=slave) as process:
         os.close(slave)
         seen = b""
         while select.select([master], [], [], 20)[0]:

@@ -4,11 +4,10 @@ import fcntl
 import mmap
 import os
 import struct
-import subprocess
 
 import pytest
 
-from harness import NVME, PATIENCE, wait_for
+from harness import NVME, PATIENCE, Process, wait_for
 from raw_client import (CONFIG, DMA_UNMAP, GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, READ, SET_IRQS, VERSION, RawClient,
                         guest_memory)
 
@@ -115,8 +114,7 @@ def test_a_device_that_is_taken_back_is_pulled_out_and_one_that_is_lost_signals_
 def test_a_program_straight_on_the_socket_learns_that_its_device_is_taken_back(lent):
     lender, borrower, disk = lent
     path = borrower.ok("borrow", "80000").splitlines()[1]
-    with subprocess.Popen([NVME, f"vfio-user:{path}", "bench", "--seconds", "60"], stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL) as program:
+    with Process(NVME, f"vfio-user:{path}", "bench", "--seconds", 60) as program:
         try:
             wait_for(lambda: disk.counters()["io_commands"] > 100, "the program is in mid-I/O")
             assert shown(borrower)["loan"]["client"] == "vfio-user"

@@ -18,12 +18,17 @@ struct Node {
   Node(boost::asio::io_context& io, NtbHost& host, unsigned number,
        std::chrono::milliseconds silence = std::chrono::milliseconds(300)) {
     fabric::ntb::Peer::open(
-        io, host.device, {.node = NodeId(number), .silence = silence}, [this] { ++changes; },
+        io, host.device, {.node = NodeId(number), .silence = silence},
+        [this] {
+          ++changes;
+          if (seen) seen();
+        },
         [this](auto opened) { peer = std::move(opened).value(); });
   }
   bool up() const { return peer && peer->state().up; }
   std::shared_ptr<fabric::ntb::Peer> peer;
   int changes = 0;
+  std::function<void()> seen; ///< called at each change
 };
 
 struct Nodes {

@@ -30,7 +30,8 @@ public:
   std::string driver_of_physical;                        ///< empty: the function is not a virtual one
   unsigned group = 12, vectors = 8, vectors_to_give = 0; ///< 0: as many as asked for
   std::uint32_t device_flags = device_flag_pci | device_flag_reset, msix_flags = irq_flag_eventfd | irq_flag_noresize;
-  std::uint32_t windows = 65535;
+  std::uint32_t windows = 65535;          ///< that there is room for, what is mapped not counted
+  std::uint64_t bar0 = 0x4000, keeps = 0; ///< bytes of BAR 0; bytes that an unmap leaves mapped, and says so
   std::vector<kernel::IovaRange> ranges{{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}};
   std::vector<std::byte> config = std::vector<std::byte>(256);
 
@@ -68,6 +69,27 @@ public:
   }
   void signal(std::uint32_t index) { signal_eventfd(own_events_.at(index).get()); } ///< REQ or ERR
   unsigned mappings() const { return mappings_; }                                   ///< of this process
+
+  /// What the device reaches: what of which file, where. Pieces that continue each other are one.
+  struct Reach {
+    std::uint64_t iova, size;
+    Access access;
+    std::uint64_t inode, offset;
+    bool operator==(const Reach&) const = default;
+  };
+  std::vector<Reach> reachable() {
+    const std::scoped_lock lock(mutex_);
+    std::vector<Reach> merged;
+    for (const auto& [iova, reach] : reachable_) {
+      auto* last = merged.empty() ? nullptr : &merged.back();
+      if (last != nullptr &&
+          Reach{last->iova + last->size, reach.size, last->access, last->inode, last->offset + last->size} == reach)
+        last->size += reach.size;
+      else
+        merged.push_back(reach);
+    }
+    return merged;
+  }
 
   /// What was closed since the last call, in order: when the last descriptor of each went.
   std::vector<std::string> closed() {
@@ -121,11 +143,15 @@ public:
     if (is_config) std::ranges::copy(bytes, config.begin() + static_cast<std::ptrdiff_t>(offset - config_at));
     return bytes.size();
   }
-  kernel::Outcome<std::byte*> map(int, std::uint64_t offset, std::uint64_t size, bool writable) override {
+  kernel::Outcome<std::byte*> map(int fd, std::uint64_t offset, std::uint64_t size, bool writable) override {
     if (const int number = called(fmt::format("mmap {:x}+{:x} {}", offset, size, writable ? "rw" : "r")))
       return std::unexpected(number);
     ++mappings_;
-    return reinterpret_cast<std::byte*>(0x10000000);
+    const std::scoped_lock lock(mutex_);
+    const auto address = next_address_;
+    next_address_ += (size + 0xfffffff) / 0x10000000 * 0x10000000;
+    memory_[address] = {inode(fd), offset};
+    return reinterpret_cast<std::byte*>(address);
   }
   void unmap(std::byte*, std::uint64_t size) override {
     called(fmt::format("munmap {:x}", size));
@@ -147,11 +173,16 @@ public:
     return called("group_device " + name, "device");
   }
   kernel::Outcome<void> map_dma(int, Iova iova, std::uint64_t size, Access access, std::byte* memory) override {
-    return done(fmt::format("map_dma {:x}+{:x} {} {:x}", std::to_underlying(iova), size, static_cast<int>(access),
-                            reinterpret_cast<std::uint64_t>(memory) & 0xfffffff));
+    if (const int number =
+            called(fmt::format("map_dma {:x}+{:x} {} {:x}", std::to_underlying(iova), size, static_cast<int>(access),
+                               reinterpret_cast<std::uint64_t>(memory) & 0xfffffff)))
+      return std::unexpected(number);
+    return reach(iova, size, access, memory);
   }
-  kernel::Outcome<void> unmap_dma(int, Iova iova, std::uint64_t size) override {
-    return done(fmt::format("unmap_dma {:x}+{:x}", std::to_underlying(iova), size));
+  kernel::Outcome<std::uint64_t> unmap_dma(int, Iova iova, std::uint64_t size) override {
+    if (const int number = called(fmt::format("unmap_dma {:x}+{:x}", std::to_underlying(iova), size)))
+      return std::unexpected(number);
+    return cut(std::to_underlying(iova), size);
   }
 
   // iommufd
@@ -166,16 +197,23 @@ public:
   }
   kernel::Outcome<void> attach(int, std::uint32_t) override { return done("attach"); }
   kernel::Outcome<kernel::Limits> space_limits(int, std::uint32_t) override { return limits(); }
-  kernel::Outcome<void> map_space(int, std::uint32_t, Iova iova, std::uint64_t size, Access, std::byte*) override {
-    return done(fmt::format("map_space {:x}+{:x}", std::to_underlying(iova), size));
+  kernel::Outcome<void> map_space(int, std::uint32_t, Iova iova, std::uint64_t size, Access access,
+                                  std::byte* memory) override {
+    if (const int number = called(fmt::format("map_space {:x}+{:x}", std::to_underlying(iova), size)))
+      return std::unexpected(number);
+    return reach(iova, size, access, memory);
   }
-  kernel::Outcome<void> map_space_file(int, std::uint32_t, Iova iova, std::uint64_t size, Access, int,
+  kernel::Outcome<void> map_space_file(int, std::uint32_t, Iova iova, std::uint64_t size, Access access, int fd,
                                        std::uint64_t offset) override {
     if (!map_file) return std::unexpected(ENOTTY);
-    return done(fmt::format("map_space_file {:x}+{:x} {:x}", std::to_underlying(iova), size, offset));
+    if (const int number = called(fmt::format("map_space_file {:x}+{:x} {:x}", std::to_underlying(iova), size, offset)))
+      return std::unexpected(number);
+    return reach(iova, size, access, {inode(fd), offset});
   }
-  kernel::Outcome<void> unmap_space(int, std::uint32_t, Iova iova, std::uint64_t size) override {
-    return done(fmt::format("unmap_space {:x}+{:x}", std::to_underlying(iova), size));
+  kernel::Outcome<std::uint64_t> unmap_space(int, std::uint32_t, Iova iova, std::uint64_t size) override {
+    if (const int number = called(fmt::format("unmap_space {:x}+{:x}", std::to_underlying(iova), size)))
+      return std::unexpected(number);
+    return cut(std::to_underlying(iova), size);
   }
 
   // Devices
@@ -187,7 +225,7 @@ public:
   kernel::Outcome<kernel::Region> region(int, std::uint32_t index) override {
     if (const int number = failure("region")) return std::unexpected(number);
     constexpr auto rw = region_flag_read | region_flag_write;
-    if (index == 0) return kernel::Region{rw | region_flag_mmap, 0x4000, 0, {{0, 0x4000}}};
+    if (index == 0) return kernel::Region{rw | region_flag_mmap, bar0, 0, {{0, bar0}}};
     if (index == config_region) return kernel::Region{rw, config.size(), config_at, {}};
     if (index == 1) return kernel::Region{region_flag_read, 0x100, 1ULL << 40, {}};
     return kernel::Region{};
@@ -224,6 +262,44 @@ private:
     Fd fd;
     std::string name;
   };
+
+  struct Backing {
+    std::uint64_t inode, offset;
+  };
+
+  /// Maps and unmaps overlap nothing and cut nothing, as with the kernel (VFIO_TYPE1v2_IOMMU, IOMMU_IOAS_UNMAP).
+  kernel::Outcome<void> reach(Iova at, std::uint64_t size, Access access, Backing backing) {
+    const std::scoped_lock lock(mutex_);
+    const auto iova = std::to_underlying(at);
+    for (const auto& [start, there] : reachable_)
+      if (start < iova + size && iova < start + there.size) return std::unexpected(EEXIST);
+    reachable_[iova] = {iova, size, access, backing.inode, backing.offset};
+    return {};
+  }
+  kernel::Outcome<void> reach(Iova at, std::uint64_t size, Access access, const std::byte* memory) {
+    const auto address = reinterpret_cast<std::uint64_t>(memory);
+    Backing backing{};
+    {
+      const std::scoped_lock lock(mutex_);
+      const auto& [start, found] = *--memory_.upper_bound(address);
+      backing = {found.inode, found.offset + (address - start)};
+    }
+    return reach(at, size, access, backing);
+  }
+  kernel::Outcome<std::uint64_t> cut(std::uint64_t iova, std::uint64_t size) {
+    const std::scoped_lock lock(mutex_);
+    const auto whole = [iova, size](const auto& entry) {
+      return entry.first >= iova && entry.first + entry.second.size <= iova + size;
+    };
+    std::uint64_t bytes = 0;
+    for (const auto& entry : reachable_) {
+      if (whole(entry)) bytes += entry.second.size;
+      if (!whole(entry) && entry.first < iova + size && iova < entry.first + entry.second.size)
+        return std::unexpected(EINVAL);
+    }
+    if (keeps == 0) std::erase_if(reachable_, whole);
+    return bytes - std::min(keeps, bytes);
+  }
 
   /// The errno a call is to fail with; `name` may go on after what was told to fail.
   int failure(const std::string& name) {
@@ -285,6 +361,9 @@ private:
   std::vector<ino_t> devices_;
   std::map<std::uint32_t, Fd> own_events_;
   std::atomic<unsigned> mappings_ = 0;
+  std::uint64_t next_address_ = 0x10000000;
+  std::map<std::uint64_t, Backing> memory_;  ///< of this process, by address
+  std::map<std::uint64_t, Reach> reachable_; ///< by IOVA
 };
 
 /// A device at a ScriptedSystem, driven synchronously.

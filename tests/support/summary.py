@@ -1,9 +1,10 @@
 """summary.py TESTLOG STATUS: counts test cases in what meson's tests printed; the last line of tests/run.
 
 TESTLOG is meson's testlog.json (one JSON object per test), STATUS the exit status of meson test. Test cases are counted
-from the last lines of Catch2 and pytest; a program that printed neither counts as one case. Reasons of skipped cases,
-and of cases that passed only when run again, are repeated, since meson shows no output of a test that did not fail;
-so is the end of what a failed test printed, which is far above by then. Exits with 1 if anything failed.
+from the last lines of Catch2 and pytest; a fuzzer is one case. A program that ended without such a line has failed, and
+so has one that printed what a sanitizer found, whatever status it ended with. Reasons of skipped cases, of cases
+that passed only when run again, and a list of the slowest, are repeated, since meson shows no output of a test that did
+not fail; so is the end of what a failed test printed, which is far above by then. Exits with 1 if anything failed.
 """
 
 import json
@@ -11,12 +12,15 @@ import pathlib
 import re
 import sys
 
+from findings import findings
+
 CATCH_ALL = re.compile(r"^All tests passed \(.* in (\d+) test cases?\)", re.M)
 CATCH_SOME = re.compile(r"^test cases:(.*)$", re.M)
 PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
-NOTED = re.compile(r"^(?:SKIPPED \[\d+\]|RERUN) .*$", re.M)
+CATCH_SKIPPED = re.compile(r"^SKIPPED: (.*?): ", re.M)  # skipped.hpp; a case with generators says it several times
+NOTED = re.compile(r"^(?:(?:SKIPPED \[\d+\]|SKIPPED:|RERUN) .*|\d+\.\d\ds (?:call|setup|teardown) .*)$", re.M)
 
-BLAMED = re.compile(r"^(?:(?:FAILED|ERROR|E  ) .*|.*: FAILED:(?:\n.*){4}|.*(?:runtime error|ERROR: \w+Sanitizer).*)$", re.M)
+BLAMED = re.compile(r"^(?:(?:FAILED|ERROR|E  ) .*|.*: FAILED:(?:\n.*){4})$", re.M)
 
 
 def numbers(line):
@@ -26,10 +30,13 @@ def numbers(line):
 
 def count(output):
     """Passed, failed and skipped test cases that OUTPUT tells of; None if it tells of none."""
+    skipped = len(set(CATCH_SKIPPED.findall(output)))
     if found := CATCH_ALL.findall(output):
-        return int(found[-1]), 0, 0
+        return int(found[-1]) - skipped, 0, skipped
     if found := CATCH_SOME.findall(output):
         words = numbers(found[-1].replace("failed as expected", "passed"))
+        words["passed"] = words.get("passed", 0) - skipped
+        words["skipped"] = words.get("skipped", 0) + skipped
     elif found := PYTEST.findall(output):
         words = numbers(found[-1])
     else:
@@ -38,11 +45,19 @@ def count(output):
     return words.get("passed", 0), failed, words.get("skipped", 0)
 
 
+def wrong(test):
+    """Why TEST has failed although its program ended with status 0, or nothing."""
+    if found := findings(test.get("stdout", "") + test.get("stderr", "")):
+        return found[0]
+    fuzzer = pathlib.Path(test["command"][0]).name.startswith("fuzz_")
+    return None if fuzzer or count(test.get("stdout", "")) else "it ended without telling of its test cases"
+
+
 def count_test(test):
     result = test["result"]
     if result == "SKIP":
         return 0, 0, 1
-    good = result in ("OK", "EXPECTEDFAIL")
+    good = result in ("OK", "EXPECTEDFAIL") and not wrong(test)
     passed, failed, skipped = count(test.get("stdout", "")) or ((1, 0, 0) if good else (0, 0, 0))
     return passed, failed if good or failed else 1, skipped
 
@@ -50,12 +65,13 @@ def count_test(test):
 def notes(test):
     """What is worth reading again of TEST, a line each."""
     output = test.get("stdout", "")
-    found = NOTED.findall(output)
+    found = [*dict.fromkeys(NOTED.findall(output))]
     if count_test(test)[1]:
         output += test.get("stderr", "")
-        blamed = BLAMED.findall(output)[-20:]
+        blamed = (BLAMED.findall(output) + findings(output))[-20:]
         ending = output.splitlines()[-20:]
-        found += [f"FAILED ({test['result']})", *(line[:300] for line in blamed or ending)]
+        found += [f"FAILED ({wrong(test) if test['result'] == 'OK' else test['result']})",
+                  *(line[:300] for line in blamed or ending)]
     return found
 
 

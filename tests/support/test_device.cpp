@@ -105,7 +105,8 @@ Reply TestDevice::unmap(const DmaUnmap& request) {
     windows.clear();
     return Unmapped{request.size};
   }
-  return windows.erase(std::to_underlying(request.iova)) == 1 ? Reply(Unmapped{request.size}) : std::unexpected(ENOENT);
+  const auto window = windows.extract(std::to_underlying(request.iova));
+  return window.empty() ? std::unexpected(ENOENT) : Reply(Unmapped{window.mapped().size});
 }
 
 void TestDevice::client_left() {

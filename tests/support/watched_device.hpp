@@ -3,7 +3,9 @@
 
 #include "device.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <deque>
 
 namespace smartio::testing {
@@ -15,9 +17,18 @@ struct WatchedDevice final : vfio::Device {
     bool operator==(const Map&) const = default;
   };
 
+  struct Write {
+    std::uint64_t offset, value;
+    bool operator==(const Write&) const = default;
+  };
+
   explicit WatchedDevice(std::shared_ptr<vfio::Device> watched) : device(std::move(watched)) {}
   void submit(vfio::Request request, vfio::Completion done) override {
     const auto* map = std::get_if<vfio::DmaMap>(&request);
+    if (const auto* write = std::get_if<vfio::RegionWrite>(&request); write != nullptr && write->region == 0) {
+      registers.push_back({write->offset, 0});
+      std::memcpy(&registers.back().value, write->data.data(), std::min<std::size_t>(write->data.size(), 8));
+    }
     const bool unmap = std::holds_alternative<vfio::DmaUnmap>(request);
     const int refused = map != nullptr && refuse ? refuse(*map) : 0;
     if (refused != 0) return done(std::unexpected(refused));
@@ -43,6 +54,7 @@ struct WatchedDevice final : vfio::Device {
   bool stuck = false;                             ///< nothing is unmapped any more
   bool pretend = false;                           ///< maps succeed, and nothing is reached there
   std::vector<Map> maps;                          ///< that were not refused
+  std::vector<Write> registers;                   ///< written in BAR 0, in order
   unsigned unmaps = 0;
   std::deque<std::move_only_function<void()>> answers;
 };

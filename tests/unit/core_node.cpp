@@ -80,6 +80,21 @@ TEST_CASE("a device is borrowed once, and the borrower's proof admits it") {
   CHECK(lender.sent<Answer>()->code == Errc::busy);
 }
 
+TEST_CASE("whoever returned a device has been told its new state when the answer comes") {
+  Lender lender;
+  lender.on(Received{16, BorrowRequest{5, lender.id, false}});
+  lender.on(Received{16, ReturnRequest{6, lender.id, 1}});
+  lender.on(LoanEnded{{lender.id, 1}, std::nullopt});
+  std::vector<std::string> order;
+  for (const auto& effect : lender.effects)
+    if (const auto* send = std::get_if<Send>(&effect)) {
+      if (const auto* devices = std::get_if<Devices>(&send->message))
+        order.emplace_back(to_string(devices->changed.at(0).state));
+      if (std::holds_alternative<Answer>(send->message)) order.emplace_back("answer");
+    }
+  CHECK(order == std::vector<std::string>{"available", "answer"});
+}
+
 TEST_CASE("an unavailable device is not lent") {
   Lender lender;
   lender.command("unavailable", {{"device", "80000"}});
@@ -204,11 +219,11 @@ TEST_CASE("a shared device has as many borrowers as there are slices of its addr
   CHECK_FALSE(lender.node.admits({lender.id, last + 1}, nonce));
 
   lender.on(Received{16, ReturnRequest{100, lender.id, first}});
-  lender.on(Received{16, BorrowRequest{101, lender.id, true}}); // its windows are still there
-  CHECK(lender.sent<Answer>()->code == Errc::busy);
+  lender.on(Received{16, BorrowRequest{101, lender.id, true}}); // its windows are still there: it waits
+  CHECK(lender.sent<Answer>() == nullptr);
   lender.on(LoanEnded{{lender.id, first}, std::nullopt});
   lender.on(Received{16, BorrowRequest{102, lender.id, true}});
-  CHECK(lender.sent<Answer>()->code == Errc{});
+  CHECK(lender.sent<Answer>()->code == Errc::busy);
 }
 
 TEST_CASE("a filter adds what matches, now and later, but nothing that was removed by hand") {
@@ -300,6 +315,7 @@ TEST_CASE("heartbeats go only while a loan exists") {
   lender.on(Received{16, ReturnRequest{6, lender.id, 1}});
   lender.on(LoanEnded{{lender.id, 1}, std::nullopt});
   lender.on(TimerFired{{Timer::Kind::silence, 16}}); // late: it was disarmed
+  CHECK(lender.effects.empty());
 }
 
 TEST_CASE("a peer that is another node than expected, or of another version, is refused") {

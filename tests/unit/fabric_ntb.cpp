@@ -1,10 +1,33 @@
 // The drivers of non-transparent bridges, on the simulated one.
 #include "ntb_ends.hpp"
+#include "ntb_nodes.hpp"
 
 #include <cstring>
 
 using namespace smartio;
 using namespace smartio::testing;
+
+namespace {
+
+/// What was written to BAR 0, as one window sees it: whether its translation was ever changed while it was open.
+struct WindowLog {
+  std::uint32_t base, limit;
+  std::uint64_t closed; ///< the limit of a closed window: where its BAR begins
+  bool open = false, torn = false;
+  unsigned bases = 0, openings = 0;
+
+  void read(const std::vector<WatchedDevice::Write>& writes) {
+    bases = openings = 0;
+    for (const auto& write : writes) {
+      if (write.offset == limit) openings += (open = write.value != closed) ? 1 : 0;
+      if (write.offset != base) continue;
+      ++bases;
+      torn = torn || open;
+    }
+  }
+};
+
+} // namespace
 
 TEST_CASE("an adapter says what it is") {
   NtbPair ice_lake("gen4", false), sapphire_rapids("gen4-spr", false), skylake("gen3", false);
@@ -159,4 +182,73 @@ TEST_CASE("a device that is gone is ENODEV; one that is no bridge is refused") {
   Adapter::open(std::make_shared<Stranger>(), [&refused](auto opened) { refused = opened.error(); });
   REQUIRE(refused);
   CHECK(refused->code == make_error_code(Errc::bad_request));
+}
+
+TEST_CASE("a window's translation is changed only while the window is closed") {
+  NtbPair pair(any_chip(), false);
+  const auto watched = watch(pair.a);
+  End end(pair.a);
+  for (const unsigned index : {0U, 1U}) {
+    WindowLog log{0x10 + 0x10 * index, 0x18 + 0x10 * index, index == 0 ? NtbHost::bar2_at : NtbHost::bar4_at};
+    struct Row {
+      const char* what;
+      std::function<Result<void>()> change;
+      unsigned openings; ///< afterwards it is open, or not
+    };
+    const Row rows[]{
+        {"open", [&] { return did(*end.adapter, &Adapter::open_window, index, memory, window); }, 1},
+        {"aim elsewhere", [&] { return did(*end.adapter, &Adapter::open_window, index, Iova{0}, window); }, 1},
+        {"recover", [&] { return did(*end.adapter, &Adapter::recover); }, 1},
+        {"close", [&] { return did(*end.adapter, &Adapter::close_window, index); }, 0},
+        {"recover what is closed", [&] { return did(*end.adapter, &Adapter::recover); }, 0},
+    };
+    for (const auto& row : rows) {
+      INFO(row.what << " " << index);
+      watched->registers.clear();
+      REQUIRE(row.change().has_value());
+      log.read(watched->registers);
+      CHECK_FALSE(log.torn);
+      CHECK(log.bases > 0);
+      CHECK(log.openings == row.openings);
+      CHECK(log.open == (row.openings == 1));
+    }
+  }
+}
+
+TEST_CASE("generation 3 has the limit of the peer's side before a window opens") {
+  NtbPair pair("gen3", false);
+  const auto watched = watch(pair.a);
+  End end(pair.a);
+  watched->registers.clear();
+  REQUIRE(did(*end.adapter, &Adapter::open_window, 0U, memory, window).has_value());
+  const auto& writes = watched->registers;
+  const auto secondary = std::ranges::find(writes, 0x4018U, &WatchedDevice::Write::offset);
+  const auto opened = std::ranges::find(writes, WatchedDevice::Write{0x18, NtbHost::bar2_at + window});
+  REQUIRE(secondary != writes.end());
+  REQUIRE(opened != writes.end());
+  CHECK(secondary < opened);
+}
+
+TEST_CASE("what a bridge does not have is refused, and the last of what it has is not") {
+  Ends ends(any_chip());
+  auto& adapter = *ends.a.adapter;
+  CHECK(did(adapter, &Adapter::write_peer_scratchpad, 15U, 1U).has_value());
+  CHECK_FALSE(did(adapter, &Adapter::write_peer_scratchpad, 16U, 1U).has_value());
+  CHECK_FALSE(did(adapter, &Adapter::write_peer_scratchpad, UINT32_MAX, 1U).has_value());
+  std::optional<Result<std::uint32_t>> word;
+  for (const unsigned index : {15U, 16U, UINT32_MAX}) {
+    adapter.read_scratchpad(index, [&word](auto told) { word = std::move(told); });
+    REQUIRE(word.has_value());
+    CHECK(word->has_value() == (index == 15));
+  }
+  CHECK_FALSE(did(adapter, &Adapter::close_window, 2U).has_value());
+  CHECK_FALSE(did(adapter, &Adapter::ring, UINT32_MAX).has_value());
+  for (const unsigned count : {0U, 32U, 34U}) {
+    std::vector<Fd> events;
+    while (events.size() < count) events.push_back(make_eventfd().value());
+    CHECK_FALSE(did(adapter, &Adapter::start, std::move(events)).has_value());
+  }
+  REQUIRE(did(adapter, &Adapter::enable_doorbells, UINT64_MAX).has_value()); // no more than there are
+  const auto usable = adapter.shape().usable_doorbells;
+  CHECK((ends.pair.a.reg(0x48, 8) & usable) == 0);
 }

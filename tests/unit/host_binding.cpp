@@ -6,6 +6,7 @@
 #include "driver_kernel.hpp"
 
 #include <algorithm>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,6 +63,35 @@ TEST_CASE("a function is taken from its driver and given back to it") {
   CHECK(host.untouched(drive));
   CHECK(!binder.has_taken(drive_bdf));
   REQUIRE(binder.give_back({drive_bdf})); // again
+}
+
+TEST_CASE("each write is in the journal before it is made, with what there was, and the journal is its owner's alone") {
+  Host host;
+  host.tree.file(devices(drive) + "driver_override", "nvme\n");
+  std::vector<std::string> steps;
+  host.kernel.fault = [&](const std::string& name, const std::string&) {
+    const auto entry = Journal::open(host.tree.at("state/journal.json"), "boot-1").value().entries().at(drive_bdf);
+    steps.push_back(name + " after " + entry.step);
+    CHECK(entry.driver == "nvme");
+    CHECK(entry.driver_override == "nvme");
+    struct stat status {};
+    CHECK((::stat(host.tree.at("state/journal.json").c_str(), &status) == 0 && (status.st_mode & 07777) == 0600));
+    return std::optional<Error>{};
+  };
+  auto binder = Binder::open(host.tree.root(), host.tree.at("state"), [&] {
+    auto system = host.kernel.system();
+    system.read = [](const std::string& path, std::chrono::milliseconds) -> Result<std::string> {
+      return read_text(path).value_or("");
+    };
+    return system;
+  }());
+  REQUIRE(binder);
+  REQUIRE(binder->take({drive_bdf}));
+  CHECK(host.journal().find("take-done") != std::string::npos);
+  REQUIRE(binder->give_back({drive_bdf}));
+  CHECK(steps == std::vector<std::string>{"driver_override after take-override", "driver/unbind after take-unbind",
+                                          "vfio-pci/bind after take-probe", "driver_override after give-override",
+                                          "driver/unbind after give-unbind", "nvme/bind after give-probe"});
 }
 
 TEST_CASE("a function without a driver gets none back") {

@@ -3,6 +3,7 @@
 
 #include "catch.hpp"
 #include "checks.hpp"
+#include "skipped.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <linux/netlink.h>
@@ -55,20 +56,15 @@ TEST_CASE("messages of anyone but the kernel are dropped, and the listener can e
   boost::asio::io_context context;
   unsigned seen = 0;
   auto uevents = Uevents::open(context.get_executor(), [&seen](const Uevent&) { ++seen; });
-  if (!uevents) {
-    WARN("skipped: " << to_string(uevents.error()));
-    return;
-  }
+  if (!uevents) SKIPPED(to_string(uevents.error()));
   sockaddr_nl address{};
   socklen_t size = sizeof address;
   REQUIRE(::getsockname(uevents->fd(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
   address.nl_groups = 0;
   const Fd forger(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT));
   const auto text = message("add");
-  if (::sendto(forger.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
-    WARN("skipped: only root can try this");
-    return;
-  }
+  if (::sendto(forger.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
+    SKIPPED("only root can try this");
   REQUIRE(testing::readable(uevents->fd()));
   context.run_one();
   CHECK(seen == 0);

@@ -28,6 +28,7 @@ TEST_CASE("allocated memory is zero, whole pages and sealed against shrinking") 
   for (const std::byte byte : memory->bytes()) REQUIRE(byte == std::byte{0});
   CHECK(::ftruncate(memory->fd(), 4096) != 0);
   CHECK((::fcntl(memory->fd(), F_GET_SEALS) & F_SEAL_SHRINK) != 0);
+  CHECK((::fcntl(memory->fd(), F_GETFD) & FD_CLOEXEC) != 0);
 }
 
 TEST_CASE("copies share the pages, which live until the last is gone") {

@@ -159,7 +159,7 @@ TEST_CASE_METHOD(Windows, "memory that the client cuts off is an error, not a si
   CHECK_FALSE(memory.post(0x3000, std::array<std::byte, 16>{}));
   std::vector<iovec> pieces;
   REQUIRE(memory.locate(0x3000, 0x1000, Access::write, pieces));
-  const auto disk = nvme::Store::from_fd(make_memfd("disk", 0x1000).value(), 512).value();
+  auto disk = nvme::FileStore::from_fd(make_memfd("disk", 0x1000).value(), 512).value();
   CHECK(disk.read(0, pieces) == EFAULT);
 }
 

@@ -40,6 +40,13 @@ TEST_CASE("reserved ranges are never allocated nor taken") {
   CHECK_FALSE(ranges.release(0x2000));
 }
 
+TEST_CASE("a reserved range within another takes nothing away from that") {
+  RangeAllocator ranges({{0x1000, 0x5000}}, {{0x2000, 0x3000}, {0x2800, 0x100}});
+  CHECK(ranges.allocate(0x1000, 0x1000) == 0x1000);
+  CHECK(ranges.allocate(0x1000, 0x1000) == 0x5000);
+  CHECK_FALSE(ranges.reserve(0x4fff, 1));
+}
+
 TEST_CASE("a named range is refused exactly when it overlaps another") {
   RangeAllocator ranges({{0x1000, 0x10000}}, {});
   REQUIRE(ranges.reserve(0x4000, 0x2000));

@@ -19,7 +19,7 @@ namespace {
 
 std::shared_ptr<const DeviceView> view_of(Device& device) {
   std::shared_ptr<const DeviceView> view;
-  DeviceView::load(device, [&view](auto loaded) { view = std::move(loaded).value(); });
+  DeviceView::load({std::shared_ptr<void>(), &device}, [&view](auto loaded) { view = std::move(loaded).value(); });
   REQUIRE(view);
   return view;
 }
@@ -58,6 +58,27 @@ TEST_CASE("a view without registers holds no descriptor and lets nothing be mapp
   }
 }
 
+TEST_CASE("a device that everybody lets go of while it is asked lives until it has answered") {
+  struct Late final : SmallDevice {
+    std::vector<Completion>& kept;
+    explicit Late(std::vector<Completion>& questions) : kept(questions) {}
+    void submit(Request request, Completion done) override {
+      if (std::holds_alternative<GetInfo>(request)) return kept.push_back(std::move(done));
+      SmallDevice::submit(std::move(request), std::move(done));
+    }
+  };
+  std::vector<Completion> kept;
+  auto device = std::make_shared<Late>(kept);
+  std::shared_ptr<const DeviceView> view;
+  DeviceView::load(device, [&view](auto loaded) { view = std::move(loaded).value(); });
+  const std::weak_ptr<Late> watched = std::exchange(device, nullptr);
+  CHECK_FALSE(watched.expired());
+  std::exchange(kept, {}).front()(Info{device_flag_pci, 9, 5});
+  REQUIRE(view);
+  CHECK(view->regions[0].size == 8192);
+  CHECK(watched.expired());
+}
+
 TEST_CASE("a device that tells nothing has no view") {
   struct Mute : Device {
     std::vector<Completion> kept;
@@ -65,7 +86,7 @@ TEST_CASE("a device that tells nothing has no view") {
     void on_lost(std::move_only_function<void()>) override {}
   } mute;
   int error = 0;
-  DeviceView::load(mute, [&error](auto view) { error = view.error(); });
+  DeviceView::load({std::shared_ptr<void>(), &mute}, [&error](auto view) { error = view.error(); });
   CHECK(error == 0);
   SECTION("dropped") { mute.kept.clear(); }
   SECTION("wrong answer") { mute.kept.front()(Done{}); }
@@ -124,7 +145,7 @@ TEST_CASE("interrupts outside of what the device has are refused") {
   CHECK(view->check(irqs(0x09, intx, 0, 1)) == 0);
 }
 
-TEST_CASE("only eventfds can be interrupts, and none can hold up its signaller") {
+TEST_CASE("only eventfds can be interrupts, and their flags stay the client's") {
   const auto check = [](int fd) {
     auto set = irqs(0x24, msix, 0, 1);
     set.eventfds.emplace_back(fd);
@@ -140,17 +161,18 @@ TEST_CASE("only eventfds can be interrupts, and none can hold up its signaller")
   CHECK(check(::open("/dev/null", O_RDWR)) == EINVAL);
   CHECK(check(::open("/", O_RDONLY)) == EINVAL);
 
-  const Fd blocking(::eventfd(0, EFD_CLOEXEC));
-  CHECK(check(::dup(blocking.get())) == 0);
-  const std::uint64_t full = UINT64_MAX - 1;
-  REQUIRE(::write(blocking.get(), &full, sizeof full) == sizeof full);
-  signal_eventfd(blocking.get()); // returns
+  for (const int flags : std::initializer_list<int>{0, EFD_NONBLOCK, EFD_SEMAPHORE}) {
+    const Fd eventfd(::eventfd(0, EFD_CLOEXEC | flags));
+    const int before = ::fcntl(eventfd.get(), F_GETFL);
+    CHECK(check(::dup(eventfd.get())) == 0);
+    CHECK(::fcntl(eventfd.get(), F_GETFL) == before);
+  }
 }
 
 TEST_CASE("memory files and eventfds are not taken for registers, and what nobody knows is not taken for harmless") {
   CHECK(kind_of_descriptor(make_memfd("/dmabuf:", 4096).value().get()) == DescriptorKind::other);
-  CHECK(kind_of_descriptor(make_eventfd().value().get()) == DescriptorKind::other);
-  CHECK(kind_of_descriptor(Fd(::open("/dev/null", O_RDWR)).get()) == DescriptorKind::other);
+  CHECK(kind_of_descriptor(make_eventfd().value().get()) == DescriptorKind::unknown);
+  CHECK(kind_of_descriptor(Fd(::open("/dev/null", O_RDWR)).get()) == DescriptorKind::unknown); // as any node
   CHECK(kind_of_descriptor(-1) == DescriptorKind::unknown);
 }
 

@@ -1,5 +1,5 @@
-"""Fixtures of the vm suite: what guests are started from, or the reason why there can be none. Tests marked `alone`
-look at the clock: no other runs beside them."""
+"""Fixtures of the vm suite: what guests are started from, or the reason why there can be none. What looks at the
+clock does so while no other test runs (`alone`)."""
 
 import contextlib
 import fcntl
@@ -17,25 +17,37 @@ BUILD = pathlib.Path(os.environ.get("SMARTIO_BUILD", pathlib.Path(__file__).pare
 LOGS = BUILD / "vm-logs" / os.environ.get("PYTEST_XDIST_WORKER", "")  # guests of two files may have the same name
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "alone: no other test runs beside it")
-
-
 @contextlib.contextmanager
 def locked(name, how):
     BUILD.mkdir(exist_ok=True)
     with open(BUILD / f"vm-{name}.lock", "w") as file:
         fcntl.flock(file, how)
-        yield
+        yield file
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    alone = item.get_closest_marker("alone") is not None
     with contextlib.ExitStack() as held:
         with locked("queue", fcntl.LOCK_EX):  # who waits to be alone is overtaken by nobody
-            held.enter_context(locked("company", fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+            item.company = held.enter_context(locked("company", fcntl.LOCK_SH))
         yield
+
+
+@pytest.fixture
+def alone(request):
+    """What looks at the clock does it in here: with alone(): ... begins when no other test is running."""
+    company = request.node.company
+
+    @contextlib.contextmanager
+    def without_company():
+        fcntl.flock(company, fcntl.LOCK_UN)  # two that wait for each other would wait for ever
+        with locked("queue", fcntl.LOCK_EX):
+            fcntl.flock(company, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(company, fcntl.LOCK_SH)
+    return without_company
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +70,9 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def programs(request):
-    result = Programs(BUILD, LOGS / request.node.name)
+    result = Programs(BUILD, request.node.nodeid)
     yield result
-    result.clean_up(keep_logs=request.node.failed)
+    result.close(request.node.failed)
 
 
 def pytest_terminal_summary(terminalreporter):

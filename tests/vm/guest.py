@@ -36,6 +36,9 @@ COMMAND_SECONDS = 60
 KERNEL_ARGUMENTS = ("console=ttyS0,115200 quiet loglevel=4 panic=-1 clocksource=hpet tsc=reliable no_timer_check "
                     "mitigations=off random.trust_cpu=on nokaslr cryptomgr.notests rcupdate.rcu_expedited=1")
 
+# The bug that is switched on, of tests/mutants, if any: process 1 gets it as its environment.
+MUTANT = f" SMARTIO_MUTANT={os.environ['SMARTIO_MUTANT']}" if "SMARTIO_MUTANT" in os.environ else ""
+
 # Without an interrupt remapping table VFIO refuses devices; caching mode makes the guest tell QEMU of every mapping.
 IOMMUS = {None: ([], ""),
           "intel": (["-device", "intel-iommu,intremap=on,caching-mode=on"], " intel_iommu=on iommu=nopt"),
@@ -63,6 +66,7 @@ class Guest:
         self.bed, self.name, self.devices, self.memory_mib = bed, name, devices, memory_mib
         self.flavour, self.iommu, self.programs, self.arguments = kernel, iommu, tuple(programs), arguments
         self.log = bed.logs / f"{name}.log"
+        self.endings = []  # functions, called before a guest that still runs is stopped at the end of a test that passed
         self.files_to_keep = []  # paths in the guest, added to the log when the test fails
         self.kept = False  # whether a test failed meanwhile
         self.jobs = 0
@@ -102,7 +106,7 @@ class Guest:
             # Hot-unplug through the root ports themselves, as on real machines, not through ACPI.
             "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off", *iommu_options,
             "-kernel", str(boot.kernel), "-initrd", str(boot.initrd),
-            "-append", f"{KERNEL_ARGUMENTS}{iommu_arguments} {self.arguments}",
+            "-append", f"{KERNEL_ARGUMENTS}{iommu_arguments}{MUTANT} {self.arguments}",
             "-chardev", f"socket,id=control,fd={control}", "-object", "monitor-qmp,id=control,chardev=control",
             "-chardev", f"file,id=console,path={self.log},append=on", "-serial", "chardev:console",
             "-chardev", f"socket,id=channel,fd={channel}", "-device", "virtio-serial-pci",
@@ -113,10 +117,18 @@ class Guest:
         return options
 
     def __exit__(self, kind, value, traceback):
-        self.living.discard(self)
-        if kind is not None:
+        try:
+            if kind is None and not self.kept and self.process.poll() is None:
+                for ending in self.endings:
+                    ending()
+        except BaseException:
             self.save_messages()
-        self.stop()
+            raise
+        finally:
+            self.living.discard(self)
+            if kind is not None:
+                self.save_messages()
+            self.stop()
         if kind is None and not self.kept:
             self.log.unlink(missing_ok=True)
         elif kind is not None and not issubclass(kind, GuestError):

@@ -17,6 +17,8 @@ import re
 import shlex
 import time
 
+from programs import findings
+
 LENDER, BORROWER = 8, 4
 START_SECONDS = 20
 
@@ -25,6 +27,7 @@ class Nodes:
     def __init__(self, guest, address="127.0.0.1"):
         """ADDRESS is where the nodes listen."""
         self.guest, self.running, self.address = guest, {}, address
+        guest.endings.append(self.finish)
         guest.check("ip link set lo up")
 
     def start_pair(self):
@@ -103,6 +106,12 @@ class Nodes:
             self.guest.check(f"kill $(cat /run/node{node}.pid)")
             status = self.await_end(node)
             assert status == 0, f"smartiod of node {node} ended with status {status}"
+
+    def finish(self):
+        """Before the guest ends: what runs ends well, and no program of this guest's nodes said what nobody may."""
+        self.end()
+        said = findings(self.guest.check("cat /run/node*.log"))
+        assert not said, said
 
     def await_end(self, node):
         """The status a node ends with by itself."""

@@ -1,41 +1,36 @@
 """Guests with Linux's own NTB drivers, which Debian's kernels leave out, the simulated bridge, and our own driver at an
 end of it.
 
-The kernel (drivers built in, its clients as modules) is the one that SMARTIO_VM_KERNEL names, or that lies beside the
-source tree; a test is skipped where there is none, and fails under CI=true.
+The kernel (drivers built in, its clients as modules) is own_kernel.py's.
 """
 
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-import select
 import signal
 import socket
 import subprocess
 from collections.abc import Callable
 
-import pytest
-
+import fetch
 import initramfs
+import own_kernel
+from bed import lacking
 from guest import Guest
-from programs import START_SECONDS, die_with_parent
+from programs import START_SECONDS, Process
 
 HERE = pathlib.Path(__file__).parent
 PROBE_SECONDS = 60  # longer than it waits for anything
-CLIENTS = ["ntb_pingpong", "ntb_perf", "ntb_transport", "ntb_netdev", "ntb_tool"]
+CLIENTS = own_kernel.MODULES
 
 
 def find_kernel():
     """A directory with bzImage and the modules of CLIENTS."""
-    named = [pathlib.Path(os.environ["SMARTIO_VM_KERNEL"])] if "SMARTIO_VM_KERNEL" in os.environ else []
-    beside = [path for parent in HERE.parents for path in sorted(parent.glob("shared/vm/linux-*"))]
-    for directory in named or beside:
-        if all((directory / name).exists() for name in ["bzImage", *(f"{client}.ko" for client in CLIENTS)]):
-            return directory
-    reason = "No guests with NTB drivers: there is no kernel that has them (SMARTIO_VM_KERNEL)."
-    pytest.fail(reason, pytrace=False) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    try:
+        return own_kernel.find()
+    except fetch.Unavailable as reason:
+        lacking(reason)
 
 
 def build_initramfs(tree, kernel, destination):
@@ -107,8 +102,7 @@ class Bridge:
         return json.loads(self.line())
 
     def line(self):
-        readable, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
-        return self.process.stdout.readline() if readable else ""
+        return self.process.line()
 
     def inject(self, fault):
         with socket.socket(socket.AF_UNIX) as control:
@@ -152,11 +146,9 @@ class Probe:
 def probe_here(programs, bridge, side):
     """The probe on this machine, through the end's socket."""
     command = [programs.build / "tests/vm/exercise/ntb_probe", bridge.end(side)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          preexec_fn=die_with_parent) as process:
+    with Process(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         def answer():
-            readable, _, _ = select.select([process.stdout], [], [], PROBE_SECONDS)
-            return process.stdout.readline() if readable else ""
+            return process.line(PROBE_SECONDS)
 
         def ask(line):
             process.stdin.write(f"{line}\n")

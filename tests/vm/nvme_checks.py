@@ -31,16 +31,14 @@ class Claims:
     maximum_transfer: int  # bytes, as told by Identify
     queue_pairs: int
     block_size: int
-    logs_errors: bool  # keeps an error log
 
 
-def check_nvme_disk(guest, file, claims, directory, fio_seconds=20, more=()):
+def check_nvme_disk(guest, file, claims, directory, fio_seconds=10, more=()):
     """GUEST has one NVMe disk, whose bytes are in FILE. DIRECTORY takes scratch files. MORE are checks of the caller's
     own, functions of the guest. The guest is off afterwards, and files_are_as_they_were() holds for the disk."""
     identity_is_as_claimed(guest, file.stat().st_size, claims)
     features_agree(guest, claims)
-    if claims.logs_errors:
-        errors_are_logged(guest)
+    errors_are_logged(guest)
     random_io_verifies(guest, claims, fio_seconds)
     sums = files_survive_remount(guest)
     resets_under_load_lose_nothing(guest)

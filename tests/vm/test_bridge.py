@@ -16,7 +16,7 @@ from topology import Topology, blank_disk, vfio_user
 LENDER, BORROWER, PORT = 8, 4, 7808
 BRIDGE = "00:12.0"
 PATIENCE = 12000  # milliseconds
-SECONDS = 6  # for which context switches are counted
+SECONDS = 3  # for which context switches are counted
 
 
 class Host:
@@ -132,10 +132,10 @@ def test_two_hosts_lend_to_each_other(bed, programs, tmp_path):
             loads = []
             for host, device in ((borrower, theirs), (lender, ours)):
                 loads.append(host.guest.start(f"smartio_nvme --run-dir /run/node{host.number} --json {device} "
-                                              f"bench --seconds 8 --bs 512 {interrupts}"))
+                                              f"bench --seconds 5 --bs 512 {interrupts}"))
                 await_client(host)  # its controller is up
             for load in loads:
-                assert json.loads(load.check(60))["commands"] > 50
+                assert json.loads(load.check(60))["commands"] > 30
         after = bridge.counters()
         for side in "ab":
             assert after[side]["crossed_reads"] == before[side]["crossed_reads"] == 0
@@ -299,7 +299,7 @@ def test_commands_across_a_bridge_wake_no_daemon(bed, programs, tmp_path):
         at_rest = switches_meanwhile(lender, borrower)
         commands, busy = switches_while_busy(lender, borrower, device)
         print(f"{commands:.0f} commands: {busy} context switches of both daemons, at rest {at_rest}")
-        assert commands > 500 and busy - at_rest < commands / 100
+        assert commands > 250 and busy - at_rest < commands / 100
         await_no_client(borrower)
         interrupts, relayed = switches_while_busy(lender, borrower, device, "--interrupts")
         print(f"{interrupts:.0f} interrupts: {(relayed - at_rest) / interrupts:.1f} context switches of both daemons each")
@@ -315,7 +315,7 @@ def await_no_client(host, seconds=20):
 
 def switches_while_busy(lender, borrower, device, options=""):
     """What a program does in SECONDS of its work, in commands and in context switches of both daemons."""
-    load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --bs 512 --seconds 25 {options}")
+    load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} --json {device} bench --bs 512 --seconds 12 {options}")
     await_client(borrower)
     before = None  # it maps its memory before its first command
     while (now := borrower.nodes.json(BORROWER, "status")["loans"]) != before:

@@ -21,6 +21,8 @@ def test_every_register_and_window_does_what_linux_expects(bed, programs, tmp_pa
         for guest, position in ((a, "USD"), (b, "DSD")):
             assert f"NTB_TOPO_B2B_{position}" in guest.debug("ntb_hw_intel", "cat info")
             assert "Link Status -\t\tDown" in guest.debug("ntb_hw_intel", "cat info")
+        check_pingpong(a, b)
+        check_perf(a, b)
         load_tool(a, b)
         check_link(bridge, a, b)
         check_scratchpads(a, b)
@@ -39,11 +41,9 @@ def test_every_register_and_window_does_what_linux_expects(bed, programs, tmp_pa
     programs.end()
 
 
-@pytest.mark.parametrize("model,iommu", MODELS, ids=[model for model, _ in MODELS])
-def test_linux_talks_over_the_simulated_bridge(bed, programs, tmp_path, model, iommu):
+@pytest.mark.parametrize("model,iommu", [("gen4", True), ("gen3", False)], ids=["gen4", "gen3"])
+def test_linux_networks_reach_each_other_over_the_simulated_bridge(bed, programs, tmp_path, model, iommu):
     with pair(bed, programs, model, tmp_path, iommu) as (_, a, b):
-        check_pingpong(a, b)
-        check_perf(a, b)
         check_network(a, b)
     programs.end()
 

@@ -11,7 +11,7 @@ from topology import vfio_user
 
 DISK_BYTES = 256 << 20
 CLAIMS = Claims(serial="SIM[0-9A-F]{16}", model="smartio simulated NVMe controller", maximum_transfer=1 << 20,
-                queue_pairs=64, block_size=512, logs_errors=True)
+                queue_pairs=64, block_size=512)
 COMMANDS = 10_000
 
 
@@ -48,7 +48,7 @@ class Borrowed:
 def test_linux_uses_the_borrowed_disk_and_so_does_the_next_guest(bed, programs, tmp_path):
     borrowed = Borrowed(programs)
     with Guest(bed, "borrowed-disk", [vfio_user(borrowed.loan)], programs=["fio"]) as guest:
-        check_nvme_disk(guest, borrowed.disk.file, CLAIMS, tmp_path / "files", fio_seconds=8,
+        check_nvme_disk(guest, borrowed.disk.file, CLAIMS, tmp_path / "files", fio_seconds=4,
                         more=[lambda guest: no_message_for_each_command(guest, borrowed), survives_the_reset_button])
     assert borrowed.state() == "borrowed"  # a loan outlives its client
     # A message for each page that the guest gives to the disk.

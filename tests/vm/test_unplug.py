@@ -34,21 +34,30 @@ def test_a_borrowed_disk_is_pulled_out_and_put_back(machine):
     guest.qmp("device_del", id="disk")
     asked = time_of(guest, kernel, "vfio-pci.*Relaying device request")
     assert time_of(guest, monitor, "loan-taken-back") - asked < NOTICE_SECONDS
+    nobody_holds_what_was_pulled_out(machine)
+    guest.qmp("device_add", **hardware)
+    works_again(machine)
+    end_trespassers(guest)
+    check_messages(nodes)
+
+
+def nobody_holds_what_was_pulled_out(machine):
+    guest, nodes, function, device, _ = machine
     guest.event("DEVICE_DELETED", device="disk")
     guest.check(f"until [ ! -e {function.path} ]; do usleep 20000; done")
     nodes.await_state(8, device, "unavailable")
     assert nodes.state(4, device) == "unavailable"
     shown = nodes.json(8, f"show {device}")
     assert shown["reason"] and shown["loan"] is None
-    assert guest.run("ls /dev/vfio/[0-9]*").status != 0  # nobody holds anything
+    assert guest.run("ls /dev/vfio/[0-9]*").status != 0
 
-    guest.qmp("device_add", **hardware)
+
+def works_again(machine):
+    _, nodes, function, device, _ = machine
     nodes.await_state(8, device, "available")
     assert function.driver() == "vfio-pci"
     verified = nodes.exercise(4, device, "nvme")
     assert verified["device_writes_memory"] and verified["interrupts"]
-    end_trespassers(guest)
-    check_messages(nodes)
 
 
 def test_a_stopped_program_is_ended_when_its_device_is_taken_back(machine):

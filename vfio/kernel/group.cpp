@@ -173,12 +173,14 @@ Outcome<void> Group::map_pieces(const DmaMap& map, const Source& source, Window&
   return {};
 }
 
-/// Each as it was mapped, the last one first.
+/// Each as it was mapped, the last one first. Where the kernel says that it took less, the rest may be reached.
 Outcome<void> Group::unmap_pieces(std::uint64_t iova, Window& window, const Progress& progress) {
   while (!window.mapped.empty()) {
     const auto at = (window.mapped.size() - 1) * window.piece;
-    const auto unmapped = iommu_->unmap(Iova{iova + at}, std::min(window.piece, window.size - at));
-    if (!unmapped) return unmapped;
+    const auto bytes = std::min(window.piece, window.size - at);
+    const auto unmapped = iommu_->unmap(Iova{iova + at}, bytes);
+    if (!unmapped) return std::unexpected(unmapped.error());
+    if (*unmapped != bytes) return std::unexpected(EIO);
     window.mapped.pop_back();
     progress();
   }

@@ -45,7 +45,7 @@ public:
   /// `window` is within the limits, overlaps no other and has a descriptor, which `source` describes. The pages are to
   /// be kept until unmap has succeeded.
   virtual Outcome<Pages> map(const DmaMap& window, const Source& source) = 0;
-  virtual Outcome<void> unmap(Iova iova, std::uint64_t size) = 0; ///< exactly what one call mapped
+  virtual Outcome<std::uint64_t> unmap(Iova iova, std::uint64_t size) = 0; ///< what one call mapped; bytes taken away
 };
 
 /// A new domain with the function at `place` in it. The device's descriptor is to be closed before the domain.

@@ -16,7 +16,7 @@ public:
   Result<Fd> open_device(const Place& place, const std::optional<VfToken>& token) override;
   Result<Limits> limits() override;
   Outcome<Pages> map(const DmaMap& window, const Source& source) override;
-  Outcome<void> unmap(Iova iova, std::uint64_t size) override {
+  Outcome<std::uint64_t> unmap(Iova iova, std::uint64_t size) override {
     return system_->unmap_space(iommufd_.get(), space_, iova, size);
   }
 

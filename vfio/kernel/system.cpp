@@ -211,12 +211,14 @@ public:
     return tell(container, VFIO_IOMMU_MAP_DMA, &map);
   }
 
-  Outcome<void> unmap_dma(int container, Iova iova, std::uint64_t size) override {
+  Outcome<std::uint64_t> unmap_dma(int container, Iova iova, std::uint64_t size) override {
     vfio_iommu_type1_dma_unmap unmap{};
     unmap.argsz = sizeof unmap;
     unmap.iova = std::to_underlying(iova);
     unmap.size = size;
-    return tell(container, VFIO_IOMMU_UNMAP_DMA, &unmap);
+    const auto told = tell(container, VFIO_IOMMU_UNMAP_DMA, &unmap);
+    if (!told) return std::unexpected(told.error());
+    return unmap.size;
   }
 
   Outcome<void> bind(int device, int iommufd, const std::optional<Token>& token) override {
@@ -280,9 +282,11 @@ public:
     return tell(iommufd, abi::ioas_map_file, &map);
   }
 
-  Outcome<void> unmap_space(int iommufd, std::uint32_t space, Iova iova, std::uint64_t size) override {
+  Outcome<std::uint64_t> unmap_space(int iommufd, std::uint32_t space, Iova iova, std::uint64_t size) override {
     abi::IoasUnmap unmap{.size = sizeof unmap, .ioas_id = space, .iova = std::to_underlying(iova), .length = size};
-    return tell(iommufd, abi::ioas_unmap, &unmap);
+    const auto told = tell(iommufd, abi::ioas_unmap, &unmap);
+    if (!told) return std::unexpected(told.error());
+    return unmap.length;
   }
 
   Outcome<Info> device_info(int device) override {

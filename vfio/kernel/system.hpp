@@ -64,7 +64,7 @@ public:
   virtual Outcome<Limits> container_limits(int container) = 0;
   virtual Outcome<Fd> group_device(int group, const std::string& name) = 0;
   virtual Outcome<void> map_dma(int container, Iova iova, std::uint64_t size, Access access, std::byte* memory) = 0;
-  virtual Outcome<void> unmap_dma(int container, Iova iova, std::uint64_t size) = 0;
+  virtual Outcome<std::uint64_t> unmap_dma(int container, Iova iova, std::uint64_t size) = 0; ///< bytes it took away
 
   // iommufd: VFIO_DEVICE_BIND_IOMMUFD and so on, IOMMU_IOAS_*
   virtual Outcome<void> bind(int device, int iommufd, const std::optional<Token>& token) = 0;
@@ -75,7 +75,7 @@ public:
                                   std::byte* memory) = 0;
   virtual Outcome<void> map_space_file(int iommufd, std::uint32_t space, Iova iova, std::uint64_t size, Access access,
                                        int fd, std::uint64_t offset) = 0;
-  virtual Outcome<void> unmap_space(int iommufd, std::uint32_t space, Iova iova, std::uint64_t size) = 0;
+  virtual Outcome<std::uint64_t> unmap_space(int iommufd, std::uint32_t space, Iova iova, std::uint64_t size) = 0;
 
   // Devices: VFIO_DEVICE_*
   virtual Outcome<Info> device_info(int device) = 0;

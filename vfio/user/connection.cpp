@@ -120,7 +120,7 @@ void Connection::State::greet(Message message) {
   device = std::move(*accepted);
   phase = Phase::loading;
   timer.cancel();
-  DeviceView::load(*device, [weak = owner.weak_from_this(), id = header.id](auto result) {
+  DeviceView::load(device, [weak = owner.weak_from_this(), id = header.id](auto result) {
     if (const auto self = weak.lock()) self->state_->loaded(id, std::move(result));
   });
   if (phase == Phase::loading) stream->pause();

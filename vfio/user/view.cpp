@@ -82,14 +82,11 @@ private:
   }
 };
 
-/// Eventfds and the like (timerfd, epoll: harmless, they refuse to be written) are files of no type.
+/// Eventfds and the like (timerfd, epoll: harmless, they refuse to be written) are files of no type. Their flags belong
+/// to the client as well, and stay as they are.
 int check_eventfd(int fd) {
   struct stat status {};
-  if (::fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0) return EINVAL;
-  const int flags = ::fcntl(fd, F_GETFL);
-  if (flags < 0) return EINVAL;
-  if ((flags & O_NONBLOCK) == 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return EINVAL;
-  return 0;
+  return ::fstat(fd, &status) == 0 && (status.st_mode & S_IFMT) == 0 ? 0 : EINVAL;
 }
 
 bool allows(int open_flags, Access access) {
@@ -116,15 +113,15 @@ int check_window(const DmaMap& map) {
 
 } // namespace
 
-void DeviceView::load(Device& device, Loaded loaded) {
+void DeviceView::load(const std::shared_ptr<Device>& device, Loaded loaded) {
   auto loading = std::make_shared<Loading>();
   loading->loaded = std::move(loaded);
-  device.submit(GetInfo{}, [&device, waiting = std::move(loading)](Reply reply) mutable {
+  device->submit(GetInfo{}, [device, waiting = std::move(loading)](Reply reply) mutable {
     const auto last = std::move(waiting);
     keep_info(*last, std::move(reply));
     if (!last->known) return;
-    ask_regions(device, last);
-    ask_irqs(device, last);
+    ask_regions(*device, last);
+    ask_irqs(*device, last);
   });
 }
 

@@ -20,7 +20,8 @@ struct DeviceView {
 
   /// Asks `device` for everything; `loaded` is called once, possibly before this returns. Only a failing GetInfo is an
   /// error (its errno); a region or interrupt that the device will not tell about does not exist.
-  static void load(Device& device, Loaded loaded);
+  /// Keeps the device until then.
+  static void load(const std::shared_ptr<Device>& device, Loaded loaded);
 
   /// 0, or the errno that `request` deserves: EINVAL for an index or range that the device does not have, EACCES for
   /// reading what is write-only and the other way round.
@@ -32,8 +33,8 @@ std::shared_ptr<const DeviceView> without_registers(const DeviceView& view);
 
 /// 0, or the errno that the descriptors in `request` deserve: EINVAL for an interrupt that is no eventfd, for memory
 /// that is neither a regular file nor a kernel device's registers, or a file that ends before the window does; EACCES
-/// for a descriptor without the rights that the window has. Eventfds are made non-blocking: a full one must not hold up
-/// the server.
+/// for a descriptor without the rights that the window has. What the client shares is looked at, never changed: an
+/// eventfd's flags are the client's.
 int check_descriptors(const Request& request);
 
 } // namespace smartio::vfio::user

@@ -1,8 +1,10 @@
 #include "flusher.hpp"
 
+#include <utility>
+
 namespace smartio::sim::nvme {
 
-Flusher::Flusher(std::shared_ptr<const Store> store, std::function<void()> finished)
+Flusher::Flusher(std::shared_ptr<Store> store, std::function<void()> finished)
     : store_(std::move(store)), finished_(std::move(finished)), thread_([this] { run(); }) {}
 
 Flusher::~Flusher() {
@@ -25,6 +27,13 @@ std::shared_ptr<const FlushResult> Flusher::start() {
   return result;
 }
 
+int Flusher::flush() {
+  if (const int error = lost_.load(std::memory_order_acquire); error != 0) return error;
+  const int error = store_->flush();
+  if (error != 0) lost(error);
+  return error;
+}
+
 void Flusher::run() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -32,7 +41,7 @@ void Flusher::run() {
     if (!next_) return;
     const auto current = std::exchange(next_, nullptr);
     lock.unlock();
-    current->value_.store(store_->flush(), std::memory_order_release);
+    current->value_.store(flush(), std::memory_order_release);
     finished_();
     lock.lock();
   }

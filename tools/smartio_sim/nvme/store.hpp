@@ -1,43 +1,45 @@
-// The file behind the namespace, through the page cache. Addresses are logical blocks that the caller has checked.
-// Calls block as long as the file system does.
+// What the namespaces' blocks are kept in. Addresses are logical blocks that the caller has checked. Calls block as
+// long as what is behind them does; flush is called on another thread than the others, at the same time.
 #pragma once
 
-#include "fd.hpp"
 #include "spec.hpp"
 
-#include <optional>
+#include <cerrno>
 #include <span>
-#include <string>
 #include <sys/uio.h>
 
 namespace smartio::sim::nvme {
 
 class Store {
 public:
-  /// Opens (with `bytes`: creates or extends to that size) the file and locks it against a second model. Errors:
-  /// Errc::bad_request (no such file and no size, not a regular file, not a whole number of blocks), Errc::busy, errno.
-  static Result<Store> open(const std::string& path, std::optional<std::uint64_t> bytes, std::uint32_t block_size);
-  /// The same on an open file, which is not locked.
-  static Result<Store> from_fd(Fd fd, std::uint32_t block_size);
+  virtual ~Store() = default;
 
-  std::uint64_t blocks() const noexcept { return blocks_; }
-  std::uint32_t block_size() const noexcept { return block_size_; }
+  virtual std::uint64_t blocks() const = 0;
+  virtual std::uint32_t block_size() const = 0;
 
-  // Each gives 0 or an errno: EFAULT when the client's memory has gone, EIO when the file has.
-  int read(std::uint64_t block, std::span<iovec> to) const;
-  int write(std::uint64_t block, std::span<iovec> from) const; ///< in the page cache, not yet on the medium
-  int flush() const;                                           ///< fdatasync: all that was written is on the medium
-  /// The blocks read as zeros; `deallocate` also gives up their space where the file system can.
-  int zero(std::uint64_t block, std::uint64_t count, bool deallocate) const;
-
-private:
-  Store(Fd fd, std::uint64_t blocks, std::uint32_t block_size)
-      : fd_(std::move(fd)), blocks_(blocks), block_size_(block_size) {}
-  int write_zeros(std::uint64_t offset, std::uint64_t bytes) const;
-
-  Fd fd_;
-  std::uint64_t blocks_;
-  std::uint32_t block_size_;
+  // Each gives 0 or an errno: EFAULT when the client's memory has gone, ENOSPC when there is no room, EIO and others
+  // when the medium failed. A failed write or zero may have been done in part.
+  virtual int read(std::uint64_t block, std::span<iovec> to) = 0;
+  enum class Until {
+    cached, ///< on the medium after the next flush
+    stable, ///< on the medium when the call returns
+  };
+  virtual int write(std::uint64_t block, std::span<iovec> from, Until until) = 0; ///< may change the pieces
+  /// All that was written is on the medium. A failure is told once: what was not written then may never be.
+  virtual int flush() = 0;
+  /// The blocks read as zeros; `deallocate` also gives up their space where that can be done. Cached.
+  virtual int zero(std::uint64_t block, std::uint64_t count, bool deallocate) = 0;
 };
+
+/// What a command ends with for what the store gave; `failed`: how it says that the medium did.
+constexpr Status status_of(int error, Status failed) {
+  switch (error) {
+  case 0: return Status::success;
+  case EFAULT: return Status::data_transfer_error;
+  case ENOSPC:
+  case EDQUOT: return Status::capacity_exceeded;
+  default: return failed;
+  }
+}
 
 } // namespace smartio::sim::nvme

@@ -1,4 +1,4 @@
-#include "store.hpp"
+#include "file_store.hpp"
 
 #include "result.hpp"
 
@@ -50,7 +50,8 @@ int move_all(int fd, std::uint64_t offset, std::span<iovec> pieces, auto call) {
 
 } // namespace
 
-Result<Store> Store::open(const std::string& path, std::optional<std::uint64_t> bytes, std::uint32_t block_size) {
+Result<FileStore> FileStore::open(const std::string& path, std::optional<std::uint64_t> bytes,
+                                  std::uint32_t block_size) {
   auto fd = TRY(open_file(path, bytes.has_value()));
   const auto size = TRY(file_size(fd, path));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
@@ -60,25 +61,38 @@ Result<Store> Store::open(const std::string& path, std::optional<std::uint64_t> 
   const std::uint64_t now = std::max(size, bytes.value_or(0));
   if (now == 0 || now % block_size != 0)
     return fail(Errc::bad_request, "{} has {} bytes, not a whole number of blocks of {}.", path, now, block_size);
-  return Store(std::move(fd), now / block_size, block_size);
+  return FileStore(std::move(fd), now / block_size, block_size);
 }
 
-Result<Store> Store::from_fd(Fd fd, std::uint32_t block_size) {
+Result<FileStore> FileStore::from_fd(Fd fd, std::uint32_t block_size) {
   const auto size = TRY(file_size(fd, "the file"));
-  return Store(std::move(fd), size / block_size, block_size);
+  return FileStore(std::move(fd), size / block_size, block_size);
 }
 
-int Store::read(std::uint64_t block, std::span<iovec> to) const {
+Result<std::string> FileStore::name() const {
+  struct statx status {};
+  if (::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &status) != 0)
+    return fail_errno(errno, "look at the disk's file");
+  if ((status.stx_mask & STATX_BTIME) != 0)
+    return fmt::format("{} {}.{:09}", status.stx_ino, status.stx_btime.tv_sec, status.stx_btime.tv_nsec);
+  return fmt::format("{} {}:{}", status.stx_ino, status.stx_dev_major, status.stx_dev_minor);
+}
+
+int FileStore::read(std::uint64_t block, std::span<iovec> to) {
   return move_all(fd_.get(), block * block_size_, to, ::preadv);
 }
 
-int Store::write(std::uint64_t block, std::span<iovec> from) const {
-  return move_all(fd_.get(), block * block_size_, from, ::pwritev);
+int FileStore::write(std::uint64_t block, std::span<iovec> from, Until until) {
+  const int flags = until == Until::stable ? RWF_DSYNC : 0;
+  const auto call = [flags](int fd, const iovec* pieces, int count, off_t offset) {
+    return ::pwritev2(fd, pieces, count, offset, flags);
+  };
+  return move_all(fd_.get(), block * block_size_, from, call);
 }
 
-int Store::flush() const { return ::fdatasync(fd_.get()) == 0 ? 0 : errno; }
+int FileStore::flush() { return ::fdatasync(fd_.get()) == 0 ? 0 : errno; }
 
-int Store::zero(std::uint64_t block, std::uint64_t count, bool deallocate) const {
+int FileStore::zero(std::uint64_t block, std::uint64_t count, bool deallocate) {
   const std::uint64_t offset = block * block_size_, bytes = count * block_size_;
   if (bytes == 0) return 0;
   const int mode = deallocate ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
@@ -86,7 +100,7 @@ int Store::zero(std::uint64_t block, std::uint64_t count, bool deallocate) const
   return errno == EOPNOTSUPP || errno == ENOSYS ? write_zeros(offset, bytes) : errno;
 }
 
-int Store::write_zeros(std::uint64_t offset, std::uint64_t bytes) const {
+int FileStore::write_zeros(std::uint64_t offset, std::uint64_t bytes) {
   static const std::array<std::byte, 65536> zeros{};
   while (bytes > 0) {
     const auto step = std::min<std::uint64_t>(bytes, zeros.size());

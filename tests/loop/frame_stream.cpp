@@ -1,0 +1,60 @@
+// How long a frame may take, on a connection that is busy all the time.
+#include "frame_stream.hpp"
+
+#include "catch.hpp"
+
+#include <boost/asio/local/connect_pair.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+
+using namespace smartio;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Pair {
+  boost::asio::io_context io;
+  boost::asio::local::stream_protocol::socket near{io}, far{io};
+  std::shared_ptr<FrameStream> stream;
+  unsigned frames = 0;
+  std::string why; ///< it closed
+
+  Pair() {
+    boost::asio::local::connect_pair(near, far);
+    stream = std::make_shared<FrameStream>(FrameStream::Socket(std::move(near)), core::frame_limit, 200ms);
+    stream->start([this](const core::Frame&) { ++frames; }, [this](const std::string& reason) { why = reason; });
+  }
+  void write(const std::string& bytes) { boost::asio::write(far, boost::asio::buffer(bytes)); }
+  void run(std::chrono::milliseconds time) {
+    io.restart();
+    io.run_for(time);
+  }
+};
+
+} // namespace
+
+TEST_CASE("a connection on which one frame's end always comes with the next one's start stays") {
+  Pair pair;
+  const auto frame = core::encode_frame(core::FrameKind::json, "{}");
+  const auto head = frame.substr(0, 3), tail = frame.substr(3);
+  pair.write(head);
+  for (unsigned i = 1; i <= 12; ++i) { // for three times the patience
+    pair.run(50ms);
+    pair.write(tail + head);
+  }
+  pair.run(20ms);
+  CHECK(pair.frames == 12);
+  CHECK(pair.why.empty());
+}
+
+TEST_CASE("a frame that does not end in time ends the connection, however busily its bytes drip") {
+  Pair pair;
+  const auto frame = core::encode_frame(core::FrameKind::json, std::string(100, ' '));
+  for (std::size_t i = 0; i < 40 && pair.why.empty(); ++i) {
+    pair.write(frame.substr(i, 1));
+    pair.run(20ms);
+  }
+  CHECK(pair.frames == 0);
+  CHECK(pair.why == "a frame it began did not end in time");
+}

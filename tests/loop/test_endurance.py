@@ -1,0 +1,166 @@
+# What must not end, hold up or confuse a node: its peers, its clients, its host's shortages.
+import os
+import resource
+import signal
+import socket
+import time
+
+import pytest
+
+from harness import NVME, Process, run, sanitized, wait_for
+from raw_client import RawClient, guest_memory
+
+CONFIG, ONES, PAGE = 7, b"\xff" * 4, 4096
+
+
+def test_a_client_hears_that_its_memory_is_free_when_the_device_has_let_go(lent):
+    _, borrower, disk = lent
+    memory = guest_memory(PAGE)
+    with RawClient(borrower.ok("borrow", "80000").splitlines()[1]) as raw:
+        assert raw.map(0, PAGE, fd=memory) == 0
+        assert disk.counters()["windows"] == 1
+        returning = borrower.begin("return", "80000")
+        wait_for(lambda: raw.read(CONFIG, 0, 4) == ONES, "the loan ends")
+        assert isinstance(raw.unmap(0, PAGE), bytes)
+        assert disk.counters()["windows"] == 0
+    assert returning.wait(20) == 0
+
+
+def test_programs_one_right_after_the_other_all_get_the_device(lent):
+    _, borrower, _ = lent
+    for _ in range(10 if sanitized() else 60):
+        ran = run(NVME, "--run-dir", borrower.run_dir, "80000", "identify")
+        assert ran.returncode == 0, ran
+
+
+def test_a_second_node_with_a_lenders_id_is_refused_while_the_first_lives(world, lent):
+    lender, borrower, _ = lent
+    borrower.ok("borrow", "80000")
+    second = world.node(8, place="second")
+    ran = second.tool("connect", 4, "--address", borrower.address)
+    assert "node id 8 is taken" in ran.failed(6)
+    assert borrower.peer(8, "lender") == "up" and len(borrower.status()["loans"]) == 1
+    assert borrower.text().count("node id 8 is taken") == 1
+    lender.kill()
+    ran = second.tool("connect", 4, "--address", borrower.address)
+    assert ran.exit == 0, ran
+
+
+def test_a_lender_that_froze_gets_back_in_after_it_started_again(world, lent):
+    lender, borrower, _ = lent
+    lender.process.send_signal(signal.SIGSTOP)
+    again = world.node(8, place="again")
+    assert again.tool("connect", 4, "--address", borrower.address).exit == 0
+    lender.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: "fell silent" in borrower.text(), "the frozen one is let go")
+
+
+def test_loans_outlive_a_pause_of_both_nodes(lent):
+    lender, borrower, _ = lent
+    with RawClient(borrower.ok("borrow", "80000").splitlines()[1]) as raw:
+        for node in (lender, borrower):
+            node.process.send_signal(signal.SIGSTOP)
+        time.sleep(4)  # longer than a peer may be silent
+        for node in (lender, borrower):
+            node.process.send_signal(signal.SIGCONT)
+        time.sleep(1)  # two heartbeats: nothing happens, which is the point
+        assert raw.read(CONFIG, 0, 2) != ONES[:2]
+    assert "lost" not in borrower.text() + lender.text()
+
+
+def test_disconnecting_and_stopping_take_loans_back(lent):
+    lender, borrower, _ = lent
+    memory = guest_memory(PAGE)
+    for end in (lambda: lender.ok("disconnect", 4), lambda: lender.end()):
+        borrower.ok("borrow", "80000")
+        with RawClient(borrower.status()["loans"][0]["socket"]) as raw:
+            assert raw.map(0, PAGE, fd=memory) == 0
+            end()
+            wait_for(lambda: raw.read(CONFIG, 0, 4) == ONES, "the loan has ended")
+            assert isinstance(raw.unmap(0, PAGE), bytes)  # an error if the memory could still be written
+        assert "taken back" in borrower.text() and "80000 was lost" not in borrower.text()
+        if lender.alive():
+            lender.ok("connect", 4, "--address", borrower.address)
+            wait_for(lambda: borrower.devices()["80000"]["state"] == "available", "the device is free again")
+
+
+def test_without_descriptors_connections_wait_and_nothing_spins(pair):
+    lender, _, _ = pair
+    used = len(os.listdir(f"/proc/{lender.process.pid}/fd"))
+    limit = resource.prlimit(lender.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(lender.process.pid, resource.RLIMIT_NOFILE, (used, limit[1]))
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(str(lender.socket))
+        wait_for(lambda: "no file descriptors left" in lender.text(), "it says so")
+        before = lender.cpu_seconds()
+        time.sleep(1)  # in which nothing may happen
+        assert lender.cpu_seconds() - before < 0.2
+        assert lender.text().count("no file descriptors left") == 1
+    resource.prlimit(lender.process.pid, resource.RLIMIT_NOFILE, limit)
+    assert lender.status()["node"] == 8
+
+
+def test_the_soft_limit_of_descriptors_is_raised(pair):
+    lender, _, _ = pair
+    soft, hard = resource.prlimit(lender.process.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
+
+
+def test_peers_take_no_more_than_their_share_of_the_descriptors(world):
+    lender = world.node(8, start=False)
+    lender.wrapper = ["sh", "-c", 'ulimit -n 256 && exec "$0" "$@"']
+    lender.start()
+    peers = [socket.create_connection(("127.0.0.1", lender.port)) for _ in range(300)]
+    wait_for(lambda: len(os.listdir(f"/proc/{lender.process.pid}/fd")) > 64, "they have been accepted")
+    assert lender.status()["node"] == 8
+    for peer in peers:
+        peer.close()
+
+
+def test_a_name_that_nobody_answers_for_holds_nobody_up(world, tmp_path):
+    """The resolver's server takes questions and is silent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        try:
+            silent.bind(("127.0.0.53", 53))
+        except OSError as error:
+            pytest.skip(f"no name server can be set up: {error}")
+        resolv = tmp_path / "resolv.conf"
+        resolv.write_text("nameserver 127.0.0.53\noptions timeout:5 attempts:3\n")
+        lender = world.node(8, start=False)
+        lender.wrapper = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', resolv]
+        lender.start()
+        borrower = world.node(4)
+        stuck = lender.begin("connect", 5, "--address", "nobody.example:7808")
+        start = time.monotonic()
+        assert lender.tool("connect", 4, "--address", borrower.address).exit == 0
+        assert sanitized() or time.monotonic() - start < 2
+        assert stuck.wait(15) == 6
+        assert "not found in time" in stuck.text()
+        lender.ok("connect", 6, "--address", "nobody.example:7808", "--wait")
+        start = time.monotonic()
+        assert lender.end() == 0
+        assert sanitized() or time.monotonic() - start < 3
+
+
+def test_a_log_that_nobody_reads_ends_nothing(world):
+    lender, borrower = world.node(8, start=False), world.node(4)
+    lender.wrapper = ["sh", "-c", 'exec "$0" "$@" 2>/dev/full']
+    lender.start()
+    lender.ok("connect", 4, "--address", borrower.address)
+    assert lender.end() == 0
+
+
+def test_bridges_whose_server_dies_end_their_loans_only_and_come_back(world, lent):
+    lender, borrower, _ = lent
+    bridge = world.bridge()
+    for node, end in ((lender, bridge.a), (borrower, bridge.b)):
+        node.ok("config", "ntb", f"vfio-user:{end}")
+    state = lambda node: [fabric["state"] for fabric in node.status()["fabrics"] if fabric["kind"] == "ntb"]
+    wait_for(lambda: state(lender) == state(borrower) == ["up"], "the bridge is up")
+    with RawClient(borrower.ok("borrow", "80000").splitlines()[1]) as raw:
+        bridge.kill()
+        wait_for(lambda: state(lender) == state(borrower) == ["down"], "both see that it is down")
+        assert raw.read(CONFIG, 0, 2) != ONES[:2]
+        bridge.start()
+        wait_for(lambda: state(lender) == state(borrower) == ["up"], "the bridge is up again")
+        assert raw.read(CONFIG, 0, 2) != ONES[:2]

@@ -1,0 +1,207 @@
+// Everything a node bounds, at the bound and one beyond.
+#include "core_crossroads.hpp"
+#include "frame.hpp"
+#include "range_allocator.hpp"
+
+#include "catch.hpp"
+
+#include <set>
+
+using namespace smartio;
+using namespace smartio::core;
+using namespace smartio::core::test;
+
+namespace {
+
+/// Decodes the message with one field replaced.
+bool taken(const char* text, const char* field, Json value) {
+  Json object = Json::parse(text);
+  object[Json::json_pointer(field)] = std::move(value);
+  return decode(object.dump()).has_value();
+}
+
+std::string letters(std::size_t count) { return std::string(count, 'x'); }
+
+constexpr const char* hello =
+    R"({"type":"hello","version":1,"node":8,"to":4,"boot_id":"b","nonce":"","fabrics":[{"kind":"local","socket":"/s"}]})";
+constexpr const char* devices = R"({"type":"devices","removed":[],"changed":[{"id":"80000","address":"a","name":"n",
+    "vendor":1,"device":1,"class":1,"state":"available","borrower":0}]})";
+constexpr const char* answer = R"({"type":"answer","number":1,"epoch":1,"error":{"code":"busy","message":"m"}})";
+constexpr const char* config =
+    R"({"type":"config_answer","number":1,"hex":"ff","error":{"code":"busy","message":"m"}})";
+constexpr const char* taken_back = R"({"type":"taken_back","device":"80000","epoch":1,"reason":"r"})";
+constexpr const char* refused = R"({"type":"refused","reason":"r"})";
+
+} // namespace
+
+TEST_CASE("a message's texts have 1024 bytes at most") {
+  for (const auto& [text, field] : std::vector<std::pair<const char*, const char*>>{{hello, "/boot_id"},
+                                                                                    {hello, "/fabrics/0/socket"},
+                                                                                    {hello, "/fabrics/0/kind"},
+                                                                                    {devices, "/changed/0/address"},
+                                                                                    {devices, "/changed/0/name"},
+                                                                                    {answer, "/error/message"},
+                                                                                    {config, "/error/message"},
+                                                                                    {taken_back, "/reason"},
+                                                                                    {refused, "/reason"}}) {
+    Json object = Json::parse(text);
+    if (object.contains("nonce")) object["nonce"] = nonce_of(1);
+    const auto whole = object.dump();
+    CAPTURE(whole, field);
+    CHECK(taken(whole.c_str(), field, ""));
+    CHECK(taken(whole.c_str(), field, letters(1024)));
+    CHECK_FALSE(taken(whole.c_str(), field, letters(1025)));
+  }
+}
+
+TEST_CASE("a message's numbers stay in the range of what they count") {
+  Json with_nonce = Json::parse(hello);
+  with_nonce["nonce"] = nonce_of(1);
+  const auto whole = with_nonce.dump();
+  struct Range {
+    const char *text, *field;
+    std::uint64_t least, most;
+  };
+  for (const auto& [text, field, least, most] :
+       {Range{whole.c_str(), "/node", 1, 65535}, Range{whole.c_str(), "/to", 0, 65535},
+        Range{devices, "/changed/0/vendor", 0, 0xffff}, Range{devices, "/changed/0/device", 0, 0xffff},
+        Range{devices, "/changed/0/class", 0, 0xffffff}, Range{devices, "/changed/0/borrower", 0, 0xffff}}) {
+    CAPTURE(text, field);
+    CHECK(taken(text, field, least));
+    CHECK(taken(text, field, most));
+    CHECK_FALSE(taken(text, field, most + 1));
+    CHECK_FALSE(taken(text, field, -1));
+    CHECK_FALSE(taken(text, field, 1.5));
+    if (least != 0) CHECK_FALSE(taken(text, field, least - 1));
+  }
+  for (const char* field : {"/number", "/epoch"}) {
+    CHECK(taken(answer, field, std::uint64_t{0xffffffffffffffff}));
+    CHECK_FALSE(taken(answer, field, 18446744073709551616.0));
+    CHECK_FALSE(taken(answer, field, -1));
+  }
+}
+
+TEST_CASE("a nonce has 64 digits, a node meets another in 16 ways at most, a configuration space has 4 KiB") {
+  for (const std::size_t size : {0, 63, 65}) CHECK_FALSE(taken(hello, "/nonce", std::string(size, 'a')));
+  CHECK(taken(hello, "/nonce", std::string(64, 'a')));
+  Json object = Json::parse(hello);
+  object["nonce"] = nonce_of(1);
+  object["fabrics"] = Json::array();
+  for (int i = 0; i < 16; ++i) object["fabrics"].push_back({{"kind", "unknown"}});
+  CHECK(decode(object.dump()).has_value());
+  object["fabrics"].push_back({{"kind", "unknown"}});
+  CHECK_FALSE(decode(object.dump()).has_value());
+  CHECK(taken(config, "/hex", std::string(8192, 'f')));
+  CHECK_FALSE(taken(config, "/hex", std::string(8193, 'f')));
+  CHECK_FALSE(taken(config, "/hex", std::string(8194, 'f')));
+}
+
+TEST_CASE("a frame has as many bytes as its reader allows, and its length alone tells of one that has more") {
+  for (const std::size_t limit : {std::size_t{16}, frame_limit}) {
+    FrameReader reader(limit), other(limit);
+    reader.feed(encode_frame(FrameKind::json, letters(limit - 1))); // the kind counts
+    const auto frame = reader.next();
+    REQUIRE((frame.has_value() && frame->has_value()));
+    CHECK((*frame)->payload.size() == limit - 1);
+    other.feed(encode_frame(FrameKind::json, letters(limit)).substr(0, 5));
+    CHECK_FALSE(other.next().has_value());
+  }
+}
+
+TEST_CASE("a long list of devices travels in messages of 128") {
+  for (const std::size_t count : {0U, 1U, 127U, 128U, 129U, 256U, 257U}) {
+    Intent intent;
+    for (std::uint16_t i = 0; i < count; ++i) intent.devices[i] = {.address = fmt::format("vfio-user:/{}", i)};
+    Bench node(NodeId{8}, intent);
+    for (std::uint16_t i = 0; i < count; ++i)
+      node.on(DeviceProbed{make_device_id(NodeId{8}, i), Identity{.vendor = 1, .name = "Disk"}});
+    node.command("connect", {{"node", 4}, {"address", "h:1"}});
+    node.on(Dialled{NodeId{4}, four, nonce_of(four)});
+    node.receive(four, Crossroads::hello(NodeId{4}));
+    std::set<DeviceId> told;
+    const auto messages = node.sent<Devices>(four);
+    for (const auto& message : messages) {
+      CHECK(message.changed.size() <= devices_per_message);
+      for (const auto& device : message.changed) told.insert(device.id);
+    }
+    CAPTURE(count);
+    CHECK(messages.size() == (count + 127) / 128);
+    CHECK(told.size() == count);
+  }
+}
+
+TEST_CASE("a node has 65536 devices, and an index that is free again is the next one's") {
+  Intent intent;
+  for (unsigned i = 0; i < 65535; ++i)
+    intent.devices[static_cast<std::uint16_t>(i)] = {.address = fmt::format("vfio-user:/{}", i)};
+  Bench node(NodeId{8}, intent);
+  node.command("add", {{"device", "vfio-user:/last"}});
+  CHECK(node.done() == "probe 8ffff");
+  node.command("add", {{"device", "vfio-user:/one-too-many"}});
+  CHECK(node.done() == "reply no_window");
+  node.on(DeviceProbed{DeviceId{0x80005}, Identity{.vendor = 1, .name = "Disk"}});
+  node.command("remove", {{"device", "80005"}});
+  CHECK(node.done() == "reply ok");
+  node.command("add", {{"device", "vfio-user:/one-too-many"}});
+  CHECK(node.done() == "probe 80005");
+}
+
+TEST_CASE("a lender may offer every device there can be") {
+  Crossroads node;
+  Devices some;
+  for (unsigned i = 1; i < 65536; ++i) {
+    some.changed.push_back(Crossroads::offer(make_device_id(NodeId{6}, static_cast<std::uint16_t>(i))));
+    if (some.changed.size() != devices_per_message && i != 65535) continue;
+    node.receive(six, std::exchange(some, {}));
+    REQUIRE(node.effects.empty());
+  }
+  CHECK(node.node.list_document()["devices"].size() == 65536 + 3);
+}
+
+TEST_CASE("a device is shared by as many as there are slices of its addresses, whoever they are") {
+  Crossroads node;
+  std::size_t granted = 0;
+  while (node.lend(granted % 2 == 0 ? four : five, node.first, true) != 0) ++granted;
+  CHECK(granted == iova_slices);
+  node.give_back(five, {node.first, 2});
+  CHECK(node.lend(four, node.first, true) == iova_slices + 1);
+  CHECK(node.lend(four, node.first, true) == 0);
+  CHECK(node.lend(four, node.second, true) != 0); // another device has its own
+}
+
+TEST_CASE("what a command names stays in bounds") {
+  const auto outcome = [](const char* command, Json arguments) {
+    Crossroads node;
+    node.command(command, std::move(arguments));
+    return node.done();
+  };
+  const auto connect = [&outcome](Json node, const std::string& address) {
+    return outcome("connect", {{"node", std::move(node)}, {"address", address}});
+  };
+  const std::string refusal = "reply bad_request";
+  CHECK(connect(65535, "h:1") == "dial 65535");
+  CHECK(connect(1, "h:65535") == "dial 1");
+  CHECK(connect(65536, "h:1") == refusal);
+  CHECK(connect(0, "h:1") == refusal);
+  CHECK(connect(9, "h:0") == refusal);
+  CHECK(connect(9, "h:65536") == refusal);
+  CHECK(connect(9, ":1") == refusal);
+  CHECK(connect(9, letters(1022) + ":1") == "dial 9");
+  CHECK(connect(9, letters(1023) + ":1") == refusal);
+
+  const auto add = [&outcome](const std::string& address) { return outcome("add", {{"device", address}}); };
+  CHECK(add("vfio-user:/" + letters(106)) == "probe 80002"); // sun_path and its NUL
+  CHECK(add("vfio-user:/" + letters(107)) == refusal);
+  CHECK(add("vfio-user:relative") == refusal);
+  CHECK(add(std::string("vfio-user:/a\0b", 14)) == refusal);
+
+  const auto timeout = [&outcome](const char* value) {
+    return outcome("config", {{"option", "peer-timeout"}, {"value", value}});
+  };
+  CHECK(timeout("1000") == "reply ok");
+  CHECK(timeout("60000") == "reply ok");
+  CHECK(timeout("999") == refusal);
+  CHECK(timeout("60001") == refusal);
+  CHECK(timeout("-1") == refusal);
+  CHECK(timeout("") == refusal);
+}

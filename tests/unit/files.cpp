@@ -1,0 +1,150 @@
+// Files that survive a crash: what is on the disk when, and who may read it. This program's own fsync and rename stand
+// in front of the C library's, note what they are asked, and fail when told to.
+#include "catch.hpp"
+#include "file.hpp"
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <fcntl.h>
+#include <filesystem>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <vector>
+
+using namespace smartio;
+
+namespace {
+
+std::vector<std::string> calls;
+std::string failing; ///< the call that gives EIO
+
+std::string path_of(int fd) {
+  char target[PATH_MAX];
+  const auto size = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
+  return {target, static_cast<std::size_t>(size > 0 ? size : 0)};
+}
+
+int noted(std::string call) {
+  calls.push_back(std::move(call));
+  if (failing.empty() || !calls.back().starts_with(failing)) return 0;
+  errno = EIO;
+  return -1;
+}
+
+struct Scratch {
+  std::string path;
+  mode_t mask = ::umask(0); // whatever the modes are, they are ours
+  Scratch() {
+    char name[] = "/tmp/smartio-files-XXXXXX";
+    REQUIRE(::mkdtemp(name) != nullptr);
+    path = std::filesystem::canonical(name);
+    calls.clear();
+    failing.clear();
+  }
+  ~Scratch() {
+    std::filesystem::remove_all(path);
+    ::umask(mask);
+  }
+  std::string operator/(const char* name) const { return path + "/" + name; }
+};
+
+mode_t mode_of(const std::string& path) {
+  struct stat status {};
+  REQUIRE(::stat(path.c_str(), &status) == 0);
+  return status.st_mode & 07777;
+}
+
+std::string text_of(const std::string& path) { return read_file(path).value().value_or("(none)"); }
+
+} // namespace
+
+extern "C" int fsync(int fd) {
+  struct stat status {};
+  ::fstat(fd, &status);
+  const auto what = S_ISDIR(status.st_mode) ? "a directory" : std::to_string(status.st_size) + " bytes";
+  if (noted("fsync " + path_of(fd) + ": " + what) != 0) return -1;
+  return static_cast<int>(::syscall(SYS_fsync, fd));
+}
+
+extern "C" int rename(const char* from, const char* to) noexcept {
+  if (noted(std::string("rename ") + from + " " + to) != 0) return -1;
+  return static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
+
+TEST_CASE(
+    "a file is whole on the disk before it takes the old one's place, and that is on the disk before it is told") {
+  const Scratch scratch;
+  const auto file = scratch / "state.json";
+  REQUIRE(replace_file(file, "old text"));
+  calls.clear();
+  REQUIRE(replace_file(file, "the new text"));
+  CHECK(calls == std::vector<std::string>{"fsync " + file + ".new: 12 bytes", "rename " + file + ".new " + file,
+                                          "fsync " + scratch.path + ": a directory"});
+  CHECK(text_of(file) == "the new text");
+}
+
+TEST_CASE("a disk that fails is told of, and never costs the old text before the new one is there") {
+  const Scratch scratch;
+  const auto file = scratch / "state.json";
+  REQUIRE(replace_file(file, "old"));
+  struct Row {
+    std::string call;
+    const char* left;
+  };
+  for (const auto& [call, left] :
+       {Row{"fsync " + file, "old"}, Row{"rename", "old"}, Row{"fsync " + scratch.path + ":", "new"}}) {
+    failing = call;
+    const auto done = replace_file(file, "new");
+    failing.clear();
+    INFO(call);
+    REQUIRE_FALSE(done);
+    CHECK(done.error().code == std::error_code(EIO, std::system_category()));
+    CHECK(text_of(file) == left);
+  }
+}
+
+TEST_CASE("nobody else reads what is kept, whatever the umask and whatever a crash has left there") {
+  const Scratch scratch;
+  const auto file = scratch / "state.json";
+  REQUIRE(replace_file(file, "text"));
+  CHECK(mode_of(file) == 0600);
+  std::filesystem::permissions(file, std::filesystem::perms(0644));
+  const Fd left(::open((file + ".new").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0666));
+  REQUIRE(replace_file(file, "text"));
+  CHECK(mode_of(file) == 0600);
+}
+
+TEST_CASE("a directory is its owner's alone, and one process's at a time") {
+  const Scratch scratch;
+  const auto folder = scratch / "run";
+  auto first = own_directory(folder);
+  REQUIRE(first);
+  CHECK(mode_of(folder) == 0700);
+  CHECK(mode_of(folder + "/lock") == 0600);
+  const auto second = own_directory(folder);
+  REQUIRE_FALSE(second);
+  CHECK(second.error().code == make_error_code(Errc::busy));
+  first->reset();
+  CHECK(own_directory(folder));
+  CHECK_FALSE(own_directory(scratch / "no/parent"));
+}
+
+TEST_CASE("a file that is not there is no error, one that cannot be read is") {
+  const Scratch scratch;
+  CHECK_FALSE(read_file(scratch / "nothing").value().has_value());
+  CHECK_FALSE(read_file(scratch.path).has_value());
+  CHECK_FALSE(replace_file(scratch / "no/parent", "text").has_value());
+}
+
+TEST_CASE("a file larger than any that is kept here is not read whole") {
+  char folder[] = "/tmp/smartio-files-XXXXXX";
+  REQUIRE(::mkdtemp(folder) != nullptr);
+  const auto path = std::string(folder) + "/large";
+  const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  REQUIRE(::ftruncate(file.get(), (64 << 20) + 1) == 0);
+  const auto read = read_file(path);
+  CHECK((!read && read.error().code == std::error_code(EFBIG, std::system_category())));
+  std::filesystem::remove_all(folder);
+}
