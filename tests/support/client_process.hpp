@@ -9,6 +9,7 @@
 #include <cstring>
 #include <grp.h>
 #include <string>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -20,34 +21,34 @@ class ClientProcess {
 public:
   ClientProcess(const std::string& path, ::uid_t uid, ::gid_t gid)
       : socket_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    int pipe[2];
-    REQUIRE(::pipe2(pipe, O_CLOEXEC) == 0);
-    const Fd result(pipe[0]);
-    Fd told(pipe[1]);
+    int ends[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    const Fd its_end(ends[1]);
+    talk_ = Fd(ends[0]);
     pid_ = ::fork();
-    if (pid_ == 0) connect_and_stay(path, uid, gid, told.get());
-    told.reset();
-    REQUIRE(::read(result.get(), &error_, sizeof error_) == sizeof error_);
+    if (pid_ == 0) connect_and_stay(path, uid, gid, its_end.get());
+    REQUIRE(pid_ > 0);
+    REQUIRE(::read(talk_.get(), &error_, sizeof error_) == sizeof error_);
   }
   ClientProcess(const ClientProcess&) = delete;
   ClientProcess& operator=(const ClientProcess&) = delete;
   ~ClientProcess() {
-    if (pid_ > 0 && !killed()) ::kill(pid_, SIGKILL);
-    if (pid_ > 0) ::waitpid(pid_, nullptr, 0);
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
   }
 
   int error() const { return error_; } ///< why it could not connect, or 0
   ::pid_t pid() const { return pid_; }
   const Fd& socket() const { return socket_; }
-  /// Whether somebody has ended it.
-  bool killed() {
-    int status = 0;
-    if (pid_ > 0 && ::waitpid(pid_, &status, WNOHANG) == pid_) pid_ = WIFSIGNALED(status) ? -WTERMSIG(status) : -1;
-    return pid_ == -SIGKILL;
+  /// It answers; not so once somebody has sent it a deadly signal.
+  bool lives() const {
+    int answer = 0;
+    return ::send(talk_.get(), &answer, sizeof answer, MSG_NOSIGNAL) == sizeof answer &&
+           ::read(talk_.get(), &answer, sizeof answer) == sizeof answer;
   }
 
 private:
-  [[noreturn]] void connect_and_stay(const std::string& path, ::uid_t uid, ::gid_t gid, int told) const {
+  [[noreturn]] void connect_and_stay(const std::string& path, ::uid_t uid, ::gid_t gid, int talk) const {
     ::sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
@@ -56,11 +57,13 @@ private:
     const bool there =
         right && ::connect(socket_.get(), reinterpret_cast<const ::sockaddr*>(&address), sizeof address) == 0;
     const int error = there ? 0 : errno;
-    if (::write(told, &error, sizeof error) != sizeof error) ::_exit(1);
-    while (true) ::pause();
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL); // after the change of users, which clears it
+    for (int heard = 0; ::write(talk, &error, sizeof error) == sizeof error;)
+      if (::read(talk, &heard, sizeof heard) != sizeof heard) break;
+    ::_exit(0);
   }
 
-  Fd socket_;
+  Fd socket_, talk_;
   ::pid_t pid_ = 0;
   int error_ = 0;
 };
