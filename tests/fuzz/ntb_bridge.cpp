@@ -127,10 +127,11 @@ private:
       set(vfio::config_region, 0x18 + 8 * i, 8, bar);
       set(0, 0x10 + 0x10 * i, 8, to);
       set(0, 0x18 + 0x10 * i, 8, bar + window_bytes);
+      set(0, 0x74 + 2 * i, 2, 40); // all of it
       set(0, 0x4018 + 0x10 * i, 8, window_bytes);
     }
     set(0, 0x4504, 2, 0x6);
-    set(0, 0x00, 4, 0);
+    set(0, 0x00, 4, 0x154);
     set(0, 0xb050, 2, 0);
     set(0, 0xb0d4, 4, 8);
   }
