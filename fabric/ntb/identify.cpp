@@ -26,9 +26,10 @@ void Adapter::open(std::shared_ptr<vfio::Device> device, Told<std::shared_ptr<Ad
 }
 
 Result<void> Adapter::identify(std::uint64_t id, Steps& steps) {
-  if (id != 0x347e8086 && id != 0x201c8086)
+  constexpr std::uint64_t skylake = 0x201c8086, ice_lake = 0x347e8086, granite_rapids = 0x0db48086;
+  if (id != skylake && id != ice_lake && id != granite_rapids)
     return fail(Errc::bad_request, "The device {:04x}:{:04x} is no bridge that can be driven.", id & 0xffff, id >> 16);
-  shape_.generation = id == 0x347e8086 ? 4 : 3;
+  shape_.generation = id == skylake ? 3 : 4; // Linux drives Granite Rapids as it does Sapphire Rapids
   const auto place_it = [this](std::uint64_t ppd) { return place(ppd); };
   for (unsigned i = 0; i < window_count; ++i) look_at_bar(i, steps);
   if (shape_.generation == 3) {
@@ -39,8 +40,8 @@ Result<void> Adapter::identify(std::uint64_t id, Steps& steps) {
   } else {
     link_bits_ = std::uint64_t{1} << link_event;
     // Revisions up to f are Ice Lake, whose translations are aligned like those of generation 3.
-    steps.read_config(config_revision, 1, [this](std::uint64_t revision) -> Result<void> {
-      shape_.alignment = revision > 0xf ? page_size : 0;
+    steps.read_config(config_revision, 1, [this, by_revision = id == ice_lake](std::uint64_t revision) -> Result<void> {
+      shape_.alignment = !by_revision || revision > 0xf ? page_size : 0;
       return {};
     });
     steps.read(ppd1, 4, place_it);

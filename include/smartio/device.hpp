@@ -44,6 +44,9 @@ public:
   /// a message to the device's server. Errc::bad_request for another width or a range outside the block.
   Result<std::uint64_t> read(std::size_t offset, unsigned width) const;
   Result<void> write(std::size_t offset, unsigned width, std::uint64_t value) const;
+  /// The same as `write` without waiting for the server's answer, as stores on PCI Express are posted; in order with
+  /// reads and writes of this device. Whether it was refused is not heard.
+  Result<void> post(std::size_t offset, unsigned width, std::uint64_t value) const;
 
 private:
   friend class Device;

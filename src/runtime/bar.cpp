@@ -142,17 +142,35 @@ Result<std::uint64_t> Bar::read(std::size_t offset, unsigned width) {
   return value;
 }
 
-Result<void> Bar::write(std::size_t offset, unsigned width, std::uint64_t value) {
+Result<std::optional<vfio::RegionWrite>> Bar::store_or_message(std::size_t offset, unsigned width,
+                                                               std::uint64_t value) {
   if (auto allowed = check_access(offset, width); !allowed) return std::unexpected(allowed.error());
   if (core->revoked()) return std::unexpected(DeviceCore::error_of(ENODEV, {}));
   if (auto* at = mapped(offset, width)) {
     store(at, width, value);
-    return {};
+    return std::nullopt;
   }
-  vfio::RegionWrite request{index, offset, std::vector<std::byte>(width)};
-  std::memcpy(request.data.data(), &value, width);
-  TRY(core->request<vfio::Done>(std::move(request),
+  vfio::RegionWrite message{index, offset, std::vector<std::byte>(width)};
+  std::memcpy(message.data.data(), &value, width);
+  return message;
+}
+
+Result<void> Bar::write(std::size_t offset, unsigned width, std::uint64_t value) {
+  auto message = TRY(store_or_message(offset, width, value));
+  if (!message) return {};
+  TRY(core->request<vfio::Done>(std::move(*message),
                                 fmt::format("write {} bytes at {:#x} of BAR {}", width, offset, index)));
+  return {};
+}
+
+/// The core outlives what is posted to its thread, as its destructor waits for that.
+Result<void> Bar::post(std::size_t offset, unsigned width, std::uint64_t value) {
+  auto message = TRY(store_or_message(offset, width, value));
+  if (!message) return {};
+  boost::asio::post(core->io, [device = core.get(), message = std::move(*message)] {
+    if (device->revoked() || device->client->post(message) != ENOBUFS) return;
+    device->submit(message, [](vfio::Reply) {}); // a server that does not keep up answers, and so holds us back
+  });
   return {};
 }
 
@@ -168,6 +186,9 @@ volatile std::byte* BarMapping::mapped(std::size_t offset, std::size_t bytes) co
 Result<std::uint64_t> BarMapping::read(std::size_t offset, unsigned width) const { return impl_->read(offset, width); }
 Result<void> BarMapping::write(std::size_t offset, unsigned width, std::uint64_t value) const {
   return impl_->write(offset, width, value);
+}
+Result<void> BarMapping::post(std::size_t offset, unsigned width, std::uint64_t value) const {
+  return impl_->post(offset, width, value);
 }
 
 } // namespace smartio

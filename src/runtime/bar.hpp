@@ -5,6 +5,7 @@
 #include "device_core.hpp"
 #include "mapping.hpp"
 
+#include <optional>
 #include <vector>
 
 namespace smartio::detail {
@@ -23,6 +24,7 @@ struct Bar {
 
   Result<std::uint64_t> read(std::size_t offset, unsigned width);
   Result<void> write(std::size_t offset, unsigned width, std::uint64_t value);
+  Result<void> post(std::size_t offset, unsigned width, std::uint64_t value);
   volatile std::byte* mapped(std::size_t offset, std::size_t bytes) const noexcept;
 
   std::shared_ptr<DeviceCore> core;
@@ -33,6 +35,8 @@ struct Bar {
   std::vector<BarMapping::Area> areas;
 
 private:
+  /// Done where mapped; otherwise the message that does it.
+  Result<std::optional<vfio::RegionWrite>> store_or_message(std::size_t offset, unsigned width, std::uint64_t value);
   Result<void> map_areas(const vfio::RegionInfo& region);
   Result<void> check_access(std::size_t offset, unsigned width) const;
 };

@@ -97,10 +97,11 @@ void Run::open(Side side, std::uint64_t to) {
     set(side, vfio::config_region, 0x18 + 8 * i, 8, bar);
     set(side, 0, 0x10 + 0x10 * i, 8, to);
     set(side, 0, 0x18 + 0x10 * i, 8, bar + window_bytes);
+    set(side, 0, 0x74 + 2 * i, 2, 40); // all of it
     set(side, 0, 0x4018 + 0x10 * i, 8, window_bytes);
   }
   set(side, 0, 0x4504, 2, 0x6);
-  set(side, 0, 0x00, 4, 0);
+  set(side, 0, 0x00, 4, 0x154);
   set(side, 0, 0xb050, 2, 0);
   set(side, 0, 0xb0d4, 4, 8);
 }

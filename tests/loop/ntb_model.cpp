@@ -6,6 +6,7 @@
 #include "user/client.hpp"
 #include "vfio_user_raw.hpp"
 
+#include <bit>
 #include <boost/asio/write.hpp>
 #include <cstring>
 #include <map>
@@ -57,6 +58,7 @@ struct Host {
     write(vfio::config_region, 0x18, 8, bar2_at);
     write(vfio::config_region, 0x04, 2, 0x6);
     ask(vfio::DmaMap{Iova{memory_at}, window_bytes, Access::read_write, memory_fd.duplicate().value()});
+    write(0, offset::control, 4, 0x154);
     write(0, offset::link_control, 2, 0);
     write(0, offset::ppd0, 4, 0x8);
   }
@@ -95,6 +97,7 @@ struct Host {
   bool link_up() { return read(0, offset::link_status, 2) == 0x2104; }
   void open_window(std::uint64_t iova) {
     write(0, offset::translation_base, 8, iova);
+    write(0, offset::base_index, 2, std::bit_width(window_bytes) - 1U);
     write(0, offset::limit, 8, bar2_at + window_bytes);
   }
 };

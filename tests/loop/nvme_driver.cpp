@@ -1,12 +1,14 @@
-// The NVMe driver against controllers that break the rules: nothing a register, a completion or an identify page says
-// may do more than fail it.
+// The NVMe driver on the simulated controller, in its shapes and with its faults; and against controllers that break
+// the rules as that one cannot: nothing a register, a completion or an identify page says may do more than fail it.
 #include "driver.hpp"
 
 #include "bench.hpp"
 #include "catch.hpp"
 #include "checks.hpp"
+#include "simulated_disk.hpp"
 #include "test_device.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -20,8 +22,8 @@ constexpr std::uint64_t usable_cap = 63 | 1ULL << 16 | 1ULL << 24 | 1ULL << 37; 
 // As much of a controller as the driver needs, on the registers of a TestDevice; doorbells are trapped.
 struct Controller {
   TestDevice& device;
-  bool becomes_ready = true;
-  std::uint16_t io_status = 0, id_change = 0, queue_change = 0;
+  bool becomes_ready = true, stops = true;
+  std::uint16_t id_change = 0, queue_change = 0;
   std::array<std::byte, 4096> controller_page{}, namespace_page{};
   unsigned sq_head[2] = {}, cq_tail[2] = {};
   std::uint64_t sq[2] = {}, cq[2] = {};
@@ -63,7 +65,7 @@ struct Controller {
 
   void configure() {
     const bool enable = (get<std::uint32_t>(nvme::reg_cc) & nvme::cc_enable) != 0;
-    if (becomes_ready) set<std::uint32_t>(nvme::reg_csts, enable ? nvme::csts_ready : 0);
+    if (enable ? becomes_ready : stops) set<std::uint32_t>(nvme::reg_csts, enable ? nvme::csts_ready : 0);
     sq[0] = get<std::uint64_t>(nvme::reg_asq);
     cq[0] = get<std::uint64_t>(nvme::reg_acq);
     entries[0] = (get<std::uint32_t>(nvme::reg_aqa) & 0xfff) + 1;
@@ -99,7 +101,6 @@ struct Controller {
     if (queue == 1) {
       completion.id = static_cast<std::uint16_t>(id + id_change);
       completion.sq_id = static_cast<std::uint16_t>(queue + queue_change);
-      completion.status = static_cast<std::uint16_t>(io_status << 1);
     }
     completion.status = static_cast<std::uint16_t>(completion.status | phase);
     std::memcpy(at(cq[queue] + index * sizeof completion, sizeof completion), &completion, sizeof completion);
@@ -150,6 +151,15 @@ TEST_CASE("a controller that keeps the rules is driven, and left disabled with b
   bench.server.with([](TestDevice& device) {
     CHECK(device.windows.empty());
     CHECK((device.bar0.bytes()[nvme::reg_cc] & std::byte{1}) == std::byte{0});
+    CHECK((device.config[4] & std::byte{4}) == std::byte{0});
+  });
+}
+
+TEST_CASE("a controller that does not stop is left with bus master off") {
+  Bench bench([](Controller& controller) { controller.stops = false; });
+  REQUIRE(bench.start());
+  bench.server.with([](TestDevice& device) {
+    CHECK((device.bar0.bytes()[nvme::reg_csts] & std::byte{1}) != std::byte{0});
     CHECK((device.config[4] & std::byte{4}) == std::byte{0});
   });
 }
@@ -223,13 +233,7 @@ TEST_CASE("completions of commands that are not under way are refused") {
   CHECK(fails_with(read_once(**driver), Errc::bad_request));
 }
 
-TEST_CASE("a failed command is an error that says what the controller said") {
-  Bench bench([](Controller& controller) { controller.io_status = 0x281; });
-  const auto driver = bench.start();
-  REQUIRE(driver);
-  const auto failed = read_once(**driver);
-  CHECK(fails_with(failed, EIO));
-  CHECK(failed.error().context.find("2/0x81 (unrecovered read error)") != std::string::npos);
+TEST_CASE("status codes without a name have their number") {
   CHECK(nvme::status_text(0x2ff << 1).find("2/0xff") != std::string::npos);
 }
 
@@ -239,6 +243,139 @@ TEST_CASE("a controller that was left enabled is reset first") {
     controller.set<std::uint32_t>(nvme::reg_csts, nvme::csts_ready);
   });
   CHECK(bench.start());
+}
+
+namespace {
+
+using Started = Result<std::unique_ptr<nvme::Driver>>;
+
+Started start(const SimulatedDisk& disk, bool interrupts = false, nvme::Patience patience = {}) {
+  auto device = open_device(disk.address());
+  if (!device) return std::unexpected(device.error());
+  return nvme::Driver::start(std::move(*device), interrupts, patience);
+}
+
+/// Writes a block of `value` at `lba` and reads it back.
+bool keeps(nvme::Driver& driver, std::uint64_t lba, std::byte value) {
+  const auto done = [&driver, lba](std::uint8_t opcode) {
+    return driver.submit(opcode, lba, 1, 0) && driver.wait().has_value();
+  };
+  if (!driver.make_buffers(1, 512)) return false;
+  std::ranges::fill(driver.buffer(0), value);
+  if (!done(nvme::io_write)) return false;
+  std::ranges::fill(driver.buffer(0), std::byte{0});
+  return done(nvme::io_read) && driver.buffer(0)[511] == value;
+}
+
+constexpr nvme::Patience little{.command = std::chrono::milliseconds(300), .flush = std::chrono::milliseconds(300)};
+constexpr std::chrono::seconds soon{8}; ///< less than the patience of the driver
+
+} // namespace
+
+TEST_CASE("controllers of every shape are driven, polling and with interrupts") {
+  const auto shape =
+      GENERATE(sim::nvme::Shape{}, sim::nvme::Shape{.queue_entries = 2}, sim::nvme::Shape{.queue_entries = 65536},
+               sim::nvme::Shape{.doorbell_stride = 1}, sim::nvme::Shape{.doorbell_stride = 15},
+               sim::nvme::Shape{.vectors = 1}, sim::nvme::Shape{.vectors = 2048}, sim::nvme::Shape{.vectors = 0});
+  CAPTURE(shape.queue_entries, shape.doorbell_stride, shape.vectors);
+  const SimulatedDisk disk(shape, 2);
+  for (const bool interrupts : {false, true}) {
+    const auto driver = start(disk, interrupts);
+    REQUIRE(driver);
+    CHECK((*driver)->identity().blocks == 16384);
+    CHECK((*driver)->max_depth() == std::min(shape.queue_entries, 1024U) - 1);
+    for (unsigned lba = 0; lba < 5; ++lba) CHECK(keeps(**driver, lba, static_cast<std::byte>(lba + 1)));
+    CHECK((*driver)->flush());
+  }
+}
+
+TEST_CASE("INTx is armed again after each interrupt") {
+  const SimulatedDisk disk({.vectors = 0});
+  const auto driver = start(disk, true);
+  REQUIRE(driver);
+  const auto began = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i)
+    REQUIRE(keeps(**driver, 0, std::byte{1})); // 40 interrupts; each that is missed costs 500 ms
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(10));
+}
+
+TEST_CASE("a failed command is an error that says what the controller said") {
+  const SimulatedDisk disk;
+  const auto driver = start(disk);
+  REQUIRE(driver);
+  const auto says = [&driver](const auto& failed, const char* what) {
+    return fails_with(failed, EIO) && failed.error().context.find(what) != std::string::npos;
+  };
+  disk.inject("reads fail");
+  CHECK(says(read_once(**driver), "2/0x81 (unrecovered read error)"));
+  disk.inject("reads pass");
+  CHECK(read_once(**driver));
+  const auto written = [&driver] {
+    return (*driver)->submit(nvme::io_write, 0, 1, 0) ? (*driver)->wait() : Result<unsigned>(0U);
+  };
+  disk.inject("writes no-space");
+  CHECK(says(written(), "0/0x81 (capacity exceeded)"));
+  disk.inject("writes fail");
+  CHECK(says(written(), "2/0x80 (write fault)"));
+  disk.inject("writes pass");
+  CHECK(written());
+  disk.inject("flushes fail");
+  CHECK(says((*driver)->flush(), "2/0x80 (write fault)"));
+  disk.inject("flushes pass"); // the data is lost nevertheless
+  CHECK(says((*driver)->flush(), "2/0x80 (write fault)"));
+}
+
+TEST_CASE("an interrupt that is lost costs time, not the command") {
+  const SimulatedDisk disk;
+  const auto driver = start(disk, true);
+  REQUIRE(driver);
+  disk.inject("interrupts lose");
+  CHECK(keeps(**driver, 3, std::byte{9}));
+}
+
+TEST_CASE("a controller that is gone or has failed in mid-I/O is told apart, long before the driver's patience ends") {
+  const bool interrupts = GENERATE(false, true);
+  const SimulatedDisk disk;
+  const auto driver = start(disk, interrupts);
+  REQUIRE(driver);
+  CHECK(read_once(**driver));
+  const auto began = std::chrono::steady_clock::now();
+  SECTION("gone") {
+    disk.inject("controller gone");
+    CHECK(fails_with(read_once(**driver), Errc::revoked));
+  }
+  SECTION("failed") {
+    disk.inject("controller fails");
+    const auto failed = read_once(**driver);
+    CHECK(fails_with(failed, EIO));
+    CHECK(failed.error().context.find("CSTS.CFS") != std::string::npos);
+  }
+  CHECK(std::chrono::steady_clock::now() - began < soon);
+}
+
+TEST_CASE("a command that is never completed is given up after the driver's patience; one that is late is not") {
+  const SimulatedDisk disk;
+  disk.inject("completions delay 20");
+  const auto driver = start(disk, false, little);
+  REQUIRE(driver);
+  CHECK(read_once(**driver));
+  disk.inject("completions hold");
+  CHECK(fails_with(read_once(**driver), Errc::timed_out));
+}
+
+TEST_CASE("a flush has a patience of its own") {
+  const SimulatedDisk disk;
+  const bool longer = GENERATE(true, false);
+  const auto driver = start(disk, false, {.command = little.command, .flush = longer ? soon * 10 : little.flush});
+  REQUIRE(driver);
+  disk.inject("flushes hold");
+  std::jthread released([&disk, longer] {
+    std::this_thread::sleep_for(2 * little.command); // longer than a command may take: that is what is tried
+    if (longer) disk.inject("flushes pass");
+  });
+  const auto flushed = (*driver)->flush();
+  CHECK(flushed.has_value() == longer);
+  if (!longer) CHECK(fails_with(flushed, Errc::timed_out));
 }
 
 TEST_CASE("percentiles of latencies are right to half a percent") {

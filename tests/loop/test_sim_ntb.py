@@ -15,13 +15,13 @@ def sim(*words):
 
 def test_help_lists_models_and_faults():
     text = sim("--help").stdout
-    for word in ("--socket-a", "--socket-b", "--window", "gen4-spr", "down-losing-registers"):
+    for word in ("--socket-a", "--socket-b", "--window", "gen4-spr", "gen5", "tear", "down-losing-registers"):
         assert word in text
 
 
 @pytest.mark.parametrize("words", [
     [], ["--socket-a", "a"], ["--socket-b", "b"], ["--socket-a", "", "--socket-b", "b"],
-    ["--socket-a", "a", "--socket-b", "b", "--model", "gen5"], ["--socket-a", "a", "--socket-b", "b", "more"],
+    ["--socket-a", "a", "--socket-b", "b", "--model", "gen6"], ["--socket-a", "a", "--socket-b", "b", "more"],
     *(["--socket-a", "a", "--socket-b", "b", "--window", size] for size in ("0", "3M", "2K", "2T", "-1", "x"))])
 def test_a_wrong_command_line_is_refused_with_one_sentence(words):
     ran = sim(*words)
@@ -29,7 +29,7 @@ def test_a_wrong_command_line_is_refused_with_one_sentence(words):
     assert ran.stderr.startswith("smartio_sim: ") and ran.stderr.count("\n") == 1, ran
 
 
-@pytest.mark.parametrize("model", ["gen4", "gen4-spr", "gen3"])
+@pytest.mark.parametrize("model", ["gen5", "gen4", "gen4-spr", "gen3"])
 def test_it_serves_until_it_is_told_to_end(model, tmp_path):
     a, b, faults = (tmp_path / name for name in ("a", "b", "f"))
     program = Process(SIM, "ntb", "--socket-a", a, "--socket-b", b, "--model", model, "--window", "64K", "--faults", faults,

@@ -1,5 +1,6 @@
 #include "ntb_pair.hpp"
 
+#include <bit>
 #include <cstring>
 
 namespace smartio::testing {
@@ -84,6 +85,8 @@ void NtbHost::want_link(bool on) {
 void NtbHost::open_window(unsigned index, std::uint64_t iova, std::uint64_t bytes) {
   const std::uint32_t step = index * offset::window_step;
   set_reg(offset::translation_base + step, iova, 8);
+  if (std::string_view(bridge_.chip().name) == "gen4") // Ice Lake's alone
+    set_reg(offset::base_index + 2 * index, std::bit_width(bytes) - 1U, 2);
   set_reg(offset::limit + step, (index == 0 ? bar2_at : bar4_at) + bytes, 8);
   if (bridge_.chip().generation == 3) set_reg(offset::secondary_limit + step, bytes, 8);
 }

@@ -16,7 +16,7 @@ namespace ntb = sim::ntb;
 using ntb::Side;
 using Bytes = std::vector<std::byte>;
 
-inline const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen3"); }
+inline const char* any_chip() { return GENERATE("gen4", "gen4-spr", "gen5", "gen3"); }
 
 class NtbHost {
 public:

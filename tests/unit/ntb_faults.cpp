@@ -74,6 +74,40 @@ TEST_CASE("data is late, overtaken by its doorbell, in order nevertheless; or lo
   CHECK(pair.bridge.counters(Side::a).dropped_writes == 1);
 }
 
+TEST_CASE("a write is torn: a doorbell and the memory show half of it, a read or the next write makes it whole") {
+  Open pair;
+  pair.inject("writes tear");
+  pair.a.write(2, 0, 8, 0x1111111122222222);
+  pair.a.set_reg(offset::doorbells, 1);
+  CHECK(pair.doorbells() == 1);
+  CHECK(pair.memory() == 0x22222222);
+  SECTION("by a read") { CHECK(pair.a.read(2, 0, 8) == 0x1111111122222222); }
+  SECTION("by the next write") {
+    pair.a.write(2, 8, 8, 0x4444444433333333);
+    CHECK(pair.memory() == 0x1111111122222222);
+    pair.inject("writes pass");
+    CHECK(pair.a.read(2, 8, 8) == 0x4444444433333333);
+  }
+  SECTION("by the fault's end") {
+    pair.inject("writes pass");
+    CHECK(pair.memory() == 0x1111111122222222);
+  }
+  SECTION("or never") {
+    pair.inject("writes lose");
+    CHECK(pair.memory() == 0x22222222);
+    CHECK(pair.bridge.counters(Side::a).dropped_writes == 1);
+    return;
+  }
+  CHECK(pair.memory() == 0x1111111122222222);
+}
+
+TEST_CASE("a write of one byte cannot be torn") {
+  Open pair;
+  pair.inject("writes tear");
+  pair.a.write(2, 0, 1, 7);
+  CHECK(pair.memory() == 7);
+}
+
 TEST_CASE("what is held when the link goes down never arrives") {
   Open pair;
   pair.inject("writes hold");

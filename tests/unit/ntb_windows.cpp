@@ -70,6 +70,7 @@ TEST_CASE("each window of each end leads to the other host's memory") {
 TEST_CASE("a window is closed until its limit lies in its BAR, wherever that is") {
   NtbPair pair(any_chip());
   const auto closed = [&pair] { return pair.a.read(bar2, 0, 8) == nothing; };
+  pair.b.set_reg(offset::base_index, 16, 2); // where there is one
   pair.b.set_reg(offset::translation_base, NtbHost::memory_at, 8);
   if (pair.bridge.chip().generation == 3) pair.b.set_reg(offset::secondary_limit, size, 8);
   CHECK(closed());
@@ -98,6 +99,39 @@ TEST_CASE("no byte behind the limit is reached, not even by an access that begin
   CHECK(pair.bridge.counters(Side::a).dropped_writes == 2);
   CHECK(pair.bridge.counters(Side::a).unanswered_reads == 2);
   if (pair.bridge.chip().generation == 3) CHECK(pair.b.reg(offset::memory_misses, 2) == 4);
+}
+
+TEST_CASE("Ice Lake's windows pass as many address bits as their index says, and none before it is written") {
+  Open pair("gen4");
+  CHECK(pair.a.read(bar2, size - 8, 8) == 0);
+  pair.b.set_reg(offset::base_index, 0, 2);
+  CHECK(pair.closed());
+  CHECK(pair.a.read(bar4, 0, 8) == 0); // has its own
+  pair.b.set_reg(offset::base_index, 12, 2);
+  CHECK(pair.a.read(bar2, 0xff8, 8) == 0);
+  CHECK(pair.a.read(bar2, 0x2000, 8) == nothing);
+  pair.a.write(bar2, 0x2000, 8, 7);
+  CHECK(at(pair.b, 0x2000) == 0);
+}
+
+TEST_CASE("a window that either end does not make coherent writes nothing that processors see") {
+  Open pair(any_chip());
+  const auto seen = [&pair] {
+    pair.b.memory()[0] = std::byte{0};
+    pair.a.write(bar2, 0, 1, 1);
+    return pair.b.memory()[0] == std::byte{1};
+  };
+  CHECK(seen());
+  pair.b.set_reg(offset::control, 0x154 & ~0x4U); // from the link, window 0
+  CHECK_FALSE(seen());
+  pair.b.set_reg(offset::control, 0x4);
+  CHECK(seen());
+  pair.a.set_reg(offset::control, 0x154 & ~0x10U); // to the link, window 0
+  CHECK_FALSE(seen());
+  pair.a.set_reg(offset::control, 0x10);
+  CHECK(seen());
+  pair.a.write(bar4, 0, 1, 1); // window 1 lacks both
+  CHECK(at(pair.b, size) == 0);
 }
 
 TEST_CASE("generation 3 has a limit and a command register on the secondary side as well") {

@@ -20,9 +20,9 @@ constexpr unsigned admin_entries = 32;
 
 } // namespace
 
-Result<std::unique_ptr<Driver>> Driver::start(smartio::Device device, bool interrupts) {
+Result<std::unique_ptr<Driver>> Driver::start(smartio::Device device, bool interrupts, Patience patience) {
   auto bar = TRY(device.map_bar(0));
-  auto driver = std::unique_ptr<Driver>(new Driver(std::move(device), std::move(bar)));
+  auto driver = std::unique_ptr<Driver>(new Driver(std::move(device), std::move(bar), patience));
   TRY(driver->set_bus_master(true));
   TRY(driver->reset());
   TRY(driver->enable());
@@ -104,8 +104,9 @@ void Driver::stop() {
     [[maybe_unused]] const bool deleted = admin({.opcode = admin_delete_sq, .cdw10 = 1}, "delete a queue") &&
                                           admin({.opcode = admin_delete_cq, .cdw10 = 1}, "delete a queue");
   }
-  if (!bar_.write(reg_cc, 4, cc_entry_sizes)) return;
-  [[maybe_unused]] const bool stopped = await_ready(false) && set_bus_master(false);
+  [[maybe_unused]] const bool stopped = bar_.write(reg_cc, 4, cc_entry_sizes) && await_ready(false);
+  // The memory goes next, and a controller that did not stop is one that must not reach it any more.
+  [[maybe_unused]] const bool cut_off = set_bus_master(false).has_value();
 }
 
 } // namespace nvme

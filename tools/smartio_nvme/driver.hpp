@@ -25,11 +25,18 @@ struct Identity {
 
 inline constexpr std::uint32_t namespace_id = 1;
 
+/// How long the driver waits for a completion before it gives the controller up.
+struct Patience {
+  std::chrono::milliseconds command{10'000};
+  std::chrono::milliseconds flush{120'000}; ///< brings to the medium whatever was written before, gigabytes perhaps
+};
+
 class Driver {
 public:
   /// Resets the controller, identifies it and its first namespace, makes the I/O queues. With `interrupts` waiting for
   /// a completion sleeps, otherwise it spins. Bounded by what the controller says it needs (CAP.TO).
-  static smartio::Result<std::unique_ptr<Driver>> start(smartio::Device device, bool interrupts);
+  static smartio::Result<std::unique_ptr<Driver>> start(smartio::Device device, bool interrupts,
+                                                        Patience patience = {});
   /// Deletes the queues and disables the controller, so that nothing is under way when the memory goes.
   ~Driver();
 
@@ -44,13 +51,19 @@ public:
   /// Starts a read or write (io_read, io_write) of `blocks` at `lba`, within the namespace, from or into a buffer.
   smartio::Result<void> submit(std::uint8_t opcode, std::uint64_t lba, std::size_t blocks, unsigned buffer);
   /// Waits until a command started with submit is done and gives its buffer. Errors: Errc::revoked, Errc::timed_out,
-  /// EIO with the status the controller gave.
-  smartio::Result<unsigned> wait();
+  /// EIO with the status the controller gave, or when it has failed (CSTS.CFS).
+  smartio::Result<unsigned> wait() { return wait(patience_.command); }
 
   smartio::Result<void> flush(); ///< while nothing else is under way
 
 private:
-  Driver(smartio::Device device, smartio::BarMapping bar) : device_(std::move(device)), bar_(std::move(bar)) {}
+  /// One wait for a completion.
+  struct Wait {
+    std::chrono::milliseconds patience;
+    std::chrono::steady_clock::time_point began, looked; ///< at the controller's status
+  };
+  Driver(smartio::Device device, smartio::BarMapping bar, Patience patience)
+      : device_(std::move(device)), bar_(std::move(bar)), patience_(patience) {}
 
   smartio::Result<std::uint32_t> read32(std::size_t reg) const;
   smartio::Result<void> write64(std::size_t reg, std::uint64_t value) const;
@@ -63,17 +76,21 @@ private:
   smartio::Result<void> identify_controller();
   smartio::Result<void> identify_namespace();
   smartio::Result<void> make_io_queue(bool interrupts);
-  smartio::Result<Completion> next(Queue& queue, bool sleep) const;
-  smartio::Result<void> still_ours(std::chrono::steady_clock::time_point began) const;
+  smartio::Result<unsigned> wait(std::chrono::milliseconds patience);
+  smartio::Result<Completion> next(Queue& queue, bool sleep, std::chrono::milliseconds patience);
+  smartio::Result<void> sleep_until_interrupt();
+  smartio::Result<void> still_ours(Wait& wait) const;
   void stop();
 
   // Teardown order: the destructor stops the controller, then memory and interrupt go, then the device.
   smartio::Device device_;
   smartio::BarMapping bar_;
+  Patience patience_;
   std::uint64_t capabilities_ = 0;
   Identity identity_;
   bool enabled_ = false;
   std::optional<smartio::Interrupt> interrupt_;
+  bool fired_ = false; ///< since it was armed
   std::optional<Queue> admin_, io_;
   std::optional<Buffers> scratch_, buffers_; // scratch: one page for identify
 };

@@ -36,7 +36,7 @@ std::string text_field(std::span<const std::byte> page, std::size_t offset, std:
 
 Result<Completion> Driver::admin(Command command, const std::string& what) {
   TRY(admin_->submit(command));
-  const Completion completion = TRY(next(*admin_, false));
+  const Completion completion = TRY(next(*admin_, false, patience_.command));
   if (!succeeded(completion.status))
     return fail_errno(EIO, fmt::format("{}: {}", what, status_text(completion.status)));
   return completion;

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 
 namespace nvme {
 namespace {
@@ -17,7 +18,7 @@ using smartio::fail_errno;
 using smartio::Result;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto command_time = 10s;
+constexpr auto look_interval = 500ms; ///< at the status of a controller that completes nothing
 
 void relax() {
 #if defined(__x86_64__)
@@ -44,8 +45,8 @@ Result<void> Driver::submit(std::uint8_t opcode, std::uint64_t lba, std::size_t 
   return io_->submit(command);
 }
 
-Result<unsigned> Driver::wait() {
-  const Completion completion = TRY(next(*io_, interrupts()));
+Result<unsigned> Driver::wait(std::chrono::milliseconds patience) {
+  const Completion completion = TRY(next(*io_, interrupts(), patience));
   if (!succeeded(completion.status))
     return fail_errno(EIO, fmt::format("a command failed with {}", status_text(completion.status)));
   return completion.id;
@@ -53,13 +54,13 @@ Result<unsigned> Driver::wait() {
 
 Result<void> Driver::flush() {
   TRY(io_->submit({.opcode = io_flush, .namespace_id = namespace_id}));
-  TRY(wait());
+  TRY(wait(patience_.flush));
   return {};
 }
 
-Result<Completion> Driver::next(Queue& queue, bool sleep) const {
+Result<Completion> Driver::next(Queue& queue, bool sleep, std::chrono::milliseconds patience) {
   constexpr unsigned spins_between_looks_at_the_clock = 1024;
-  std::optional<Clock::time_point> began;
+  std::optional<Wait> waiting;
   auto checked = Clock::time_point::min();
   for (unsigned spins = 1;; ++spins) {
     if (const auto completion = TRY(queue.poll())) return *completion;
@@ -68,29 +69,45 @@ Result<Completion> Driver::next(Queue& queue, bool sleep) const {
       continue;
     }
     const auto now = Clock::now();
-    if (!began) began = checked = now;
+    if (!waiting) {
+      waiting = Wait{patience, now, now};
+      checked = now;
+    }
     if (sleep) {
-      pollfd events[] = {{interrupt_->fd(), POLLIN, 0}, {device_.revoked_fd(), POLLIN, 0}};
-      ::poll(events, 2, 1000);
-      std::uint64_t count = 0; // drained before the queue is looked at again, so that no interrupt is lost
-      [[maybe_unused]] const auto drained = ::read(interrupt_->fd(), &count, sizeof count);
+      TRY(sleep_until_interrupt());
     } else if (now - checked < 5ms) {
       std::this_thread::yield(); // where the device is software, it may need this very processor
       continue;
     }
     checked = now;
-    TRY(still_ours(*began));
+    TRY(still_ours(*waiting));
   }
 }
 
-// An error once the device was taken back, or nothing was completed for too long.
-Result<void> Driver::still_ours(Clock::time_point began) const {
+// Called when all completions were taken: what made INTx fire has been seen to, and it can be armed again.
+Result<void> Driver::sleep_until_interrupt() {
+  if (std::exchange(fired_, false)) TRY(interrupt_->rearm());
+  pollfd events[] = {{interrupt_->fd(), POLLIN, 0}, {device_.revoked_fd(), POLLIN, 0}};
+  ::poll(events, 2, static_cast<int>(std::chrono::milliseconds(look_interval).count()));
+  std::uint64_t count = 0; // drained before the queue is looked at again, so that no interrupt is lost
+  fired_ = ::read(interrupt_->fd(), &count, sizeof count) > 0;
+  return {};
+}
+
+// An error once the device was taken back or has failed, or nothing was completed for too long.
+Result<void> Driver::still_ours(Wait& wait) const {
   pollfd revoked{device_.revoked_fd(), POLLIN, 0};
   if (::poll(&revoked, 1, 0) > 0) return fail(Errc::revoked, "The device was taken back");
-  if (Clock::now() - began < command_time) return {};
+  const auto now = Clock::now();
+  const bool over = now - wait.began >= wait.patience;
+  if (!over && now - wait.looked < look_interval) return {};
+  wait.looked = now;
   const std::uint32_t status = TRY(read32(reg_csts));
-  if ((status & csts_fatal) != 0) return fail_errno(EIO, fmt::format("the controller reports CSTS {:#x}", status));
-  return fail(Errc::timed_out, "The controller completed nothing for {} s", command_time.count());
+  if (status == UINT32_MAX)
+    return fail(Errc::revoked, "The controller's registers read as all ones: the device is gone");
+  if ((status & csts_fatal) != 0) return fail_errno(EIO, "the controller reports a fatal error (CSTS.CFS)");
+  if (!over) return {};
+  return fail(Errc::timed_out, "The controller completed nothing for {} ms", wait.patience.count());
 }
 
 } // namespace nvme

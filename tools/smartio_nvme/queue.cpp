@@ -1,8 +1,8 @@
 #include "queue.hpp"
 
+#include "barriers.hpp"
 #include "result.hpp"
 
-#include <atomic>
 #include <cstring>
 
 namespace nvme {
@@ -43,9 +43,8 @@ std::uint64_t Queue::completion_iova() const noexcept {
 }
 
 Result<void> Queue::ring(std::size_t offset, volatile std::byte* mapped, std::uint32_t value) {
-  // What the controller is to find in memory is written before the doorbell is.
-  std::atomic_thread_fence(std::memory_order_release);
-  if (mapped == nullptr) return bar_.write(offset, 4, value);
+  before_doorbell();
+  if (mapped == nullptr) return bar_.post(offset, 4, value);
   *reinterpret_cast<volatile std::uint32_t*>(mapped) = value;
   return {};
 }
@@ -61,7 +60,7 @@ Result<std::optional<Completion>> Queue::poll() {
   const volatile Completion& entry = completions_[head_];
   const std::uint16_t status = entry.status;
   if ((status & 1) != phase_) return std::nullopt; // the phase tag inverts on every pass (4.6)
-  std::atomic_thread_fence(std::memory_order_acquire);
+  after_mark();
   const Completion completion{entry.result, 0, entry.sq_head, entry.sq_id, entry.id, status};
   if (completion.sq_id != id_ || completion.id >= entries_ || !under_way_[completion.id])
     return fail(Errc::bad_request, "The controller completed command {} of queue {}, which is not under way",

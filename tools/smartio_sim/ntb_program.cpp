@@ -19,7 +19,7 @@ po::options_description options() {
   auto add = description.add_options();
   add("socket-a", po::value<std::string>()->value_name("PATH"), "where to listen for the upstream end's client");
   add("socket-b", po::value<std::string>()->value_name("PATH"), "where to listen for the downstream end's client");
-  add("model", po::value<std::string>()->value_name("NAME")->default_value("gen4"), "gen4, gen4-spr or gen3");
+  add("model", po::value<std::string>()->value_name("NAME")->default_value("gen4"), "gen5, gen4, gen4-spr or gen3");
   add("window", po::value<std::string>()->value_name("BYTES")->default_value("2M"),
       "size of BAR 2 and BAR 4 (K, M, G), a power of two");
   add("faults", po::value<std::string>()->value_name("PATH"), "where to listen for faults to inject");
@@ -37,7 +37,7 @@ std::string help() {
       << "\nFaults, one to a line, each answered with \"ok\" or \"unknown\":\n"
          "  link up | down | down-losing-registers\n"
          "  doorbells pass | lose | hold\n"
-         "  writes pass | lose | hold\n"
+         "  writes pass | lose | hold | tear\n"
          "  reads pass | time-out\n"
          "  translation takes | stuck\n";
   return text.str();

@@ -177,14 +177,34 @@ bool Bridge::write_window(Side from, unsigned window, std::uint64_t offset, std:
     ++count(from).dropped_writes;
   else if (faults_.writes == Passing::held)
     hold(std::move(write));
+  else if (faults_.writes == Passing::torn)
+    tear(std::move(write));
   else
     deliver_write(write);
   auto* target = end(other(from));
   return target != nullptr && target->memory().busy();
 }
 
+/// What was torn before is made whole first: writes stay in order.
+void Bridge::tear(HeldWrite write) {
+  push_writes(write.from);
+  const std::size_t first = (write.data.size() + 1) / 2;
+  HeldWrite rest{write.from, write.window, write.offset + first, {}};
+  rest.data.assign(write.data.begin() + static_cast<std::ptrdiff_t>(first), write.data.end());
+  write.data.resize(first);
+  deliver_write(write);
+  if (!rest.data.empty()) hold(std::move(rest));
+}
+
+/// Whether processors see what goes through the window: both ends make it look at their caches. Not verified how a
+/// bridge without that goes wrong; here the data stays behind the caches for good.
+bool Bridge::coherent(Side from, unsigned window) const {
+  return end(from)->registers().snoops_outbound(window) && end(other(from))->registers().snoops_inbound(window);
+}
+
 void Bridge::deliver_write(const HeldWrite& write) {
-  const auto address = locate(write.from, write.window, write.offset, write.data.size());
+  auto address = locate(write.from, write.window, write.offset, write.data.size());
+  if (address && !coherent(write.from, write.window)) address.reset();
   const int error = address ? end(other(write.from))->memory().write(*address, write.data) : ENXIO;
   if (error == 0)
     count(write.from).written_bytes += write.data.size();
@@ -203,7 +223,7 @@ void Bridge::hold(HeldWrite write) {
 
 /// What is no longer held goes on its way, in order, or is lost.
 void Bridge::release() {
-  if (faults_.writes != Passing::held) {
+  if (faults_.writes != Passing::held && faults_.writes != Passing::torn) {
     held_bytes_ = 0;
     for (const auto& write : std::exchange(held_writes_, {})) {
       if (faults_.writes == Passing::normal)

@@ -87,6 +87,8 @@ private:
   void deliver_write(const HeldWrite& write);
   void push_writes(Side from);
   void hold(HeldWrite write);
+  void tear(HeldWrite write);
+  bool coherent(Side from, unsigned window) const;
   void release();
 
   const Chip& chip_;

@@ -21,6 +21,7 @@ constexpr std::array commands{
     Command{"writes pass", [](Faults& faults) { faults.writes = Passing::normal; }},
     Command{"writes lose", [](Faults& faults) { faults.writes = Passing::lost; }},
     Command{"writes hold", [](Faults& faults) { faults.writes = Passing::held; }},
+    Command{"writes tear", [](Faults& faults) { faults.writes = Passing::torn; }},
     Command{"reads pass", [](Faults& faults) { faults.reads_time_out = false; }},
     Command{"reads time-out", [](Faults& faults) { faults.reads_time_out = true; }},
     Command{"translation takes", [](Faults& faults) { faults.translation_stuck = false; }},

@@ -7,19 +7,21 @@
 
 namespace smartio::sim::ntb {
 
-enum class Passing : std::uint8_t { normal, lost, held };
+enum class Passing : std::uint8_t { normal, lost, held, torn };
 
 struct Faults {
   bool link_down = false;       ///< whatever the two ends ask for
   bool loses_registers = false; ///< when the link goes down, translations, limits and scratchpads are gone
   Passing doorbells = Passing::normal;
-  Passing writes = Passing::normal; ///< through windows; doorbells overtake those that are held, reads do not
-  bool reads_time_out = false;      ///< reads through windows give ones
-  bool translation_stuck = false;   ///< translation bases keep their value
+  /// Through windows; doorbells overtake those that are held, reads do not. Of one that is torn the second half is
+  /// held, until the next write, a read, or a change of this.
+  Passing writes = Passing::normal;
+  bool reads_time_out = false;    ///< reads through windows give ones
+  bool translation_stuck = false; ///< translation bases keep their value
 };
 
-/// `faults` changed by one line: "link up|down|down-losing-registers", "doorbells|writes pass|lose|hold",
-/// "reads pass|time-out", "translation takes|stuck"; nullopt for anything else.
+/// `faults` changed by one line: "link up|down|down-losing-registers", "doorbells pass|lose|hold",
+/// "writes pass|lose|hold|tear", "reads pass|time-out", "translation takes|stuck"; nullopt for anything else.
 std::optional<Faults> changed_by(Faults faults, std::string_view line);
 
 } // namespace smartio::sim::ntb

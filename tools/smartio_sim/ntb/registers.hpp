@@ -36,11 +36,15 @@ public:
   /// window; nullopt where the window is not open.
   std::optional<std::uint64_t> translate(unsigned index, std::uint64_t bar_address, std::uint64_t offset,
                                          std::uint64_t bytes) const;
-  bool forwards() const;          ///< generation 3: may send requests over the link
+  bool forwards() const; ///< generation 3: may send requests over the link
+  bool snoops_inbound(unsigned window) const { return snoops(2, window); } ///< what comes from the link
+  bool snoops_outbound(unsigned window) const { return snoops(4, window); }
   void count_miss();              ///< generation 3: an access from the other side that no window took
   bool translation_stuck = false; ///< a fault: the translation base keeps its value
 
 private:
+  bool snoops(unsigned bit, unsigned window) const;
+  bool has_base_index() const;
   void put(std::size_t offset, std::uint64_t value, std::size_t width, std::uint64_t writable);
   std::uint64_t get(std::size_t offset, std::size_t width) const;
   void write_byte(std::size_t at, std::uint8_t value);
