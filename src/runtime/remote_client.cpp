@@ -196,16 +196,18 @@ int RemoteClient::relay(vfio::SetIrqs& irqs, const DeviceMessage& command) {
 
 void RemoteClient::watch(Vector vector) {
   const auto relay = relays_.at(vector);
-  relay->event.async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                          [weak = weak_from_this(), vector, relay](boost::system::error_code error) {
-                            const auto self = weak.lock();
-                            if (error || !self || self->over_) return;
-                            const auto current = self->relays_.find(vector);
-                            if (current == self->relays_.end() || current->second != relay) return;
-                            drain_eventfd(relay->event.native_handle());
-                            self->deliver(vector);
-                            self->watch(vector);
-                          });
+  relay->event.async_wait(
+      boost::asio::posix::stream_descriptor::wait_read,
+      [weak = weak_from_this(), vector, held = std::weak_ptr(relay)](boost::system::error_code error) {
+        const auto self = weak.lock();
+        const auto watched = held.lock(); // not kept by its own wait: it ends with its place in relays_
+        if (error || !self || self->over_ || !watched) return;
+        const auto current = self->relays_.find(vector);
+        if (current == self->relays_.end() || current->second != watched) return;
+        drain_eventfd(watched->event.native_handle());
+        self->deliver(vector);
+        self->watch(vector);
+      });
 }
 
 /// An interrupt must not overtake the data that it announces: those are pushed through the bridge by a read first.

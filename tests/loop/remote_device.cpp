@@ -1,4 +1,5 @@
 // A device lent over a bridge, as its borrower uses it.
+#include "any_client.hpp"
 #include "remote_session.hpp"
 #include "user/codec.hpp"
 
@@ -265,6 +266,20 @@ TEST_CASE("only a map of memory names a window, and only interrupts name doorbel
   CHECK(refused(Command::get_info, vfio::GetInfo{}, false, {5}));
   CHECK(refused(Command::reset, vfio::Reset{}, false, {5}));
   CHECK(session.lent->resets == 0);
+}
+
+TEST_CASE("interrupts that end leave no descriptor at the lender") {
+  Session session;
+  session.connect(0);
+  const auto before = test::descriptors_now();
+  for (int i = 0; i < 3; ++i) {
+    session.connect(1);
+    session.connect(2);
+    CHECK(session.ask(vfio::SetIrqs{vfio::irq_data_none | vfio::irq_action_trigger, vfio::msix, 0, 0, {}, {}}));
+    session.connect(0);
+    session.io.run_for(std::chrono::milliseconds(5));
+  }
+  CHECK(test::descriptors_now() == before);
 }
 
 TEST_CASE("a message of the wrong kind ends the session at the lender") {
