@@ -6,6 +6,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <cstring>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@ using boost::system::error_code;
 namespace {
 
 constexpr std::chrono::seconds ticket_timeout{2};
+constexpr std::chrono::milliseconds accept_pause{100}; ///< when there are no descriptors left
 constexpr std::size_t nonce_size = 64;
 constexpr std::size_t ticket_size = nonce_size + 4 + 8; // nonce, device, epoch; both ends are on one host
 using Bytes = std::array<char, ticket_size>;
@@ -37,9 +39,16 @@ Ticket decode(const Bytes& bytes) {
   return ticket;
 }
 
+template <class Socket> void close_on_exec(Socket& socket) { ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC); }
+
+bool out_of_descriptors(error_code error) {
+  return error == asio::error::no_descriptors || error == asio::error::no_memory ||
+         error == boost::system::errc::too_many_files_open_in_system;
+}
+
 /// A connection whose ticket has not come yet.
 struct Arrival {
-  Arrival(Socket from) : socket(std::move(from)), timer(socket.get_executor()) {}
+  Arrival(Socket from) : socket(std::move(from)), timer(socket.get_executor()) { close_on_exec(socket); }
   Socket socket;
   asio::steady_timer timer;
   Bytes bytes{};
@@ -48,14 +57,23 @@ struct Arrival {
 } // namespace
 
 struct LocalListener::State : std::enable_shared_from_this<State> {
-  State(asio::io_context& io, std::string at, Arrived to) : acceptor(io), path(std::move(at)), arrived(std::move(to)) {}
+  State(asio::io_context& io, std::string at, Arrived to)
+      : acceptor(io), pause(io), path(std::move(at)), arrived(std::move(to)) {}
 
   void accept() {
     acceptor.async_accept([weak = weak_from_this()](error_code error, Socket socket) {
       const auto self = weak.lock();
       if (!self || !self->acceptor.is_open()) return;
+      if (out_of_descriptors(error)) return self->pause_then_accept();
       if (!error) self->read_ticket(std::move(socket));
       self->accept();
+    });
+  }
+
+  void pause_then_accept() {
+    pause.expires_after(accept_pause);
+    pause.async_wait([weak = weak_from_this()](error_code error) {
+      if (const auto self = weak.lock(); self && !error && self->acceptor.is_open()) self->accept();
     });
   }
 
@@ -75,6 +93,7 @@ struct LocalListener::State : std::enable_shared_from_this<State> {
   }
 
   stream_protocol::acceptor acceptor;
+  asio::steady_timer pause;
   std::string path;
   Arrived arrived;
 };
@@ -86,6 +105,7 @@ Result<std::unique_ptr<LocalListener>> LocalListener::listen(asio::io_context& i
   ::unlink(path.c_str());
   error_code error;
   state->acceptor.open(stream_protocol(), error);
+  if (!error) close_on_exec(state->acceptor);
   if (!error) state->acceptor.bind(stream_protocol::endpoint(path), error);
   if (!error && ::chmod(path.c_str(), 0600) != 0) return fail_errno(errno, fmt::format("chmod {}", path));
   if (!error) state->acceptor.listen(asio::socket_base::max_listen_connections, error);
@@ -97,23 +117,14 @@ Result<std::unique_ptr<LocalListener>> LocalListener::listen(asio::io_context& i
 LocalListener::~LocalListener() {
   error_code ignored;
   state_->acceptor.close(ignored);
+  state_->pause.cancel();
   ::unlink(state_->path.c_str());
 }
 
 void connect_local(asio::io_context& io, const std::string& path, const Ticket& ticket,
                    std::chrono::milliseconds timeout, vfio::user::Client::Opened opened) {
-  const auto failed = [&io, &opened](const std::string& why) {
-    asio::post(io, [done = std::move(opened), why]() mutable { done(fail(Errc::peer_down, "{}", why)); });
-  };
-  Socket socket(io);
-  error_code error;
-  if (path.size() > 107) return failed("the lender's fabric socket has no valid path");
-  socket.connect(stream_protocol::endpoint(path), error);
-  if (error) return failed(fmt::format("the lender's fabric socket {}: {}", path, error.message()));
   const auto bytes = encode(ticket);
-  if (::send(socket.native_handle(), bytes.data(), bytes.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(bytes.size()))
-    return failed(fmt::format("the lender's fabric socket {} takes no data", path));
-  vfio::user::Client::start(std::move(socket), timeout, std::move(opened));
+  vfio::user::Client::connect(io, path, timeout, std::move(opened), std::string(bytes.data(), bytes.size()));
 }
 
 } // namespace smartio::fabric

@@ -20,7 +20,7 @@ DescriptorKind kind_of_descriptor(int fd) {
   // Documentation/driver-api/vfio.rst: a group's device descriptor is an anonymous inode, a cdev a node in this folder.
   if (name.starts_with("anon_inode:[vfio-device") || name.starts_with("/dev/vfio/")) return DescriptorKind::device;
   if (name.starts_with("/dmabuf:")) return DescriptorKind::dma_buf; // drivers/dma-buf/dma-buf.c, dmabuffs_dname
-  return DescriptorKind::other;
+  return DescriptorKind::unknown; // a device's, by another name: a cdev seen from another mount namespace, say
 }
 
 } // namespace smartio::vfio

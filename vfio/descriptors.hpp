@@ -4,7 +4,7 @@
 namespace smartio::vfio {
 
 /// `device`: a VFIO device's own: whoever has it can do everything to the function, and not only to one BAR. `dma_buf`:
-/// memory, or registers, and nothing else. `other`: files of every other kind; `unknown`: /proc does not tell.
+/// memory, or registers, and nothing else. `other`: regular files. `unknown`: all else, which may be a device.
 enum class DescriptorKind { device, dma_buf, other, unknown };
 DescriptorKind kind_of_descriptor(int fd);
 

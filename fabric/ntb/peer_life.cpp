@@ -39,7 +39,12 @@ void Peer::tick() {
   if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(), asio::detached);
   timer_.expires_after(options_.silence / 6);
   timer_.async_wait([weak = weak_from_this()](boost::system::error_code error) {
-    if (const auto self = weak.lock(); self && !error) self->tick();
+    const auto self = weak.lock();
+    if (!self || error) return;
+    // Who stands still hears nobody: that is no silence of the peer's.
+    const auto late = steady_clock::now() - self->timer_.expiry();
+    if (late > self->options_.silence / 6) self->heard_ += late;
+    self->tick();
   });
 }
 

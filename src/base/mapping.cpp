@@ -1,12 +1,30 @@
 #include "mapping.hpp"
 
+#include "fd.hpp"
+#include "page.hpp"
 #include "result.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <sys/mman.h>
 #include <utility>
 
 namespace smartio {
+namespace {
+
+/// A block of registers may be larger than memory: few ones are mapped over and over, and at most 4096 times, since a
+/// process has some 65000 mappings.
+std::size_t piece_of(std::size_t size) { return std::max(huge_page_size, whole_pages(size / 4096)); }
+
+/// A memory file full of ones.
+Result<Fd> ones_of(std::size_t bytes) {
+  auto file = TRY(make_memfd("smartio-ones", bytes));
+  const auto mapping = TRY(Mapping::map(file.get(), 0, bytes));
+  std::memset(mapping.bytes().data(), 0xff, bytes);
+  return file;
+}
+
+} // namespace
 
 Mapping::Mapping(Mapping&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -33,15 +51,14 @@ Result<Mapping> Mapping::map(int fd, std::uint64_t offset, std::size_t bytes, bo
 
 Result<void> Mapping::replace_by_ones() noexcept {
   if (data_ == nullptr) return {};
-  // A second mapping is filled first and then moved over the old one, so that no load ever sees anything but the
-  // device or ones.
-  void* ones = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (ones == MAP_FAILED) return fail_errno(errno, fmt::format("map {} bytes of ones", size_));
-  std::memset(ones, 0xff, size_);
-  if (::mremap(ones, size_, size_, MREMAP_MAYMOVE | MREMAP_FIXED, data_) == MAP_FAILED) {
-    const int number = errno;
-    ::munmap(ones, size_);
-    return fail_errno(number, fmt::format("replace a mapping of {} bytes", size_));
+  const auto piece = piece_of(size_);
+  const auto ones = TRY(ones_of(piece));
+  // Each new mapping takes the old one's place at once, so that no load ever sees anything but the device or ones.
+  for (std::size_t at = 0; at < size_; at += piece) {
+    const auto bytes = std::min(piece, size_ - at);
+    constexpr int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+    if (::mmap(data_ + at, bytes, PROT_READ | PROT_WRITE, flags, ones.get(), 0) == MAP_FAILED)
+      return fail_errno(errno, fmt::format("replace a mapping of {} bytes", size_));
   }
   return {};
 }

@@ -1,5 +1,7 @@
 #include "text.hpp"
 
+#include <algorithm>
+
 #include "result.hpp"
 
 #include <charconv>
@@ -50,5 +52,11 @@ Result<DeviceId> parse_device_id(std::string_view text) {
 }
 
 std::string to_string(DeviceId id) { return fmt::format("{:x}", static_cast<std::uint32_t>(id)); }
+
+std::string printable(std::string text) {
+  std::ranges::replace_if(
+      text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return text;
+}
 
 } // namespace smartio

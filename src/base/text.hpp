@@ -27,4 +27,7 @@ constexpr DeviceId make_device_id(NodeId node, std::uint16_t index) {
   return static_cast<DeviceId>((static_cast<std::uint32_t>(node) << 16) | index);
 }
 
+/// With '?' in place of control characters (those of ASCII): one line, that changes nothing of a terminal.
+std::string printable(std::string text);
+
 } // namespace smartio

@@ -8,10 +8,11 @@
 namespace smartio::core {
 
 Json Node::device_json(const DeviceEntry& d, bool reachable) const {
+  const auto bdf = parse_bdf(d.address);
   return {{"id", to_string(d.id)},
           {"node", number(lender_of(d.id))},
           {"address", d.address},
-          {"bdf", parse_bdf(d.address) ? Json(d.address) : Json(nullptr)},
+          {"bdf", bdf ? Json(to_string(*bdf)) : Json(nullptr)},
           {"class", fmt::format("{:06x}", d.class_code)},
           {"vendor", fmt::format("{:04x}", d.vendor)},
           {"device", fmt::format("{:04x}", d.device)},

@@ -44,8 +44,8 @@ Json to_json(const DeviceEntry& entry) {
 Result<DeviceEntry> parse_entry(const Json& object) {
   DeviceEntry entry;
   entry.id = TRY(get_device(object, "id"));
-  entry.address = TRY(get_text(object, "address"));
-  entry.name = TRY(get_text(object, "name"));
+  entry.address = printable(TRY(get_text(object, "address")));
+  entry.name = printable(TRY(get_text(object, "name")));
   entry.vendor = static_cast<std::uint16_t>(TRY(get_number(object, "vendor", 0xffff)));
   entry.device = static_cast<std::uint16_t>(TRY(get_number(object, "device", 0xffff)));
   entry.class_code = static_cast<std::uint32_t>(TRY(get_number(object, "class", 0xffffff)));
@@ -54,6 +54,9 @@ Result<DeviceEntry> parse_entry(const Json& object) {
   if (!state) return fail(Errc::bad_request, "'{}' is not a state of a device", state_text);
   entry.state = *state;
   entry.borrower = static_cast<NodeId>(TRY(get_number(object, "borrower", 0xffff)));
+  const bool lent = entry.state == DeviceState::borrowed;
+  if (entry.state != DeviceState::quarantined && lent != (entry.borrower != NodeId{}))
+    return fail(Errc::bad_request, "a device is {}, and its borrower node {}", state_text, number(entry.borrower));
   return entry;
 }
 
@@ -210,7 +213,7 @@ Result<Message> decode(std::string_view text) {
   if (type == "devices") return parse_devices(object);
   if (type == "borrow") return parse_borrow(object);
   if (type == "answer") return parse_answer(object);
-  if (type == "heartbeat") return Heartbeat{TRY(get_bool(object, "asks"))};
+  if (type == "heartbeat") return Heartbeat{object.contains("asks") && TRY(get_bool(object, "asks"))};
   if (type == "config") return parse_config_request(object);
   if (type == "config_answer") return parse_config_answer(object);
   if (type != "return" && type != "taken_back" && type != "released")

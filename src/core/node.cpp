@@ -1,6 +1,7 @@
 // Dispatch: events in, effects out; timers; what the other node_*.cpp files share.
 #include "node.hpp"
 
+#include "text.hpp"
 #include "utc.hpp"
 
 #include <algorithm>
@@ -163,11 +164,7 @@ void Node::emit(const char* kind, Json fields) {
 void Node::save() { effects_.push_back(Save{encode(intent_, settings_.node)}); }
 
 /// Texts of peers are among what is logged: they must not look like other lines.
-void Node::log(int level, std::string text) {
-  std::ranges::replace_if(
-      text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  effects_.push_back(Log{level, std::move(text)});
-}
+void Node::log(int level, std::string text) { effects_.push_back(Log{level, printable(std::move(text))}); }
 
 std::chrono::milliseconds Node::peer_timeout() const {
   const auto option = intent_.options.find("peer-timeout");

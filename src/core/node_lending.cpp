@@ -104,7 +104,7 @@ const Node::OwnDevice* Node::companion_of_other(const OwnDevice& device, NodeId 
   if (!device.identity.iommu_group) return nullptr;
   const auto found = std::ranges::find_if(devices_, [&device, borrower](const auto& d) {
     return &d.second != &device && d.second.identity.iommu_group == device.identity.iommu_group &&
-           !d.second.shares.empty() && d.second.shares.begin()->second.borrower != borrower;
+           std::ranges::any_of(d.second.shares, [borrower](const auto& s) { return s.second.borrower != borrower; });
   });
   return found == devices_.end() ? nullptr : &found->second;
 }

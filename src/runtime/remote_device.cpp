@@ -102,6 +102,7 @@ void RemoteDevice::send_command(bool window, std::vector<std::uint8_t> doorbells
                         .doorbells = std::move(doorbells),
                         .payload = std::string(text_of(body))};
   message.payload += text_of(payload.tail);
+  awaits_reply_ = true;
   deadline_.expires_after(timeout_);
   deadline_.async_wait([weak = weak_from_this()](boost::system::error_code error) {
     if (const auto self = weak.lock(); self && !error) self->lose();
@@ -149,7 +150,8 @@ void RemoteDevice::received(DeviceMessage message) {
     if (found != interrupts_.end()) signal_eventfd(found->second.event.get());
     return;
   }
-  if (message.kind != DeviceMessage::Kind::reply || !busy_ || message.number != number_) return lose();
+  const bool awaited = std::exchange(awaits_reply_, false);
+  if (message.kind != DeviceMessage::Kind::reply || !awaited || message.number != number_) return lose();
   auto reply = decode(message);
   const auto* map = std::get_if<vfio::DmaMap>(&waiting_.front().request);
   const auto* unmap = std::get_if<vfio::DmaUnmap>(&waiting_.front().request);

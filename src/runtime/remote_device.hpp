@@ -64,6 +64,7 @@ private:
   boost::asio::steady_timer deadline_;
   std::deque<Waiting> waiting_; ///< the first is under way if busy_
   bool busy_ = false, over_ = false;
+  bool awaits_reply_ = false;   ///< the request under way is at the lender
   std::vector<std::byte> sent_; ///< payload of the command under way
   std::map<std::uint32_t, Registers> registers_;
   std::shared_ptr<Exposures> exposures_;

@@ -1,249 +1,208 @@
-// Fuzzes the simulated NVMe controller as a hostile client would attack it: registers, configuration space, doorbells,
-// commands and their data structures in memory, windows that come and go, interrupts, resets. Must neither crash, hang,
-// nor reach beyond its windows and its file.
-#include "nvme/file_store.hpp"
-#include "nvme/nvme_function.hpp"
+// The simulated NVMe controller, as a hostile client would attack it: registers, configuration space, doorbells,
+// commands and their data structures in memory, windows that come and go, memory that changes while it is read,
+// interrupts, resets; and a disk that fails. It must neither crash, hang, nor reach beyond its windows; between the
+// attacks, what is read is what was written, and what was said to be on the medium is.
+#include "nvme_guest.hpp"
 
-#include <fuzzer/FuzzedDataProvider.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 using namespace smartio;
-namespace nvme = smartio::sim::nvme;
+using namespace smartio::test;
 
 namespace {
 
-constexpr std::uint64_t pages = 64, memory_bytes = pages * 4096, disk_bytes = 64 << 10;
 constexpr std::uint64_t unsealed_at = 0x40000000;
 
-[[noreturn]] void fail() { __builtin_trap(); }
+struct Run : Guest {
+  using Guest::Guest;
+  Scribbler scribbler;
 
-struct Host {
-  Fd memory_fd = make_memfd("host", memory_bytes + 4096).value(), disk = make_memfd("disk", disk_bytes).value();
-  Mapping memory = Mapping::map(memory_fd.get(), 0, memory_bytes + 4096).value(); ///< the last page is not lent
-  Fd event = make_eventfd().value();
-  std::shared_ptr<nvme::Store> store =
-      std::make_shared<nvme::FileStore>(nvme::FileStore::from_fd(disk.duplicate().value(), 512).value());
-  std::shared_ptr<nvme::Flusher> flusher = std::make_shared<nvme::Flusher>(store);
-  nvme::Identity identity = nvme::make_identity("/disk", disk_bytes / 512, 512);
-};
-
-class Run {
-public:
-  Run(Host& host, FuzzedDataProvider& input)
-      : host_(host), input_(input),
-        function_(nvme::NvmeFunction::create(host.store, host.flusher, host.identity).value()) {
-    request(vfio::GetRegionInfo{0}, [this](vfio::Answer& answer) {
-      auto& info = std::get<vfio::RegionInfo>(answer);
-      doorbells_ = Mapping::map(info.fd.get(), info.fd_offset + info.areas.at(0).offset, 4096).value();
-    });
-    map(0, memory_bytes, Access::read_write, 0);
-    if (input_.ConsumeBool()) return;
-    enable();
-    for (unsigned id = 1; id <= 3; ++id) make_queues(id);
-  }
-
-  void step() {
-    switch (input_.ConsumeIntegralInRange(0, 13)) {
-    case 0: return write_bar(pick({0x0c, 0x10, 0x14, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34}), 4);
-    case 1: return write_bar(input_.ConsumeIntegral<std::uint16_t>(), input_.ConsumeIntegralInRange(0U, 16U));
-    case 2: return request(vfio::RegionRead{region(), input_.ConsumeIntegral<std::uint16_t>(), small()});
-    case 3:
-      return request(vfio::RegionWrite{vfio::config_region, input_.ConsumeIntegralInRange<std::uint64_t>(0, 0xa0),
-                                       bytes(input_.ConsumeIntegralInRange(0U, 8U))});
-    case 4:
-    case 5:
-    case 6: return command();
-    case 7: return ring(input_.ConsumeIntegralInRange(0U, 1023U), input_.ConsumeIntegral<std::uint32_t>());
-    case 8: return scribble();
-    case 9: return windows();
-    case 10: return interrupts();
-    case 11: return enable();
-    case 12: return request(vfio::Reset{});
-    default: function_->poll();
-    }
-  }
-
-  void finish() {
-    for (int i = 0; i < 10000; ++i) {
-      if (!function_->poll()) return;
-    }
-    fail(); // never comes to rest
-  }
-
-private:
-  void request(vfio::Request what, auto&& look) {
-    int answers = 0;
-    function_->submit(std::move(what), [&answers, &look](vfio::Reply reply) {
-      ++answers;
-      if (reply) look(*reply);
-    });
-    if (answers != 1) fail();
-  }
-  void request(vfio::Request what) {
-    request(std::move(what), [](vfio::Answer&) {});
-  }
-
-  std::uint32_t pick(std::initializer_list<std::uint32_t> from) {
-    return from.begin()[input_.ConsumeIntegralInRange<std::size_t>(0, from.size() - 1)];
-  }
-  std::uint32_t small() { return input_.ConsumeIntegralInRange(0U, 64U); }
-  std::uint32_t region() { return input_.ConsumeBool() ? 0 : vfio::config_region; }
-  std::vector<std::byte> bytes(std::size_t most) { return input_.ConsumeBytes<std::byte>(most); }
   /// Mostly within the window, sometimes anywhere.
-  std::uint64_t address() {
-    if (input_.ConsumeIntegralInRange(0, 15) == 0) return input_.ConsumeIntegral<std::uint64_t>();
-    const std::uint64_t base = input_.ConsumeIntegralInRange(0, 7) == 0 ? unsealed_at : 0;
-    return base + input_.ConsumeIntegralInRange<std::uint64_t>(0, pages) * 4096 +
-           (input_.ConsumeBool() ? 0 : input_.ConsumeIntegralInRange<std::uint64_t>(0, 4095));
+  static std::uint64_t address(Line& line) {
+    const auto page = line.next();
+    return page < 256 ? page % (Machine::pages + 1) * 4096 + line.below(4096) / 4 * 4 : page;
   }
-
-  void write_bar(std::uint64_t offset, std::size_t size) { request(vfio::RegionWrite{0, offset, bytes(size)}); }
-
-  void set(std::uint64_t offset, std::uint32_t value) {
-    const auto data = std::as_bytes(std::span(&value, 1));
-    request(vfio::RegionWrite{0, offset, {data.begin(), data.end()}});
-  }
-
-  void enable() {
-    const std::byte command[] = {std::byte{0x06}, std::byte{0x04}};
-    request(vfio::RegionWrite{vfio::config_region, 4, {std::begin(command), std::end(command)}});
-    set(0x14, 0);
-    set(0x24, 0x000f000f);
-    set(0x28, 0);
-    set(0x2c, 0);
-    set(0x30, 0x1000);
-    set(0x34, 0);
-    set(0x14, 0x00460001);
-    tails_ = {};
-  }
-
-  void ring(unsigned index, std::uint32_t value) {
-    reinterpret_cast<volatile std::uint32_t*>(doorbells_.bytes().data())[index] = value;
-  }
-
-  void put(unsigned queue, const nvme::SubmissionEntry& entry) {
-    auto& tail = tails_[queue];
-    std::memcpy(host_.memory.bytes().data() + 8192 * queue + tail * 64, &entry, sizeof entry);
-    tail = (tail + 1) % 16;
-    ring(2 * queue, tail);
-  }
-
-  /// Makes `entry` create the queue of this id: submission queues at even pages, completion queues behind each.
-  static void create(nvme::SubmissionEntry& entry, unsigned id) {
-    const bool submission = entry.opcode == nvme::admin_opcode::create_sq;
-    entry.cdw10 = 15U << 16 | id;
-    entry.cdw11 = id << 16 | (submission ? 1U : 3U);
-    entry.prp1 = (2 * id + (submission ? 0 : 1)) * 4096ULL;
-  }
-
-  void make_queues(unsigned id) {
-    for (const std::uint8_t opcode : {nvme::admin_opcode::create_cq, nvme::admin_opcode::create_sq}) {
-      nvme::SubmissionEntry entry{};
-      entry.opcode = opcode;
-      create(entry, id);
-      put(0, entry);
-      function_->poll();
-    }
-  }
-
-  /// A command in one of the first queues, where they would be if they had been made in order.
-  void command() {
-    const unsigned queue = input_.ConsumeIntegralInRange(0U, 3U);
-    nvme::SubmissionEntry entry{};
-    entry.opcode = input_.ConsumeBool() ? input_.ConsumeIntegralInRange<std::uint8_t>(0, 0x0d)
-                                        : input_.ConsumeIntegral<std::uint8_t>();
-    entry.flags = input_.ConsumeIntegralInRange(0, 15) == 0 ? input_.ConsumeIntegral<std::uint8_t>() : 0;
-    entry.command_id = input_.ConsumeIntegralInRange<std::uint16_t>(0, 15);
-    entry.nsid = input_.ConsumeIntegralInRange(0, 7) == 0 ? input_.ConsumeIntegral<std::uint32_t>() : 1;
-    entry.prp1 = address();
-    entry.prp2 = address();
-    if (queue == 0 && (entry.opcode == nvme::admin_opcode::create_sq || entry.opcode == nvme::admin_opcode::create_cq))
-      create(entry, input_.ConsumeIntegralInRange(1U, 3U));
-    if (input_.ConsumeBool()) {
-      entry.cdw10 = input_.ConsumeIntegral<std::uint32_t>();
-      entry.cdw11 = input_.ConsumeIntegral<std::uint32_t>();
-      entry.cdw12 = input_.ConsumeIntegral<std::uint32_t>();
-      entry.cdw13 = input_.ConsumeIntegral<std::uint32_t>();
-    } else if (entry.cdw10 == 0) {
-      entry.cdw10 = input_.ConsumeIntegralInRange(0U, 140U);
-      entry.cdw11 = input_.ConsumeIntegralInRange(0, 3) == 0 ? small() : 0;
-      entry.cdw12 = small();
-    }
-    put(queue, entry);
-    if (input_.ConsumeBool()) ring(2 * queue + 1, input_.ConsumeIntegralInRange(0U, 15U));
-  }
-
-  void scribble() {
-    const auto offset = input_.ConsumeIntegralInRange<std::size_t>(0, memory_bytes - 4096);
-    if (input_.ConsumeBool()) { // a PRP list
-      const std::uint64_t entry = address();
-      std::memcpy(host_.memory.bytes().data() + offset / 8 * 8, &entry, sizeof entry);
-      return;
-    }
-    const auto data = bytes(64);
-    std::memcpy(host_.memory.bytes().data() + offset, data.data(), data.size());
-  }
-
-  void map(std::uint64_t iova, std::uint64_t size, Access access, std::uint64_t offset) {
-    request(vfio::DmaMap{static_cast<Iova>(iova), size, access, host_.memory_fd.duplicate().value(), offset});
-  }
-
-  void windows() {
-    const auto page = [this] { return input_.ConsumeIntegralInRange<std::uint64_t>(0, pages) * 4096; };
-    switch (input_.ConsumeIntegralInRange(0, 4)) {
-    case 0: return map(page(), page(), static_cast<Access>(input_.ConsumeIntegralInRange(0, 3)), 0);
-    case 1: return map(0, memory_bytes, Access::read_write, 0);
-    case 2: return request(vfio::DmaUnmap{static_cast<Iova>(page()), page()});
-    case 3: return request(vfio::DmaUnmap{Iova{0}, 0, true});
-    default: return map_unsealed();
-    }
-  }
-
-  /// Memory that is cut off under the window.
-  void map_unsealed() {
-    Fd fd(::memfd_create("unsealed", MFD_CLOEXEC));
-    if (::ftruncate(fd.get(), 8192) != 0) fail();
-    request(vfio::DmaMap{static_cast<Iova>(unsealed_at), 8192, Access::read_write, fd.duplicate().value()});
-    if (::ftruncate(fd.get(), input_.ConsumeBool() ? 0 : 8192) != 0) fail();
-  }
-
-  void interrupts() {
-    vfio::SetIrqs set{input_.ConsumeIntegralInRange(0U, 63U),
-                      input_.ConsumeIntegralInRange(0U, 5U),
-                      input_.ConsumeIntegralInRange(0U, 66U),
-                      input_.ConsumeIntegralInRange(0U, 4U),
-                      {},
-                      {}};
-    if (input_.ConsumeBool()) set.bools = input_.ConsumeBytes<std::uint8_t>(set.count);
-    for (std::uint32_t i = 0; input_.ConsumeBool() && i < set.count; ++i)
-      set.eventfds.push_back(host_.event.duplicate().value());
-    request(std::move(set));
-  }
-
-  Host& host_;
-  FuzzedDataProvider& input_;
-  std::shared_ptr<nvme::NvmeFunction> function_;
-  Mapping doorbells_;
-  std::array<std::uint32_t, 4> tails_{};
+  void command(Line& line);
+  void map_unsealed(Line& line);
+  void transfer(Line& line);
+  void flush(Line& line);
 };
+
+/// A command in one of the first queues, where they would be if they had been made in order.
+void Run::command(Line& line) {
+  const auto queue = line.below<unsigned>(4);
+  nvme::SubmissionEntry entry{};
+  entry.opcode = line.below<std::uint8_t>(256);
+  entry.cdw10 = line.below<std::uint32_t>(1ULL << 32);
+  entry.cdw11 = line.below<std::uint32_t>(1ULL << 32);
+  entry.cdw12 = line.below<std::uint32_t>(1ULL << 32);
+  entry.nsid = line.below<std::uint32_t>(1ULL << 32) ^ 1;
+  entry.prp1 = address(line);
+  entry.prp2 = address(line);
+  entry.flags = line.below<std::uint8_t>(256);
+  entry.command_id = line.below<std::uint16_t>(16);
+  const bool creates = entry.opcode == nvme::admin_opcode::create_sq || entry.opcode == nvme::admin_opcode::create_cq;
+  if (queue == 0 && creates && entry.cdw10 < 4) create(entry, std::max(entry.cdw10, 1U));
+  put(queue, entry);
+  if (line.flag()) ring(2 * queue + 1, line.below<std::uint32_t>(16));
+}
+
+/// Memory that is cut off under the window.
+void Run::map_unsealed(Line& line) {
+  const Fd fd(::memfd_create("unsealed", MFD_CLOEXEC));
+  require(::ftruncate(fd.get(), 8192) == 0);
+  request(vfio::DmaMap{static_cast<Iova>(unsealed_at), 8192, Access::read_write, fd.duplicate().value()});
+  require(::ftruncate(fd.get(), line.flag() ? 0 : 8192) == 0);
+}
+
+/// One whole command: opcode, first block, blocks, offset in the first page, force unit access, pattern; and its data.
+void Run::transfer(Line& line) {
+  if (scribbler.active()) return;
+  fresh();
+  constexpr std::uint8_t opcodes[] = {nvme::io_opcode::read, nvme::io_opcode::write, nvme::io_opcode::compare,
+                                      nvme::io_opcode::write_zeroes};
+  const auto opcode = line.of(opcodes);
+  const auto size = disk().block_size();
+  const auto first = line.below(disk().blocks()), count = 1 + line.below(disk().blocks() - first);
+  const auto offset = line.below(1024) * 4, bytes = count * size;
+  const bool stable = line.flag();
+  const std::uint64_t list = 16 * 4096, data = 20 * 4096 + offset; // 64 KiB and a page at most
+  nvme::SubmissionEntry entry{.opcode = opcode, .command_id = 7, .nsid = 1};
+  entry.prp1 = data;
+  const auto next = (data / 4096 + 1) * 4096;
+  entry.prp2 = offset + bytes <= 8192 ? next : list;
+  for (std::uint64_t i = 0; i < 17; ++i) {
+    const auto page = next + i * 4096;
+    std::memcpy(memory().data() + list + 8 * i, &page, sizeof page);
+  }
+  std::memset(memory().data() + 20 * 4096, line.below<int>(256), 18 * 4096);
+  entry.cdw10 = static_cast<std::uint32_t>(first);
+  entry.cdw12 = static_cast<std::uint32_t>(count - 1) | (stable ? 1U << 30 : 0);
+  const auto had = disk().content();
+  const std::vector<std::byte> sent(memory().begin() + 20 * 4096, memory().begin() + 38 * 4096);
+  const bool reads = opcode == nvme::io_opcode::read || opcode == nvme::io_opcode::compare;
+  const bool fails = reads ? disk().fail_read != 0 : disk().fail_write != 0;
+  const bool unsettled = !reads && stable && disk().fail_flush != 0;
+
+  const auto status = run(entry);
+  const auto at = first * size;
+  const auto now = disk().content();
+  auto expected = had; // of the disk
+  auto received = sent;
+  if (opcode == nvme::io_opcode::write)
+    std::copy_n(sent.begin() + static_cast<long>(offset), bytes, expected.begin() + static_cast<long>(at));
+  if (opcode == nvme::io_opcode::write_zeroes)
+    std::fill_n(expected.begin() + static_cast<long>(at), bytes, std::byte{});
+  if (opcode == nvme::io_opcode::read)
+    std::copy_n(had.begin() + static_cast<long>(at), bytes, received.begin() + static_cast<long>(offset));
+  require(!fails || status != 0);
+  if (fails) return;
+  const bool equal = std::equal(had.begin() + static_cast<long>(at), had.begin() + static_cast<long>(at + bytes),
+                                sent.begin() + static_cast<long>(offset));
+  if (opcode == nvme::io_opcode::compare)
+    require((status == 0) == equal);
+  else
+    require(status == 0 || unsettled || disk().lost);
+  require(now == expected);
+  require(std::equal(received.begin(), received.end(), memory().begin() + 20 * 4096));
+  if (status == 0 && stable && !reads)
+    require(std::equal(expected.begin() + static_cast<long>(at), expected.begin() + static_cast<long>(at + bytes),
+                       disk().medium().begin() + static_cast<long>(at)));
+}
+
+void Run::flush(Line&) {
+  if (scribbler.active()) return;
+  fresh();
+  const bool fails = disk().fail_flush != 0;
+  const auto written = disk().content();
+  const auto status = run({.opcode = nvme::io_opcode::flush, .command_id = 9, .nsid = 1});
+  require(fails ? status != 0 : status == 0 || disk().lost);
+  require(status != 0 || disk().medium() == written);
+}
+
+constexpr auto steps = std::to_array<Step<Run>>({
+    {"command", [](Run& r, Line& l) { r.command(l); }},
+    {"config", // offset, bytes, value
+     [](Run& r, Line& l) {
+       const auto offset = l.below(4100);
+       std::vector<std::byte> data(l.below(9));
+       for (auto& byte : data) byte = l.below<std::byte>(256);
+       r.request(vfio::RegionWrite{vfio::config_region, offset, std::move(data)});
+     }},
+    {"enable", [](Run& r, Line&) { r.enable(); }},
+    {"fail", // which, errno
+     [](Run& r, Line& l) {
+       std::atomic<int>* const which[] = {&r.disk().fail_read, &r.disk().fail_write, &r.disk().fail_flush};
+       auto* fails = l.of(which);
+       constexpr int errors[] = {EIO, ENOSPC, EROFS};
+       *fails = l.of(errors);
+     }},
+    {"flush", [](Run& r, Line& l) { r.flush(l); }},
+    {"fresh", [](Run& r, Line&) { if (!r.scribbler.active()) r.fresh(); }},
+    {"irqs", // flags, index, start, count
+     [](Run& r, Line& l) {
+       vfio::SetIrqs set{l.below<std::uint32_t>(64), l.below<std::uint32_t>(6), l.below<std::uint32_t>(67), l.below<std::uint32_t>(5), {}, {}};
+       if (l.flag()) set.bools.resize(set.count, 1);
+       for (std::uint32_t i = 0; (set.flags & vfio::irq_data_eventfd) != 0 && i < set.count; ++i)
+         set.eventfds.push_back(r.machine().event.duplicate().value());
+       r.request(std::move(set));
+     }},
+    {"map", // page, pages, access, first page of the memory
+     [](Run& r, Line& l) {
+       const auto page = l.below(Machine::pages + 1), pages = l.below(Machine::pages + 1);
+       const auto access = l.below<Access>(4);
+       r.map(page * 4096, pages * 4096, access, l.below(Machine::pages - pages + 1) * 4096);
+     }},
+    {"map_unsealed", [](Run& r, Line& l) { r.map_unsealed(l); }},
+    {"memory", // page, offset, value: a PRP, or anything
+     [](Run& r, Line& l) {
+       const auto at = l.below(Machine::pages) * 4096 + l.below(512) * 8, value = Run::address(l);
+       std::memcpy(r.memory().data() + at, &value, sizeof value);
+     }},
+    {"poll", [](Run& r, Line& l) { for (auto count = 1 + l.below(8); count > 0; --count) r.function().poll(); }},
+    {"read", // region, offset, bytes
+     [](Run& r, Line& l) {
+       const std::uint32_t regions[] = {0, vfio::config_region, 1, 8};
+       const auto region = l.of(regions);
+       const auto offset = l.next();
+       r.request(vfio::RegionRead{region, offset, l.below<std::uint32_t>(65)});
+     }},
+    {"register", // offset, value
+     [](Run& r, Line& l) {
+       const auto offset = l.below(0x1400);
+       r.set(offset, l.below<std::uint32_t>(1ULL << 32));
+     }},
+    {"reset", [](Run& r, Line&) { r.request(vfio::Reset{}); }},
+    {"ring",
+     [](Run& r, Line& l) {
+       const auto index = l.below<unsigned>(1024);
+       r.ring(index, l.below<std::uint32_t>(1ULL << 32));
+     }},
+    {"scribble", // for the rest of the input
+     [](Run& r, Line& l) { r.scribbler.start(r.memory(), r.doorbells(), 1 + l.below<unsigned>(1 << 16)); }},
+    {"transfer", [](Run& r, Line& l) { r.transfer(l); }},
+    {"unmap",
+     [](Run& r, Line& l) {
+       const auto page = l.below(Machine::pages), pages = l.below(Machine::pages + 1);
+       r.request(vfio::DmaUnmap{static_cast<Iova>(page * 4096), pages * 4096, l.flag()});
+     }},
+});
 
 } // namespace
 
+std::vector<std::string_view> test::script_steps() { return names_of(std::span<const Step<Run>>(steps)); }
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static Host host;
-  FuzzedDataProvider input(data, size);
-  const auto guard = host.memory.bytes().last(4096);
-  std::memset(host.memory.bytes().data(), 0, 32768);
-  Run run(host, input);
-  while (input.remaining_bytes() > 0) run.step();
-  run.finish();
-  drain_eventfd(host.event.get());
-  struct stat status {};
-  if (::fstat(host.disk.get(), &status) != 0 || status.st_size != disk_bytes) fail(); // the file keeps its size
-  for (const std::byte byte : guard) {
-    if (byte != std::byte{0}) fail(); // written beyond the window
+  const std::string_view script(reinterpret_cast<const char*>(data), size);
+  Line first(script.substr(0, script.find('\n'))); // which block size
+  Machine machine(first.flag() ? 4096 : 512);
+  {
+    Run run(machine);
+    play(script, std::span<const Step<Run>>(steps), run);
   }
+  require(machine.disk->file_bytes() == Disk::bytes);
+  for (const std::byte byte : machine.memory.bytes().last(4096)) require(byte == std::byte{0}); // beyond the window
   return 0;
 }

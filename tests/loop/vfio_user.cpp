@@ -77,7 +77,8 @@ TEST_CASE("every request reaches the device and comes back answered") {
   pair.answer<Done>(DmaMap{Iova{0}, 4096, Access::read_write, make_memfd("window", 4096).value()});
   REQUIRE(pair.device->windows.size() == 1);
   CHECK(pair.device->windows[0].fd);
-  CHECK(pair.answer<Unmapped>(DmaUnmap{Iova{0}, 0, true}).size == 4096);
+  CHECK(pair.answer<Unmapped>(DmaUnmap{Iova{0}, 4096}).size == 4096);
+  CHECK(pair.device->windows.empty());
   pair.answer<Done>(Reset{});
   CHECK(pair.counters.errors == 0);
 }
@@ -178,6 +179,42 @@ TEST_CASE("a client that asks much of a slow device is not read without bound") 
     settle(pair.io);
   }
   CHECK(pair.client->post({0, 0, Bytes(1)}) == 0);
+}
+
+TEST_CASE("what waits of a client for a slow device is bounded in bytes") {
+  struct Row {
+    std::size_t bytes, taken, held; ///< the least that wait while nothing is read: half of all bytes
+  };
+  for (const auto& [bytes, taken, held] : {Row{user::max_transfer, 4, 2}, Row{user::max_transfer - 1, 5, 3}}) {
+    int done = 0;
+    Pair pair(patience, 2 * user::max_transfer);
+    pair.device->manner = SmallDevice::Manner::later;
+    for (int i = 0; i < 8; ++i)
+      pair.client->submit(RegionWrite{0, 0, Bytes(bytes)}, [&done](Reply reply) { done += reply ? 1 : 0; });
+    settle(pair.io);
+    CHECK(pair.device->waiting.size() == taken);
+    for (auto left = taken; left > held; --left) {
+      pair.device->complete();
+      settle(pair.io);
+      CHECK(pair.device->waiting.size() == left - 1);
+    }
+    pair.device->complete();
+    settle(pair.io);
+    CHECK(pair.device->waiting.size() > held - 1);
+    while (!pair.device->waiting.empty()) {
+      pair.device->complete();
+      settle(pair.io);
+    }
+    CHECK(done == 8);
+  }
+}
+
+TEST_CASE("what a client asks to read of a slow device counts as what it sends") {
+  Pair pair(patience, 2 * user::max_transfer);
+  pair.device->manner = SmallDevice::Manner::later;
+  for (int i = 0; i < 8; ++i) pair.client->submit(RegionRead{0, 0, user::max_transfer}, [](Reply) {});
+  settle(pair.io);
+  CHECK(pair.device->waiting.size() == 4);
 }
 
 TEST_CASE("a client that closes while its requests are held up is noticed") {

@@ -319,3 +319,108 @@ TEST_CASE("a client dropped by its owner in a completion is gone, and nothing el
   CHECK(driven.raw.closed());
   CHECK(driven.lost == 0);
 }
+
+TEST_CASE("as many requests may be under way as can be told apart; the next is refused, and the others are not lost") {
+  int answered = 0, refused = 0;
+  boost::asio::io_context io;
+  Driven driven(io);
+  const auto ask = [&] { driven.client->submit(Reset{}, [&](Reply reply) { (reply ? answered : refused) += 1; }); };
+  for (int i = 0; i < 32768; ++i) ask();
+  CHECK(refused == 0);
+  ask();
+  CHECK(refused == 1);
+  for (int i = 0; i < 32768; ++i) {
+    const auto command = driven.raw.receive();
+    REQUIRE(command);
+    REQUIRE(driven.raw.send(reply_to(*command, {})));
+  }
+  run_until(io, [&] { return answered == 32768; });
+  ask();
+  CHECK(refused == 1);
+  CHECK(driven.lost == 0);
+}
+
+TEST_CASE("what a server does not read is bounded, for requests and posted writes alike") {
+  boost::asio::io_context io;
+  Driven driven(io, R"({"capabilities":{"max_data_xfer_size":1048576}})");
+  const RegionWrite write{0, 0, Bytes(1024 * 1024)};
+  int posted = 0;
+  while (posted < 100 && driven.client->post(write) == 0) ++posted;
+  CHECK(posted >= 16); // MiB wait, and what the socket holds
+  CHECK(posted <= 18);
+  CHECK(driven.client->post(write) == ENOBUFS);
+  int error = 0;
+  driven.client->submit(Reset{}, [&error](Reply reply) { error = reply ? 0 : reply.error(); });
+  CHECK(error == ENOBUFS);
+  for (int i = 0; i < posted; ++i) REQUIRE(driven.raw.receive());
+  CHECK(driven.client->post(write) == 0);
+  CHECK(driven.lost == 0);
+}
+
+TEST_CASE("well-formed replies that lie lose the device; what they say is never used") {
+  struct Row {
+    const char* what;
+    Request request;
+    std::function<Bytes(const Raw::Got&)> reply;
+    std::size_t fds = 0;
+  };
+  const auto regions = [](RegionInfoBody body, std::vector<SparseArea> areas) {
+    Bytes payload = test::raw(body);
+    if (!areas.empty()) {
+      payload =
+          join(payload,
+               test::raw(SparseCap{sparse_cap_id, sparse_cap_version, 0, static_cast<std::uint32_t>(areas.size()), 0}));
+      payload = join(payload, areas);
+    }
+    return [payload](const Raw::Got& command) { return reply_to(command, payload); };
+  };
+  const auto same = [](const Bytes& payload) {
+    return [payload](const Raw::Got& command) { return reply_to(command, payload); };
+  };
+  constexpr auto mapped = region_flag_read | region_flag_mmap, caps = mapped | region_flag_caps;
+  Row rows[]{
+      {"another region's info", GetRegionInfo{1}, regions({32, 3, 2, 0, 4096, 0}, {})},
+      {"an area beyond its region", GetRegionInfo{0}, regions({64, caps, 0, 32, 4096, 0}, {{4096, 4096}}), 1},
+      {"an area of nothing", GetRegionInfo{0}, regions({64, caps, 0, 32, 4096, 0}, {{0, 0}}), 1},
+      {"an area that wraps", GetRegionInfo{0}, regions({64, caps, 0, 32, 4096, 0}, {{UINT64_MAX - 4095, 8192}}), 1},
+      {"an offset that no file has", GetRegionInfo{0}, regions({32, mapped, 0, 0, 4096, UINT64_MAX - 4095}, {}), 1},
+      {"a capability before the fixed part's end", GetRegionInfo{0}, regions({64, caps, 0, 16, 4096, 0}, {{0, 4096}}),
+       1},
+      {"a capability behind the reply", GetRegionInfo{0}, regions({64, caps, 0, 65, 4096, 0}, {{0, 4096}}), 1},
+      {"a descriptor for a region that cannot be mapped", GetRegionInfo{0}, regions({32, 3, 0, 0, 4096, 0}, {}), 1},
+      {"another interrupt's info", GetIrqInfo{1}, same(test::raw(IrqInfoBody{16, 1, 2, 8}))},
+      {"fewer bytes than were read", RegionRead{0, 0, 8}, same(join(region_read(0, 0, 8), Bytes(4)))},
+      {"another number of bytes", RegionRead{0, 0, 8}, same(join(region_read(0, 0, 4), Bytes(4)))},
+      {"another number of bytes written", RegionWrite{0, 0, Bytes(8)}, same(region_read(0, 0, 4))},
+      {"a descriptor with what was read", RegionRead{0, 0, 8}, same(join(region_read(0, 0, 8), Bytes(8))), 1},
+      {"a reset that says something", Reset{}, same(Bytes(4))},
+      {"half an unmap", DmaUnmap{Iova{0}, 4096}, same(Bytes(23))},
+      {"another id", Reset{},
+       [](const Raw::Got& command) {
+         return message(Command::reset, {}, static_cast<std::uint16_t>(command.header.id + 1), type_reply);
+       }},
+      {"another command", Reset{},
+       [](const Raw::Got& command) { return message(Command::dma_map, {}, command.header.id, type_reply); }},
+      {"an error with data", Reset{},
+       [](const Raw::Got& command) {
+         return message(Command::reset, Bytes(4), command.header.id, type_reply | flag_error, EIO);
+       }},
+  };
+  for (auto& row : rows) {
+    INFO(row.what);
+    boost::asio::io_context io;
+    Driven driven(io);
+    const auto before = open_descriptors();
+    const auto fd = make_eventfd().value();
+    std::optional<Reply> reply;
+    driven.client->submit(std::move(row.request), [&reply](Reply answer) { reply = std::move(answer); });
+    const auto command = driven.raw.receive();
+    REQUIRE(command);
+    REQUIRE(driven.raw.send(row.reply(*command), std::vector<int>(row.fds, fd.get())));
+    run_until(io, [&reply] { return reply.has_value(); });
+    CHECK_FALSE(reply->has_value());
+    CHECK((!*reply && reply->error() == ENODEV));
+    CHECK(driven.lost == 1);
+    CHECK(open_descriptors() <= before + 1); // ours
+  }
+}

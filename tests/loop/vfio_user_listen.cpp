@@ -6,6 +6,7 @@
 #include "vfio_user_raw.hpp"
 
 #include <cstdlib>
+#include <fcntl.h>
 #include <fstream>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -30,6 +31,17 @@ struct Folder {
   ~Folder() { std::filesystem::remove_all(path); }
   std::string operator/(const char* name) const { return path + "/" + name; }
 };
+
+/// Sockets that a program started now would have.
+unsigned sockets_left_to_exec() {
+  unsigned count = 0;
+  for (int fd = 3; fd < 1024; ++fd) {
+    struct stat status {};
+    const int flags = ::fcntl(fd, F_GETFD);
+    count += flags >= 0 && (flags & FD_CLOEXEC) == 0 && ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
+  }
+  return count;
+}
 
 /// One device, one client at a time.
 struct Exclusive {
@@ -100,6 +112,16 @@ TEST_CASE("a server's socket is its owner's alone, and removed at the end") {
   }
   ::umask(mask);
   CHECK_FALSE(exists(path));
+}
+
+TEST_CASE("no socket of a server or its clients outlives exec") {
+  boost::asio::io_context io;
+  const Folder folder;
+  const auto before = sockets_left_to_exec();
+  Exclusive exclusive(io, folder / "s");
+  const auto client = connect(io, folder / "s");
+  REQUIRE(client.has_value());
+  CHECK(sockets_left_to_exec() == before);
 }
 
 TEST_CASE("a stale socket is replaced, a live server and anything else are not") {
@@ -309,12 +331,23 @@ TEST_CASE("more clients than a server takes are closed at once, and the others k
   const auto first = connect(io, path);
   REQUIRE(first.has_value());
   std::vector<Socket> crowd;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 130; ++i) {
     crowd.emplace_back(io).connect(path);
     settle(io);
   }
-  std::byte one;
-  CHECK(::recv(crowd.back().native_handle(), &one, 1, MSG_DONTWAIT) == 0);
+  const auto is_closed = [](Socket& socket) {
+    std::byte one;
+    return ::recv(socket.native_handle(), &one, 1, MSG_DONTWAIT) == 0;
+  };
+  CHECK(std::ranges::count_if(crowd, is_closed) == 3); // 128 are kept, the first client among them
+  CHECK_FALSE(is_closed(crowd[126]));
+  CHECK(is_closed(crowd[127]));
+  crowd.erase(crowd.begin()); // whose place is free again
+  settle(io);
+  auto& next = crowd.emplace_back(io);
+  next.connect(path);
+  settle(io);
+  CHECK_FALSE(is_closed(next));
   bool done = false;
   (*first)->submit(Reset{}, [&done](Reply reply) { done = reply.has_value(); });
   run_until(io, [&done] { return done; });

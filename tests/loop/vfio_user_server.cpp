@@ -154,6 +154,7 @@ TEST_CASE("the argsz dance gives the descriptor once the whole info fits") {
   const auto brief = served.raw.ask(message(Command::get_region_info, test::raw(RegionInfoBody{32, 0, 0, 0, 0, 0})));
   const auto argsz = load<RegionInfoBody>(brief->payload)->argsz;
   CHECK((brief->payload.size() == 32 && argsz == 64 && brief->fds.empty()));
+  CHECK((load<RegionInfoBody>(brief->payload)->flags & region_flag_caps) == 0);
   const auto whole = served.raw.ask(message(Command::get_region_info, test::raw(RegionInfoBody{argsz, 0, 0, 0, 0, 0})));
   CHECK((whole->payload.size() == 64 && whole->fds.size() == 1));
 }
@@ -360,16 +361,78 @@ TEST_CASE("a client may answer its commands and ours in any mixture") {
   CHECK(order == std::vector{2, -1});
 }
 
-TEST_CASE("memory that a client does not answer for in time is given up, and its late reply ignored") {
+TEST_CASE("memory that a client does not answer for in time is given up, its late reply ignored, its silence bounded") {
+  std::vector<int> errors;
   boost::asio::io_context io;
-  Served served(io);
-  int error = 0;
-  served.connection->dma_read(Iova{0}, 4, [&error](Reply reply) { error = reply.error(); });
+  Served served(io), slow(io), mute(io); // each waits the same seconds
+  const auto ask = [&errors](Served& of, int times) {
+    for (int i = 0; i < times; ++i)
+      of.connection->dma_read(Iova{0}, 4, [&errors](Reply reply) { errors.push_back(reply.error()); });
+  };
+  ask(served, 1);
   const auto asked = served.raw.receive();
-  run_until(io, [&error] { return error != 0; });
-  CHECK(error == ETIMEDOUT);
+  ask(slow, 64);
+  ask(mute, 65);
+  run_until(io, [&] { return errors.size() == 1 + 64 + 65; });
+  CHECK(std::ranges::count(errors, ETIMEDOUT) == 1 + 64 + 65);
+  settle(io);
+  CHECK(mute.closed == 1);
+  CHECK(slow.closed == 0);
   served.raw.send(
       message(Command::dma_read, join(test::raw(DmaAccessBody{0, 4}), Bytes(4)), asked->header.id, type_reply));
+  CHECK(served.alive());
+
+  // Those that were answered late make room for as many.
+  const auto late = slow.raw.receive();
+  slow.raw.send(
+      message(Command::dma_read, join(test::raw(DmaAccessBody{0, 4}), Bytes(4)), late->header.id, type_reply));
+  for (int i = 1; i < 64; ++i) slow.raw.receive();
+  CHECK(slow.alive());
+  ask(slow, 1);
+  run_until(io, [&] { return errors.size() == 1 + 64 + 65 + 1; });
+  settle(io);
+  CHECK(slow.closed == 0);
+}
+
+TEST_CASE("as many messages may be under way to a client as can be told apart, and no more") {
+  std::vector<int> errors;
+  boost::asio::io_context io;
+  Served served(io);
+  for (int i = 0; i < 32768; ++i)
+    served.connection->dma_read(Iova{0}, 4, [&errors](Reply reply) { errors.push_back(reply ? 0 : reply.error()); });
+  CHECK(errors.empty());
+  served.connection->dma_read(Iova{0}, 4, [&errors](Reply reply) { errors.push_back(reply ? 0 : reply.error()); });
+  CHECK(errors == std::vector{ENOBUFS});
+}
+
+TEST_CASE("no command is carried out before VERSION, and none but one VERSION after another") {
+  boost::asio::io_context io;
+  const auto file = make_memfd("window", 4096).value();
+  const auto eventfd = make_eventfd().value();
+  struct Row {
+    const char* what;
+    Bytes command;
+    std::vector<int> fds;
+  };
+  const Row rows[]{
+      {"map", message(Command::dma_map, test::raw(DmaMapBody{32, 3, 0, 0, 4096})), {file.get()}},
+      {"unmap", message(Command::dma_unmap, test::raw(DmaUnmapBody{24, 0, 0, 4096})), {}},
+      {"read", message(Command::region_read, region_read(0, 0, 4)), {}},
+      {"posted write", message(Command::region_write, join(region_read(0, 0, 4), Bytes(4)), 1, flag_no_reply), {}},
+      {"interrupt", message(Command::set_irqs, test::raw(SetIrqsBody{20, 0x24, msix, 0, 1})), {eventfd.get()}},
+      {"reset", message(Command::reset), {}},
+  };
+  for (const auto& row : rows) {
+    INFO(row.what);
+    Served served(io, false);
+    const auto before = open_descriptors();
+    served.raw.send(join(row.command, hello), row.fds);
+    run_until(io, [&served] { return served.closed == 1; });
+    CHECK(served.device->requests == 0);
+    CHECK(open_descriptors() <= before);
+  }
+  Served served(io);
+  CHECK(served.refusal(hello) == EINVAL);
   CHECK(served.alive());
 }
 

@@ -3,6 +3,9 @@
 #include "user/stream.hpp"
 #include "vfio_user_raw.hpp"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+
 using namespace smartio;
 using namespace smartio::vfio::user;
 using namespace smartio::test;
@@ -118,4 +121,22 @@ TEST_CASE("the largest message is taken, one byte more is not") {
   ended.raw.send(message(Command::reset, Bytes(max_message - sizeof(Header) + 1)));
   run_until(ended.io, [&ended] { return ended.why.has_value(); });
   CHECK(*ended.why == End::malformed);
+}
+
+TEST_CASE("descriptors that come are closed on exec") {
+  boost::asio::io_context io;
+  auto [raw, socket] = Raw::pair(io);
+  std::vector<Fd> got;
+  const auto stream = std::make_shared<Stream>(
+      std::move(socket), StreamLimits{},
+      [&got](Message message) {
+        for (auto& fd : message.fds) got.push_back(std::move(fd));
+      },
+      [](End) {});
+  stream->start();
+  const Fd given(::memfd_create("no close-on-exec", 0));
+  REQUIRE(raw.send(message(Command::get_info, Bytes(16)), {given.get(), given.get()}));
+  run_until(io, [&got] { return got.size() == 2; });
+  for (const auto& fd : got) CHECK((::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC) != 0);
+  stream->close();
 }

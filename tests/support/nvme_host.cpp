@@ -15,14 +15,14 @@ NvmeHost::NvmeHost(Fd disk, std::uint32_t block_size)
   file = std::move(disk);
 }
 
-NvmeHost::NvmeHost(std::shared_ptr<nvme::Store> store)
+NvmeHost::NvmeHost(std::shared_ptr<nvme::Store> store, const nvme::Shape& shape, std::uint32_t namespaces)
     : memory_fd(make_memfd("host", memory_bytes).value()),
-      memory(Mapping::map(memory_fd.get(), 0, memory_bytes).value()) {
-  const auto identity = nvme::make_identity("/a/disk", store->blocks(), store->block_size());
-  function = nvme::NvmeFunction::create(store, std::make_shared<nvme::Flusher>(store), identity).value();
+      memory(Mapping::map(memory_fd.get(), 0, memory_bytes).value()), shape_(shape) {
+  const auto identity = nvme::make_identity("/a/disk", store->blocks(), store->block_size(), namespaces);
+  function = nvme::NvmeFunction::create(store, std::make_shared<nvme::Flusher>(store), identity, shape, faults).value();
   REQUIRE(map(base, memory_bytes, Access::read_write, memory_fd.get(), 0) == 0);
   const auto info = std::get<vfio::RegionInfo>(request(vfio::GetRegionInfo{0}).value());
-  doorbells = Mapping::map(info.fd.get(), info.fd_offset + info.areas.at(0).offset, 4096).value();
+  doorbells = Mapping::map(info.fd.get(), info.fd_offset + info.areas.at(0).offset, info.areas.at(0).size).value();
 }
 
 vfio::Reply NvmeHost::request(vfio::Request request) {
@@ -101,7 +101,7 @@ std::uint16_t NvmeHost::put(HostQueue& queue, SubmissionEntry command) {
 
 void NvmeHost::ring(const HostQueue& queue) {
   auto* words = reinterpret_cast<std::uint32_t*>(doorbells.bytes().data());
-  std::atomic_ref(words[2 * queue.id]).store(queue.tail, std::memory_order_release);
+  std::atomic_ref(words[2 * queue.id << shape_.doorbell_stride]).store(queue.tail, std::memory_order_release);
 }
 
 void NvmeHost::poll() {
@@ -124,7 +124,8 @@ std::optional<Ended> NvmeHost::take(HostQueue& queue, bool ring_head) {
   queue.head = (queue.head + 1) % queue.entries;
   if (queue.head == 0) queue.phase = !queue.phase;
   auto* words = reinterpret_cast<std::uint32_t*>(doorbells.bytes().data());
-  if (ring_head) std::atomic_ref(words[2 * queue.id + 1]).store(queue.head, std::memory_order_release);
+  const unsigned index = 2 * queue.id + 1;
+  if (ring_head) std::atomic_ref(words[index << shape_.doorbell_stride]).store(queue.head, std::memory_order_release);
   return Ended{entry.command_id, static_cast<Status>(entry.status >> 1 & 0x7ff), (entry.status & 0x8000) != 0,
                entry.result, entry.sq_head};
 }

@@ -38,7 +38,8 @@ public:
   static constexpr std::uint64_t data = base + 0x100000;                  ///< where tests may put their data
 
   explicit NvmeHost(std::uint64_t file_bytes = 4 << 20, std::uint32_t block_size = 512);
-  explicit NvmeHost(std::shared_ptr<nvme::Store> store); ///< `file` is none
+  explicit NvmeHost(std::shared_ptr<nvme::Store> store, const nvme::Shape& shape = {},
+                    std::uint32_t namespaces = 1); ///< `file` is none
 
   // Requests; each must succeed unless the name says otherwise.
   vfio::Reply request(vfio::Request request);
@@ -76,6 +77,7 @@ public:
 
   Fd file, memory_fd;
   Mapping memory, doorbells;
+  std::shared_ptr<nvme::Faults> faults = std::make_shared<nvme::Faults>();
   std::shared_ptr<nvme::NvmeFunction> function;
   HostQueue admin_queue, io_queue;
 
@@ -83,6 +85,7 @@ private:
   NvmeHost(Fd disk, std::uint32_t block_size);
 
   std::uint16_t next_id_ = 0;
+  nvme::Shape shape_;
 };
 
 } // namespace smartio::testing

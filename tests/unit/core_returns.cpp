@@ -337,3 +337,21 @@ TEST_CASE("a long reason is cut where it is written, so that it is read") {
       CHECK(decode(encode(message)).has_value());
   }
 }
+
+TEST_CASE("a list of devices that contradicts itself, or would steer a terminal, is not passed on") {
+  const auto again = [](const DeviceEntry& entry) { return decode(encode(Devices{{entry}, {}})); };
+  auto entry = Crossroads::offer(DeviceId{0x60000});
+  entry.borrower = NodeId{4};
+  CHECK_FALSE(again(entry).has_value());
+  entry.state = DeviceState::quarantined;
+  CHECK(again(entry).has_value());
+  entry.state = DeviceState::borrowed;
+  CHECK(again(entry).has_value());
+  entry.borrower = NodeId{};
+  CHECK_FALSE(again(entry).has_value());
+  entry.state = DeviceState::available;
+  entry.name = "Disk\x1b[2J\n";
+  const auto message = again(entry);
+  REQUIRE(message.has_value());
+  CHECK(std::get<Devices>(*message).changed.front().name == "Disk?[2J?");
+}

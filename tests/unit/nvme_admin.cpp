@@ -148,7 +148,7 @@ TEST_CASE_METHOD(Enabled, "submission queues: every error has its status") {
   CHECK(create(0, 16, 1 | 1 << 16, page) == Status::invalid_queue_id);
   CHECK(create(65, 16, 1 | 1 << 16, page) == Status::invalid_queue_id);
   CHECK(create(1, 16, 1 | 1 << 16, page) == Status::invalid_queue_id);
-  CHECK(create(2, 16, 1 | 0 << 16, page) == Status::completion_queue_invalid);
+  CHECK(create(2, 16, 1 | 0 << 16, page) == Status::invalid_queue_id); // the admin queue's
   CHECK(create(2, 16, 1 | 2 << 16, page) == Status::completion_queue_invalid);
   CHECK(create(2, 16, 1 | 65 << 16, page) == Status::invalid_queue_id);
   CHECK(create(2, 1, 1 | 1 << 16, page) == Status::invalid_queue_size);
@@ -229,6 +229,18 @@ TEST_CASE_METHOD(Enabled, "features: defaults, changes, selects") {
     CHECK(set(unknown, 0) == Status::invalid_field);
   }
   CHECK(admin(command(opcode::get_features, feature::write_cache, 0, 7)).status == Status::invalid_namespace);
+}
+
+TEST_CASE_METHOD(Enabled, "a controller's features are no namespace's, error recovery is") {
+  for (const std::uint8_t code : {opcode::get_features, opcode::set_features}) {
+    for (const std::uint8_t id : {feature::arbitration, feature::power_management, feature::temperature_threshold,
+                                  feature::write_cache, feature::interrupt_coalescing, feature::vector_configuration,
+                                  feature::write_atomicity, feature::event_configuration, feature::queues})
+      CHECK(admin(command(code, id, 0, 1)).status == Status::feature_not_namespace_specific);
+    for (const std::uint32_t nsid : {0U, 1U, nvme::all_namespaces})
+      CHECK(admin(command(code, feature::error_recovery, 0, nsid)).status == Status::success);
+    CHECK(admin(command(code, feature::write_cache, 0, nvme::all_namespaces)).status == Status::success);
+  }
 }
 
 TEST_CASE_METHOD(Enabled, "the number of queues is settled once there are any") {

@@ -141,7 +141,7 @@ TEST_CASE_METHOD(Enabled, "a full eventfd does not stop the controller, blocking
   create_pair(1);
   std::uint64_t count = 0;
   REQUIRE(::read(full.get(), &count, sizeof count) == sizeof count);
-  CHECK(count == most);
+  CHECK(count >= most); // one more is its overflow (eventfd(2)), which a counter of interrupts survives
 }
 
 TEST_CASE_METHOD(Enabled, "INTx rises with unread completions, once, and again after the client unmasks") {
@@ -188,4 +188,26 @@ TEST_CASE_METHOD(Enabled, "INTx is held back by its masks") {
   if (how == 3) signal_eventfd(resample.get());
   poll();
   CHECK(drain_eventfd(line.get()) == 1);
+}
+
+TEST_CASE_METHOD(Enabled, "INTx falls when the controller is reset, shut down or fails, whatever is unread") {
+  const int how = GENERATE(0, 1, 2, 3, 4);
+  const auto asserted = [this] { return (read(vfio::config_region, 0x06, 2) & 0x08) != 0; };
+  write(vfio::config_region, 0x04, 2, 0x0006);
+  put(admin_queue, flush());
+  ring(admin_queue);
+  poll();
+  REQUIRE(asserted());
+  if (how == 0) disable();
+  if (how == 1) set_reg(0x14, 0x00464001); // CC.SHN
+  if (how == 2) {
+    unmap(base, memory_bytes); // what is fetched next is not there: CSTS.CFS
+    put(admin_queue, flush());
+    ring(admin_queue);
+    poll();
+    REQUIRE((reg(0x1c) & 2) != 0);
+  }
+  if (how == 3) CHECK(request(vfio::Reset{}));
+  if (how == 4) write(vfio::config_region, 0x68, 2, 0x8000 | read(vfio::config_region, 0x68, 2)); // FLR
+  CHECK_FALSE(asserted());
 }

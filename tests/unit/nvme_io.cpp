@@ -225,13 +225,3 @@ TEST_CASE_METHOD(Enabled, "memory is touched only as its window allows") {
   CHECK(io(opcode::write, 0, 1, write_only).status == Status::data_transfer_error);
   CHECK(io(opcode::read, 0, 1, write_only).status == Status::success);
 }
-
-TEST_CASE_METHOD(Enabled, "a file that shrank behind the model's back is a media error") {
-  io(opcode::read, 0, 1);
-  const auto other = make_memfd("other", 4096).value();
-  auto store = nvme::FileStore::from_fd(duplicate(other.get()).value(), 512).value();
-  std::byte buffer[512];
-  iovec piece{buffer, sizeof buffer};
-  CHECK(store.read(0, std::span(&piece, 1)) == 0);
-  CHECK(store.read(8, std::span(&piece, 1)) == EIO);
-}

@@ -28,7 +28,8 @@ def test_a_disk_is_taken_back_under_load_again_and_again(machine):
     guest, nodes, function, device, _ = machine
     for number in range(TAKE_BACKS):
         load = guest.start(f"smartio_nvme --run-dir /run/node4 {device} bench --bs 4096 --seconds 60")
-        guest.check(f"until smartio_tool --run-dir /run/node4 show {device} | grep -q mapped; do usleep 20000; done", 20)
+        guest.check(f"until smartio_tool --run-dir /run/node4 --json show {device} | grep -q '\"access\":\"mapped\"'; "
+                    "do usleep 20000; done", 20)
         nodes.check(8, f"unavailable {device}")
         assert function.driver() == "nvme" and guest.check(f"cat {load.path}") == "4\n"
         nodes.check(8, f"available --yes {device}")

@@ -48,6 +48,16 @@ def test_groups_are_as_the_topology_says(machine):
     assert "1234:11e8" in guest.check(f"lspci -n -s {places['switched'][0]}")
 
 
+def test_linux_networks_reach_each_other(machine):
+    guest, places = machine
+    guest.check("modprobe igb && modprobe e1000e")
+    names = [guest.check(f"ls {Function(guest, places[which]).path}/net").strip() for which in ("network", "gigabit")]
+    guest.check(f"ip link set {names[0]} up && ip link set {names[1]} up && ip addr add 10.1.0.1/24 dev {names[0]}")
+    received = f"cat /sys/class/net/{names[1]}/statistics/rx_packets"
+    guest.check(f"ping -c 1 -W 1 10.1.0.2; until [ $({received}) -gt 0 ]; do usleep 50000; "
+                "ping -c 1 -W 1 10.1.0.2; done; true")  # the question for the address arrives
+
+
 def test_virtual_functions_have_groups_and_drivers(machine):
     guest, places = machine
     disk = places["disk with virtual functions"]
@@ -60,16 +70,6 @@ def test_virtual_functions_have_groups_and_drivers(machine):
     function = Function(guest, nvme_vf(disk))
     function.bind("nvme")
     guest.check(f"until grep -q live {function.path}/nvme/*/state; do usleep 20000; done")
-
-
-def test_linux_networks_reach_each_other(machine):
-    guest, places = machine
-    guest.check("modprobe igb && modprobe e1000e")
-    names = [guest.check(f"ls {Function(guest, places[which]).path}/net").strip() for which in ("network", "gigabit")]
-    guest.check(f"ip link set {names[0]} up && ip link set {names[1]} up && ip addr add 10.1.0.1/24 dev {names[0]}")
-    received = f"cat /sys/class/net/{names[1]}/statistics/rx_packets"
-    guest.check(f"ping -c 1 -W 1 10.1.0.2; until [ $({received}) -gt 0 ]; do usleep 50000; "
-                "ping -c 1 -W 1 10.1.0.2; done; true")  # the question for the address arrives
 
 
 def test_a_disk_is_pulled_out(machine):

@@ -1,11 +1,12 @@
 // `smartio_sim nvme`: its command line.
 #include "arguments.hpp"
+#include "nvme/fault_commands.hpp"
 #include "nvme/file_store.hpp"
 #include "nvme_service.hpp"
 #include "result.hpp"
 #include "text.hpp"
 
-#include <filesystem>
+#include <charconv>
 #include <sstream>
 
 namespace smartio::sim {
@@ -14,24 +15,60 @@ namespace {
 namespace po = boost::program_options;
 
 po::options_description options() {
+  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
   po::options_description description("Options");
   auto add = description.add_options();
-  add("socket", po::value<std::string>()->value_name("PATH"), "where to listen for a vfio-user client");
-  add("file", po::value<std::string>()->value_name("FILE"), "what the disk holds");
-  add("size", po::value<std::string>()->value_name("BYTES"), "make or extend the file to this size (K, M, G)");
-  add("block-size", po::value<std::string>()->value_name("BYTES")->default_value("512"), "512 or 4096");
+  add("socket", text("PATH"), "where to listen for a vfio-user client");
+  add("file", text("FILE"), "what the disk holds");
+  add("size", text("BYTES"), "make or extend the file to this size (K, M, G)");
+  add("block-size", text("BYTES")->default_value("512"), "512 or 4096");
+  add("namespaces", text("N")->default_value("1"), "1 to 1024; they share the file equally, one after the other");
+  add("vectors", text("N")->default_value("65"), "MSI-X vectors, 1 to 2048");
+  add("no-msix", "a function without MSI-X: INTx only");
+  add("mqes", text("N")->default_value("1023"), "CAP.MQES, a queue's most entries less one: 1 to 65535");
+  add("dstrd", text("N")->default_value("0"), "CAP.DSTRD, doorbells 4 << N bytes apart: 0 to 15");
+  add("identity", text("NAME"), "what serial number and UUID are made of; else the file's own (see below)");
+  add("faults", text("PATH"), "where to listen for faults to inject");
   add("help,h", "this text");
   return description;
 }
 
 std::string help() {
   std::ostringstream text;
-  text << "Usage: smartio_sim nvme --socket PATH --file FILE [--size BYTES] [--block-size BYTES]\n\n"
+  text << "Usage: smartio_sim nvme --socket PATH --file FILE [OPTIONS]\n\n"
           "An NVMe controller whose disk is a file. Prints \"ready PATH\" when the socket answers; SIGUSR1 prints a "
           "line\n"
           "of counters, SIGTERM ends it.\n\n"
-       << options();
+       << options()
+       << "\nThe disk is the same disk, by serial number and UUID, as long as it is the same file, however it is named "
+          "and\n"
+          "wherever it is moved in its file system; a copy is another disk. --identity NAME makes it the disk of that "
+          "name.\n"
+          "Once a flush of the file has failed, none succeeds until the program is started again.\n"
+          "\nFaults, one to a line, each answered with \"ok\" or \"unknown\":\n"
+       << nvme::fault_help;
   return text.str();
+}
+
+Result<std::uint32_t> number(const po::variables_map& values, const char* name, std::uint32_t least,
+                             std::uint32_t most) {
+  const auto& text = values[name].as<std::string>();
+  std::uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
+    return fail(Errc::bad_request, "--{} is a number from {} to {}, not {}.", name, least, most, text);
+  return value;
+}
+
+Result<nvme::Shape> shape(const po::variables_map& values) {
+  nvme::Shape shape;
+  shape.vectors = TRY(number(values, "vectors", 1, 2048));
+  if (values.contains("no-msix") && !values["vectors"].defaulted())
+    return fail(Errc::bad_request, "--no-msix leaves no vectors for --vectors.");
+  if (values.contains("no-msix")) shape.vectors = 0;
+  shape.queue_entries = TRY(number(values, "mqes", 1, 65535)) + 1;
+  shape.doorbell_stride = TRY(number(values, "dstrd", 0, 15));
+  return shape;
 }
 
 Result<std::uint32_t> block_size(const std::string& text) {
@@ -49,11 +86,9 @@ Result<std::optional<std::uint64_t>> file_size(const po::variables_map& values, 
   return bytes;
 }
 
-/// The file's one name, whatever way it was given: the identity of the disk hangs on it.
-std::string identity_of(const std::string& path) {
-  std::error_code failed;
-  const auto canonical = std::filesystem::canonical(path, failed);
-  return failed ? path : canonical.string();
+Result<std::string> identity_name(const po::variables_map& values, const nvme::FileStore& store) {
+  if (values.contains("identity")) return values["identity"].as<std::string>();
+  return store.name();
 }
 
 Result<void> run(const std::vector<std::string>& arguments) {
@@ -62,10 +97,16 @@ Result<void> run(const std::vector<std::string>& arguments) {
   const auto size = TRY(file_size(values, block));
   const auto& path = values["file"].as<std::string>();
   const auto& socket = values["socket"].as<std::string>();
+  const auto namespaces = TRY(number(values, "namespaces", 1, nvme::max_namespaces));
+  const auto form = TRY(shape(values));
   auto store = TRY(nvme::FileStore::open(path, size, block));
-  const auto identity = nvme::make_identity(identity_of(path), store.blocks(), block);
-  NvmeService service(std::make_shared<nvme::FileStore>(std::move(store)), identity);
+  if (store.blocks() < namespaces)
+    return fail(Errc::bad_request, "{} blocks are not enough for {} namespaces.", store.blocks(), namespaces);
+  const auto name = TRY(identity_name(values, store));
+  const auto identity = nvme::make_identity(name, store.blocks(), block, namespaces);
+  NvmeService service(std::make_unique<nvme::FileStore>(std::move(store)), identity, form);
   TRY(service.listen(socket));
+  if (values.contains("faults")) TRY(service.listen_for_faults(values["faults"].as<std::string>()));
   fmt::print("ready {}\n", socket);
   std::fflush(stdout);
   service.run();

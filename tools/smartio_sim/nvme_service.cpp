@@ -1,5 +1,6 @@
 #include "nvme_service.hpp"
 
+#include "nvme/fault_commands.hpp"
 #include "result.hpp"
 
 #include <boost/asio/post.hpp>
@@ -19,11 +20,27 @@ constexpr microseconds first_sleep{50}, longest_sleep{1000};
 
 } // namespace
 
-NvmeService::NvmeService(std::shared_ptr<nvme::Store> store, nvme::Identity identity)
-    : store_(std::move(store)), identity_(std::move(identity)),
+NvmeService::NvmeService(std::unique_ptr<nvme::Store> store, nvme::Identity identity, const nvme::Shape& shape)
+    : store_(std::make_shared<nvme::FaultyStore>(std::move(store))), identity_(std::move(identity)), shape_(shape),
       flusher_(std::make_shared<nvme::Flusher>(store_, [this] { boost::asio::post(io_, [] {}); })),
       signals_(io_, SIGTERM, SIGINT, SIGUSR1), timer_(io_) {
   await_signal();
+}
+
+/// A flush that is held by a fault must not hold the flusher's end.
+NvmeService::~NvmeService() { store_->set_faults({}); }
+
+Result<void> NvmeService::listen_for_faults(const std::string& path) {
+  fault_socket_ = TRY(FaultSocket::listen(io_, path, [this](std::string_view line) { return inject(line); }));
+  return {};
+}
+
+bool NvmeService::inject(std::string_view line) {
+  const auto faults = nvme::changed_by({*faults_, store_->faults()}, line);
+  if (!faults) return false;
+  *faults_ = faults->controller;
+  store_->set_faults(faults->store);
+  return true;
 }
 
 Result<void> NvmeService::listen(const std::string& path) {
@@ -34,7 +51,7 @@ Result<void> NvmeService::listen(const std::string& path) {
 
 std::expected<std::shared_ptr<vfio::Device>, int> NvmeService::accept() {
   if (function_) return std::unexpected(EBUSY);
-  auto function = nvme::NvmeFunction::create(store_, flusher_, identity_);
+  auto function = nvme::NvmeFunction::create(store_, flusher_, identity_, shape_, faults_);
   if (!function) return std::unexpected(function.error().code.value());
   function_ = std::move(*function);
   ++clients_;
@@ -70,13 +87,20 @@ void NvmeService::on_signal(int number) {
 
 std::string NvmeService::counters() const {
   const nvme::ControllerCounters now = counters_so_far();
+  const nvme::StoreCounters stored = store_->counters();
   const auto& socket = server_->counters();
   return fmt::format(
       R"({{"messages":{},"errors":{},"malformed":{},"clients":{},"commands":{},"admin_commands":{},"io_commands":{},)"
-      R"("failed_commands":{},"resets":{},"interrupts":{},"windows":{}}})",
+      R"("failed_commands":{},"resets":{},"interrupts":{},"windows":{},"stable_writes":{},"flushes":{},)"
+      R"("failed_flushes":{},"lost_flushes":{}}})",
       socket.messages, socket.errors, socket.malformed, clients_, now.admin_commands + now.io_commands,
       now.admin_commands, now.io_commands, now.failed_commands, now.resets, now.interrupts,
-      function_ ? function_->windows() : 0);
+      function_ ? function_->windows() : 0, stored.stable_writes, stored.flushes, stored.failed_flushes,
+      stored.lost_flushes);
+}
+
+void NvmeService::stop() {
+  boost::asio::post(io_, [this] { stopping_ = true; });
 }
 
 void NvmeService::run() {

@@ -1,7 +1,9 @@
 // The event loop of `smartio_sim nvme`: one client at a time on a vfio-user socket, a fresh controller for each, and
-// the polling of its doorbells, whose stores send no message.
+// the polling of its doorbells, whose stores send no message; perhaps a socket that takes faults to inject.
 #pragma once
 
+#include "fault_socket.hpp"
+#include "nvme/faulty_store.hpp"
 #include "nvme/nvme_function.hpp"
 #include "user/server.hpp"
 
@@ -12,12 +14,15 @@ namespace smartio::sim {
 
 class NvmeService {
 public:
-  NvmeService(std::shared_ptr<nvme::Store> store, nvme::Identity identity);
+  NvmeService(std::unique_ptr<nvme::Store> store, nvme::Identity identity, const nvme::Shape& shape);
+  ~NvmeService();
 
   /// Errors: those of vfio::user::Server::listen.
   Result<void> listen(const std::string& path);
+  Result<void> listen_for_faults(const std::string& path);
   /// Serves until SIGTERM or SIGINT; SIGUSR1 prints a line of counters.
   void run();
+  void stop(); ///< any thread: ends run()
 
 private:
   std::expected<std::shared_ptr<vfio::Device>, int> accept();
@@ -26,11 +31,14 @@ private:
   void on_signal(int number);
   std::string counters() const;
   nvme::ControllerCounters counters_so_far() const;
+  bool inject(std::string_view line);
   bool work();
   void sleep(std::chrono::microseconds most);
 
-  std::shared_ptr<nvme::Store> store_;
+  std::shared_ptr<nvme::FaultyStore> store_;
   nvme::Identity identity_;
+  nvme::Shape shape_;
+  std::shared_ptr<nvme::Faults> faults_ = std::make_shared<nvme::Faults>();
   boost::asio::io_context io_{1};
   std::shared_ptr<nvme::Flusher> flusher_;
   boost::asio::signal_set signals_;
@@ -40,6 +48,7 @@ private:
   std::uint64_t clients_ = 0;
   nvme::ControllerCounters past_; ///< of clients that have gone
   bool stopping_ = false;
+  std::unique_ptr<FaultSocket> fault_socket_;
 };
 
 } // namespace smartio::sim

@@ -5,6 +5,7 @@
 
 #include <boost/asio/post.hpp>
 #include <cerrno>
+#include <sys/socket.h>
 #include <sys/un.h>
 #include <utility>
 
@@ -19,26 +20,42 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint32_t least_transfer = 4096; ///< of a server worth talking to
 constexpr std::chrono::milliseconds backlog_pause{5};
 
+error_code last_error() { return {errno, boost::system::system_category()}; }
+
 /// One attempt to connect after the other, while the server's backlog is full.
 struct Connecting : std::enable_shared_from_this<Connecting> {
-  Connecting(boost::asio::io_context& io, const std::string& to, std::chrono::milliseconds time, Client::Opened then)
-      : socket(io), timer(io), path(to), timeout(time), deadline(Clock::now() + time), opened(std::move(then)) {}
+  Connecting(boost::asio::io_context& io, const std::string& to, std::chrono::milliseconds time, Client::Opened then,
+             std::string say)
+      : socket(io), timer(io), path(to), first(std::move(say)), timeout(time), deadline(Clock::now() + time),
+        opened(std::move(then)) {}
 
   void attempt();
   void connected(error_code error);
+  error_code connect_now();
+  error_code introduce();
   void again();
 
   Socket socket;
   boost::asio::steady_timer timer;
-  std::string path;
+  std::string path, first;
   std::chrono::milliseconds timeout;
   Clock::time_point deadline;
   Client::Opened opened;
 };
 
 void Connecting::attempt() {
-  socket.async_connect(stream_protocol::endpoint(path),
-                       [self = shared_from_this()](error_code error) { self->connected(error); });
+  boost::asio::post(timer.get_executor(), [self = shared_from_this()] { self->connected(self->connect_now()); });
+}
+
+/// By hand: Asio takes a full backlog for a connection under way, and then for one that is made.
+error_code Connecting::connect_now() {
+  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return last_error();
+  error_code error;
+  socket.assign(stream_protocol(), fd.get(), error);
+  if (error) return error;
+  const stream_protocol::endpoint to(path);
+  return ::connect(fd.release(), to.data(), static_cast<socklen_t>(to.size())) == 0 ? introduce() : last_error();
 }
 
 void Connecting::connected(error_code error) {
@@ -47,6 +64,13 @@ void Connecting::connected(error_code error) {
   if (error == boost::system::errc::permission_denied)
     return opened(fail(Errc::not_permitted, "Not permitted to connect to {}.", path));
   opened(fail(Errc::peer_down, "No vfio-user server at {}: {}.", path, error.message()));
+}
+
+/// A socket that nobody has written to has room for a few bytes.
+error_code Connecting::introduce() {
+  if (first.empty()) return {};
+  const auto sent = ::send(socket.native_handle(), first.data(), first.size(), MSG_NOSIGNAL);
+  return sent == static_cast<ssize_t>(first.size()) ? error_code() : last_error();
 }
 
 void Connecting::again() {
@@ -62,8 +86,8 @@ void Connecting::again() {
 } // namespace
 
 void Client::connect(boost::asio::io_context& io, const std::string& path, std::chrono::milliseconds timeout,
-                     Opened opened) {
-  const auto connecting = std::make_shared<Connecting>(io, path, timeout, std::move(opened));
+                     Opened opened, std::string first) {
+  const auto connecting = std::make_shared<Connecting>(io, path, timeout, std::move(opened), std::move(first));
   if (path.empty() || path.size() >= sizeof sockaddr_un::sun_path || path.find('\0') != std::string::npos) {
     boost::asio::post(io, [connecting] {
       connecting->opened(fail(Errc::bad_request, "\"{}\" cannot be the path of a socket.", connecting->path));

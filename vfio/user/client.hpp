@@ -25,7 +25,8 @@ public:
   /// Errc::peer_down (no server, not a socket), Errc::timed_out, Errc::busy (the server has a client already),
   /// Errc::bad_request (not vfio-user).
   static void connect(boost::asio::io_context& io, const std::string& path, std::chrono::milliseconds timeout,
-                      Opened opened);
+                      Opened opened,
+                      std::string first = {}); ///< `first`: a few bytes that the server wants to see first
   /// The same on a connected socket.
   static void start(Socket socket, std::chrono::milliseconds timeout, Opened opened);
 

@@ -48,11 +48,10 @@ struct AnswerEncoder {
     return Payload{Body(body), data.bytes, {}};
   }
 
-  std::expected<Payload, int> operator()(const Unmapped& unmapped) const {
+  /// The specification wants the request's entry, whatever there was of it.
+  std::expected<Payload, int> operator()(const Unmapped&) const {
     if (command != Command::dma_unmap) return std::unexpected(EIO);
-    auto body = echo<DmaUnmapBody>();
-    body.size = unmapped.size;
-    return Payload{Body(body), {}, {}};
+    return Payload{Body(echo<DmaUnmapBody>()), {}, {}};
   }
 };
 
@@ -68,10 +67,10 @@ Payload encode_region_info(Bytes sent, const RegionInfo& info) {
   // Of equally long areas max_element gives the first.
   const auto area = *std::ranges::max_element(info.areas, {}, &RegionArea::size);
   if (area == RegionArea{0, info.size}) return {Body(body), {}, {info.fd.get()}};
-  body.flags |= region_flag_caps;
   body.argsz = sizeof body + sizeof(SparseCap) + sizeof(SparseArea);
-  body.cap_offset = sizeof body; // QEMU checks it also where the capability itself does not fit yet
-  if (asked.argsz < body.argsz) return {Body(body), {}, {}};
+  if (asked.argsz < body.argsz) return {Body(body), {}, {}}; // and no word of a capability that is not there
+  body.flags |= region_flag_caps;
+  body.cap_offset = sizeof body;
   Payload payload{Body(body), {}, {info.fd.get()}};
   payload.body.append(SparseCap{sparse_cap_id, sparse_cap_version, 0, 1, 0});
   payload.body.append(SparseArea{area.offset, area.size});

@@ -5,6 +5,7 @@
 #include <boost/asio/post.hpp>
 #include <cassert>
 #include <cerrno>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <utility>
@@ -21,7 +22,9 @@ constexpr int reads_per_turn = 16; ///< then others get theirs
 Stream::Stream(Socket socket, StreamLimits limits, OnMessage received, OnEnd ended)
     : socket_(std::move(socket)), input_timer_(socket_.get_executor()), output_timer_(socket_.get_executor()),
       limits_(limits), received_(std::move(received)), ended_(std::move(ended)),
-      input_(std::make_unique_for_overwrite<std::byte[]>(usual_capacity)), capacity_(usual_capacity) {}
+      input_(std::make_unique_for_overwrite<std::byte[]>(usual_capacity)), capacity_(usual_capacity) {
+  ::fcntl(socket_.native_handle(), F_SETFD, FD_CLOEXEC); // Asio makes and accepts sockets without
+}
 
 void Stream::start() { wait_readable(); }
 

@@ -15,12 +15,12 @@ namespace smartio::sim::nvme {
 class AdminCommands {
 public:
   AdminCommands(GuestMemory& memory, Queues& queues, Features& features, Logs& logs, Events& events,
-                UnsettledCommands& unsettled, const Identity& identity)
+                UnsettledCommands& unsettled, const Identity& identity, const Shape& shape)
       : memory_(memory), queues_(queues), features_(features), logs_(logs), events_(events), unsettled_(unsettled),
-        identity_(identity) {}
+        identity_(identity), shape_(shape) {}
 
   /// How the command ended; none for an asynchronous event request, which ends later.
-  std::optional<Outcome> execute(const SubmissionEntry& command);
+  std::optional<Ended> execute(const SubmissionEntry& command);
 
   void set_configuration(std::uint32_t cc) { cc_ = cc; } ///< CC: the entry sizes that I/O queues need
 
@@ -31,8 +31,9 @@ private:
   Status delete_submission_queue(const SubmissionEntry& command);
   Status identify(const SubmissionEntry& command);
   Status get_log_page(const SubmissionEntry& command);
+  Status check_queue(const SubmissionEntry& command, std::uint32_t entry_size, std::uint32_t wanted_size) const;
   Outcome abort(const SubmissionEntry& command);
-  Outcome set_features(const SubmissionEntry& command);
+  Ended set_features(const SubmissionEntry& command);
 
   GuestMemory& memory_;
   Queues& queues_;
@@ -41,6 +42,7 @@ private:
   Events& events_;
   UnsettledCommands& unsettled_;
   const Identity& identity_;
+  const Shape& shape_;
   std::uint32_t cc_ = 0;
 };
 

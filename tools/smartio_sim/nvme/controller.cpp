@@ -27,15 +27,17 @@ ControllerCounters& ControllerCounters::operator+=(const ControllerCounters& oth
 }
 
 Controller::Controller(GuestMemory& memory, Interrupts& interrupts, Doorbells& doorbells, Store& store,
-                       Flusher& flusher, const Identity& identity)
-    : interrupts_(interrupts), doorbells_(doorbells), flusher_(flusher),
-      queues_(memory, interrupts, doorbells, events_), unsettled_(flusher, queues_),
-      admin_(memory, queues_, features_, logs_, events_, unsettled_, identity), io_(memory, store, features_, logs_) {}
+                       Flusher& flusher, const Identity& identity, const Shape& shape, const Faults& faults)
+    : shape_(shape), faults_(faults), interrupts_(interrupts), doorbells_(doorbells), flusher_(flusher),
+      features_(shape, identity.namespaces), queues_(memory, interrupts, doorbells, events_),
+      unsettled_(flusher, store), admin_(memory, queues_, features_, logs_, events_, unsettled_, identity, shape),
+      io_(memory, store, flusher, features_, logs_, identity) {}
 
-/// 3.1.1: contiguous queues required, no subsystem reset, stride 0, the NVM command set, pages of 4 KiB only.
+/// 3.1.1: contiguous queues required, no subsystem reset, the NVM command set, pages of 4 KiB only.
 std::uint64_t Controller::capabilities() const {
   constexpr std::uint64_t contiguous = 1ULL << 16, ten_seconds = 20ULL << 24, nvm_command_set = 1ULL << 37;
-  return (max_queue_entries - 1) | contiguous | ten_seconds | nvm_command_set;
+  return (shape_.queue_entries - 1) | contiguous | ten_seconds | std::uint64_t{shape_.doorbell_stride} << 32 |
+         nvm_command_set;
 }
 
 std::uint32_t Controller::read_register(std::uint32_t offset) const {
@@ -72,11 +74,13 @@ void Controller::write_register(std::uint32_t offset, std::uint32_t value) {
   }
 }
 
-void Controller::write_doorbell(std::uint32_t index, std::uint32_t value) {
-  const unsigned queue = index / 2;
-  const bool exists = index % 2 == 0 ? queues_.submission(queue) != nullptr : queues_.completion(queue) != nullptr;
-  if (exists) {
-    doorbells_.store(index, value);
+void Controller::write_doorbell(std::uint32_t word, std::uint32_t value) {
+  const auto index = doorbells_.index_of(word);
+  const auto exists = [this](unsigned which) {
+    return which % 2 == 0 ? queues_.submission(which / 2) != nullptr : queues_.completion(which / 2) != nullptr;
+  };
+  if (index && exists(*index)) {
+    doorbells_.store(*index, value);
   } else if (running()) {
     events_.raise(ErrorEvent::invalid_doorbell_register);
   }
@@ -91,7 +95,10 @@ void Controller::write_configuration(std::uint32_t value) {
     disable();
   }
   if ((before & cc_enable) == 0 && (value & cc_enable) != 0) enable();
-  if ((before & cc_shutdown) == 0 && (value & cc_shutdown) != 0) shutdown_flush_ = flusher_.start();
+  if ((before & cc_shutdown) == 0 && (value & cc_shutdown) != 0) {
+    interrupts_.set_line(false);
+    shutdown_flush_ = flusher_.start();
+  }
 }
 
 void Controller::enable() {
@@ -106,6 +113,7 @@ void Controller::enable() {
 }
 
 void Controller::disable() {
+  interrupts_.set_line(false);
   queues_.reset();
   unsettled_.forget();
   shutdown_flush_.reset();
@@ -117,9 +125,10 @@ void Controller::disable() {
 }
 
 std::uint32_t Controller::status() const {
-  if (!shutdown_flush_) return status_;
-  if (!shutdown_flush_->done()) return status_ | csts_shutdown_occurring;
-  return status_ | csts_shutdown_complete | (shutdown_flush_->get() != 0 ? csts_fatal : 0);
+  const std::uint32_t now = status_ | (faults_.fatal ? csts_fatal : 0);
+  if (!shutdown_flush_) return now;
+  if (!shutdown_flush_->done()) return now | csts_shutdown_occurring;
+  return now | csts_shutdown_complete | (shutdown_flush_->get() != 0 ? csts_fatal : 0);
 }
 
 ControllerCounters Controller::counters() const {
@@ -128,7 +137,10 @@ ControllerCounters Controller::counters() const {
   return now;
 }
 
-void Controller::fail() noexcept { status_ |= csts_fatal; }
+void Controller::fail() {
+  status_ |= csts_fatal;
+  interrupts_.set_line(false);
+}
 
 bool Controller::running() const noexcept {
   return (status_ & (csts_ready | csts_fatal)) == csts_ready && !shutdown_flush_;
@@ -143,13 +155,32 @@ void Controller::reset() {
 
 bool Controller::poll(bool line_disabled) {
   if (!running()) return false;
+  if (faults_.fatal) return fail(), true;
   queues_.scan();
-  if (!queues_.post_waiting() || !unsettled_.complete(logs_)) fail();
-  unsigned done = 0;
-  while (done < round_commands && running() && unsettled_.size() < UnsettledCommands::limit && execute_next()) ++done;
+  if (!queues_.post_waiting()) fail();
+  bool worked = settle();
+  const auto until = UnsettledCommands::Clock::now() + round_time;
+  for (unsigned done = 0; done < round_commands && running() && unsettled_.size() < UnsettledCommands::limit; ++done) {
+    if (!execute_next()) break;
+    worked = true;
+    if (UnsettledCommands::Clock::now() > until) break;
+  }
   report_events();
-  queues_.signal(line_disabled || (interrupt_mask_ & 1) != 0);
-  return done > 0;
+  if (running()) queues_.signal(line_disabled || (interrupt_mask_ & 1) != 0, faults_.interrupts_lost);
+  return worked;
+}
+
+/// Carries on what was begun; says whether that was work, rather than waiting for others.
+bool Controller::settle() {
+  if (unsettled_.size() == 0) return false;
+  const bool worked = unsettled_.advance();
+  const auto now = UnsettledCommands::Clock::now();
+  while (running() && !faults_.completions_held) {
+    const auto settled = unsettled_.take(now);
+    if (!settled) break;
+    complete(settled->queue, settled->entry, settled->outcome);
+  }
+  return worked;
 }
 
 bool Controller::execute_next() {
@@ -172,15 +203,16 @@ void Controller::execute(unsigned queue, const SubmissionEntry& command) {
   ++(queue == 0 ? counters_.admin_commands : counters_.io_commands);
   if (queue == 0) {
     // Without an outcome: an asynchronous event request.
-    if (const auto outcome = admin_.execute(command)) complete(0, command, *outcome);
+    if (auto ended = admin_.execute(command)) end(0, command, std::move(*ended));
     return;
   }
-  const auto ended = io_.execute(command);
-  if (ended.settle) {
-    unsettled_.add(queue, command);
-  } else {
-    complete(queue, command, {ended.status});
-  }
+  end(queue, command, io_.execute(command));
+}
+
+void Controller::end(unsigned queue, const SubmissionEntry& command, Ended ended) {
+  const bool late = faults_.completions_held || faults_.completion_delay.count() != 0;
+  if (ended.done() && !late) return complete(queue, command, ended.outcome);
+  unsettled_.add(queue, command, std::move(ended), UnsettledCommands::Clock::now() + faults_.completion_delay);
 }
 
 void Controller::complete(unsigned queue, const SubmissionEntry& command, Outcome outcome) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "admin.hpp"
+#include "faults.hpp"
 #include "io_commands.hpp"
 
 namespace smartio::sim::nvme {
@@ -17,22 +18,24 @@ struct ControllerCounters {
 class Controller {
 public:
   Controller(GuestMemory& memory, Interrupts& interrupts, Doorbells& doorbells, Store& store, Flusher& flusher,
-             const Identity& identity);
+             const Identity& identity, const Shape& shape, const Faults& faults);
   Controller(const Controller&) = delete;
 
   /// Registers below the doorbells, in words: `offset` is a multiple of 4 below register_offset::doorbells. What is not
   /// implemented reads as 0 and ignores writes.
   std::uint32_t read_register(std::uint32_t offset) const;
   void write_register(std::uint32_t offset, std::uint32_t value);
-  /// A doorbell written by message rather than in the page: `index` counts registers.
-  void write_doorbell(std::uint32_t index, std::uint32_t value);
+  /// A doorbell written by message rather than in its page: `word` counts words from the first doorbell on.
+  void write_doorbell(std::uint32_t word, std::uint32_t value);
 
-  /// Takes in doorbells and carries out at most round_commands commands; says whether there was anything to do. Blocks
-  /// as reads and writes of the file do, but not for flushes. `line_disabled`: INTx is disabled in configuration space.
+  /// Takes in doorbells and carries out commands for a round; says whether there was anything to do. Blocks as one read
+  /// or write of the store does, but not for flushes. `line_disabled`: INTx is disabled in configuration space.
   bool poll(bool line_disabled);
-  static constexpr unsigned round_commands = 16; ///< so that a client's messages are answered in between
+  // A round begins no further command after so many, or so long: a client's messages are answered in between.
+  static constexpr unsigned round_commands = 16;
+  static constexpr std::chrono::milliseconds round_time{2};
 
-  bool settling() const noexcept { return unsettled_.size() != 0; } ///< commands wait for a flush
+  bool settling() const noexcept { return unsettled_.settling(); } ///< commands wait for the store
   /// Enabled and neither failed nor shut down: the doorbells mean something.
   bool running() const noexcept;
 
@@ -44,13 +47,17 @@ private:
   void enable();
   void disable();               ///< Controller Reset: all but AQA, ASQ, ACQ
   std::uint32_t status() const; ///< CSTS
-  void fail() noexcept;         ///< Controller Fatal Status, until the next reset
+  void fail();                  ///< Controller Fatal Status, until the next reset
   bool execute_next();
   void execute(unsigned queue, const SubmissionEntry& command);
+  void end(unsigned queue, const SubmissionEntry& command, Ended ended);
   void complete(unsigned queue, const SubmissionEntry& command, Outcome outcome);
+  bool settle();
   void report_events();
   std::uint64_t capabilities() const;
 
+  const Shape& shape_;
+  const Faults& faults_;
   Interrupts& interrupts_;
   Doorbells& doorbells_;
   Flusher& flusher_;

@@ -1,7 +1,5 @@
 #include "features.hpp"
 
-#include <optional>
-
 namespace smartio::sim::nvme {
 
 namespace {
@@ -36,16 +34,22 @@ bool is_known(std::uint8_t id) {
          id == feature::vector_configuration;
 }
 
-/// Features of the controller go with any of these; only Error Recovery really belongs to the namespace.
-bool names_us(std::uint32_t nsid) { return nsid == 0 || nsid == namespace_id || nsid == all_namespaces; }
-
 } // namespace
+
+/// Error Recovery alone belongs to the namespaces, all of which have the same; the others go without a namespace (1.4,
+/// 7.8).
+std::optional<Status> Features::refuse(std::uint8_t id, std::uint32_t nsid) const {
+  if (nsid == 0 || nsid == all_namespaces) return std::nullopt;
+  if (nsid > namespaces_) return Status::invalid_namespace;
+  if (id != feature::error_recovery) return Status::feature_not_namespace_specific;
+  return std::nullopt;
+}
 
 Outcome Features::set(const SubmissionEntry& command, bool have_io_queues) {
   const auto id = static_cast<std::uint8_t>(command.cdw10);
   if (!is_known(id)) return invalid_field;
   if ((command.cdw10 & 0x80000000U) != 0) return {Status::feature_not_saveable};
-  if (!names_us(command.nsid)) return {Status::invalid_namespace};
+  if (const auto refused = refuse(id, command.nsid)) return {*refused};
   const std::uint32_t value = command.cdw11;
   if (id == feature::temperature_threshold) return set_temperature(value);
   if (id == feature::vector_configuration) return set_vector(value);
@@ -66,18 +70,18 @@ Outcome Features::get(const SubmissionEntry& command) const {
   const auto id = static_cast<std::uint8_t>(command.cdw10);
   const std::uint32_t select = command.cdw10 >> 8 & 7;
   if (!is_known(id) || select > 3) return invalid_field;
-  if (!names_us(command.nsid)) return {Status::invalid_namespace};
+  if (const auto refused = refuse(id, command.nsid)) return {*refused};
   constexpr std::uint32_t changeable = 4, of_namespace = 2;
   if (select == 3) return {Status::success, changeable | (id == feature::error_recovery ? of_namespace : 0)};
   // Nothing is saved, so the saved value is the default.
-  return select == 0 ? value_of(id, command.cdw11) : Features().value_of(id, command.cdw11);
+  return select == 0 ? value_of(id, command.cdw11) : initial().value_of(id, command.cdw11);
 }
 
 Outcome Features::value_of(std::uint8_t id, std::uint32_t cdw11) const {
   if (id == feature::queues) return {Status::success, granted_queues};
   if (id == feature::vector_configuration) {
     const std::uint32_t vector = cdw11 & 0xffff;
-    if (vector >= vectors) return invalid_field;
+    if (vector >= vectors_) return invalid_field;
     return {Status::success, vector | (coalescing_off_[vector] ? 0x10000U : 0)};
   }
   if (id == feature::temperature_threshold) {
@@ -97,7 +101,7 @@ Outcome Features::set_temperature(std::uint32_t value) {
 
 Outcome Features::set_vector(std::uint32_t value) {
   const std::uint32_t vector = value & 0xffff;
-  if (vector >= vectors) return invalid_field;
+  if (vector >= vectors_) return invalid_field;
   coalescing_off_[vector] = (value & 0x10000) != 0;
   return {};
 }

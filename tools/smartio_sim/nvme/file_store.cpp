@@ -69,6 +69,15 @@ Result<FileStore> FileStore::from_fd(Fd fd, std::uint32_t block_size) {
   return FileStore(std::move(fd), size / block_size, block_size);
 }
 
+Result<std::string> FileStore::name() const {
+  struct statx status {};
+  if (::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &status) != 0)
+    return fail_errno(errno, "look at the disk's file");
+  if ((status.stx_mask & STATX_BTIME) != 0)
+    return fmt::format("{} {}.{:09}", status.stx_ino, status.stx_btime.tv_sec, status.stx_btime.tv_nsec);
+  return fmt::format("{} {}:{}", status.stx_ino, status.stx_dev_major, status.stx_dev_minor);
+}
+
 int FileStore::read(std::uint64_t block, std::span<iovec> to) {
   return move_all(fd_.get(), block * block_size_, to, ::preadv);
 }

@@ -18,6 +18,12 @@ public:
   /// The same on an open file, which is not locked.
   static Result<FileStore> from_fd(Fd fd, std::uint32_t block_size);
 
+  /// What tells this file from every other, and stays the same as long as it is that file: whatever it is called, in
+  /// whichever mount namespace or container, across restarts of this program and of the host. It is the file system's
+  /// number of the file and the nanosecond of its creation; without the latter the device of the file system stands in,
+  /// which may change with a restart of the host. A host that is itself a copy of another has copies with one name.
+  Result<std::string> name() const;
+
   std::uint64_t blocks() const override { return blocks_; }
   std::uint32_t block_size() const override { return block_size_; }
   int read(std::uint64_t block, std::span<iovec> to) override;

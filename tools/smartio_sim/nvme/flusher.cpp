@@ -27,6 +27,13 @@ std::shared_ptr<const FlushResult> Flusher::start() {
   return result;
 }
 
+int Flusher::flush() {
+  if (const int error = lost_.load(std::memory_order_acquire); error != 0) return error;
+  const int error = store_->flush();
+  if (error != 0) lost(error);
+  return error;
+}
+
 void Flusher::run() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -34,7 +41,7 @@ void Flusher::run() {
     if (!next_) return;
     const auto current = std::exchange(next_, nullptr);
     lock.unlock();
-    current->value_.store(store_->flush(), std::memory_order_release);
+    current->value_.store(flush(), std::memory_order_release);
     finished_();
     lock.lock();
   }

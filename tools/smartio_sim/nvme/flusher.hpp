@@ -36,11 +36,18 @@ public:
   /// Asks for all that has been written up to now; does not block. Those who ask before a run has begun share it.
   std::shared_ptr<const FlushResult> start();
 
+  /// The medium has lost data that was written (`error`: EIO and the like): no flush succeeds any more. A failed flush
+  /// does so by itself, because the kernel tells of it once and takes the pages for written then: nobody can say later
+  /// which data it was, and a flush that succeeded would promise all of it.
+  void lost(int error) noexcept { lost_.store(error, std::memory_order_release); }
+
 private:
   void run();
+  int flush();
 
   std::shared_ptr<Store> store_;
   std::function<void()> finished_;
+  std::atomic<int> lost_{0};
   std::mutex mutex_;
   std::condition_variable asked_;
   std::shared_ptr<FlushResult> next_; ///< guarded by mutex_

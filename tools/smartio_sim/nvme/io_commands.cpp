@@ -8,42 +8,56 @@ namespace {
 
 constexpr std::uint32_t force_unit_access = 1U << 30, deallocate_bit = 1U << 25; // of command dword 12
 
-/// EFAULT is the client's memory, anything else the store's.
-Status status_of(int number, Status store_failed) {
-  if (number == 0) return Status::success;
-  return number == EFAULT ? Status::data_transfer_error : store_failed;
-}
+constexpr bool forces_unit_access(const SubmissionEntry& command) { return (command.cdw12 & force_unit_access) != 0; }
 
 } // namespace
 
-bool IoCommands::in_namespace(Blocks blocks) const { return in_range(blocks.first, blocks.count, store_.blocks()); }
+/// The blocks of a command, as it names them.
+bool IoCommands::in_namespace(Blocks blocks) const { return in_range(blocks.first, blocks.count, identity_.blocks); }
 
-IoCommands::Ended IoCommands::execute(const SubmissionEntry& command) {
-  const bool is_flush = command.opcode == io_opcode::flush;
-  if ((command.flags & fuse_and_psdt) != 0) return {Status::invalid_field};
-  const Blocks blocks{static_cast<std::uint64_t>(command.cdw11) << 32 | command.cdw10, (command.cdw12 & 0xffff) + 1};
-  Status (IoCommands::*transfer)(const SubmissionEntry&, Blocks) = nullptr;
+Ended IoCommands::execute(const SubmissionEntry& command) {
+  if ((command.flags & fuse_and_psdt) != 0) return {{Status::invalid_field}};
   switch (command.opcode) {
-  case io_opcode::read: transfer = &IoCommands::read; break;
-  case io_opcode::write: transfer = &IoCommands::write; break;
-  case io_opcode::compare: transfer = &IoCommands::compare; break;
-  case io_opcode::write_zeroes: transfer = &IoCommands::write_zeroes; break;
+  case io_opcode::read:
+  case io_opcode::write:
+  case io_opcode::compare:
+  case io_opcode::write_zeroes:
   case io_opcode::flush:
   case io_opcode::dataset_management: break;
-  default: return {Status::invalid_opcode};
+  default: return {{Status::invalid_opcode}};
   }
-  if (command.nsid != namespace_id && !(is_flush && command.nsid == all_namespaces)) return {Status::invalid_namespace};
-  if (is_flush) return {Status::success, true};
-  if (transfer == nullptr) return {dataset_management(command)};
-  if (!in_namespace(blocks)) return {Status::lba_out_of_range};
-  const Status status = (this->*transfer)(command, blocks);
-  return {status, status == Status::success && settles(command)};
+  const bool is_flush = command.opcode == io_opcode::flush;
+  if (!identity_.has(command.nsid) && !(is_flush && command.nsid == all_namespaces))
+    return {{Status::invalid_namespace}};
+  if (is_flush) return {{Status::success}, true};
+  if (command.opcode == io_opcode::dataset_management) return dataset_management(command);
+  const Blocks blocks{static_cast<std::uint64_t>(command.cdw11) << 32 | command.cdw10, (command.cdw12 & 0xffff) + 1};
+  if (!in_namespace(blocks)) return {{Status::lba_out_of_range}};
+  return transfer(command, {start_of(command.nsid) + blocks.first, blocks.count});
 }
 
-/// With Force Unit Access, or without a write cache, data is on the medium before the command completes.
+/// `blocks` are the store's.
+Ended IoCommands::transfer(const SubmissionEntry& command, Blocks blocks) {
+  Ended ended;
+  switch (command.opcode) {
+  case io_opcode::read: ended.outcome.status = read(command, blocks); break;
+  case io_opcode::write: ended.outcome.status = write(command, blocks); break;
+  case io_opcode::compare: ended.outcome.status = compare(command, blocks); break;
+  default: ended.deallocate = (command.cdw12 & deallocate_bit) != 0; ended.zero = {blocks};
+  }
+  ended.settle = ended.outcome.status == Status::success && settles(command);
+  return ended;
+}
+
+/// With Force Unit Access, or without a write cache, data is on the medium before the command completes: what is
+/// written, and what is read, which may be in the cache yet (1.4, 6.9). A forced write is there when it returns.
 bool IoCommands::settles(const SubmissionEntry& command) const {
-  const bool writes = command.opcode == io_opcode::write || command.opcode == io_opcode::write_zeroes;
-  return writes && ((command.cdw12 & force_unit_access) != 0 || !features_.write_cache());
+  const bool forced = forces_unit_access(command);
+  switch (command.opcode) {
+  case io_opcode::write: return !forced && !features_.write_cache();
+  case io_opcode::write_zeroes: return forced || !features_.write_cache();
+  default: return forced;
+  }
 }
 
 Status IoCommands::locate(const SubmissionEntry& command, Blocks blocks, Access access) {
@@ -64,8 +78,10 @@ Status IoCommands::write(const SubmissionEntry& command, Blocks blocks) {
   if (const Status status = locate(command, blocks, Access::read); status != Status::success) return status;
   ++logs_.health.writes;
   logs_.health.units_written += blocks.count * store_.block_size() / 512;
-  const auto until = (command.cdw12 & force_unit_access) != 0 ? Store::Until::stable : Store::Until::cached;
-  return status_of(store_.write(blocks.first, pieces_, until), Status::write_fault);
+  const auto until = forces_unit_access(command) ? Store::Until::stable : Store::Until::cached;
+  const int error = store_.write(blocks.first, pieces_, until);
+  if (error == EIO && until == Store::Until::stable) flusher_.lost(error); // it may have been told of other data, too
+  return status_of(error, Status::write_fault);
 }
 
 Status IoCommands::compare(const SubmissionEntry& command, Blocks blocks) {
@@ -82,12 +98,7 @@ Status IoCommands::compare(const SubmissionEntry& command, Blocks blocks) {
   return left_ == right_ ? Status::success : Status::compare_failure;
 }
 
-Status IoCommands::write_zeroes(const SubmissionEntry& command, Blocks blocks) {
-  const bool deallocate = (command.cdw12 & deallocate_bit) != 0;
-  return status_of(store_.zero(blocks.first, blocks.count, deallocate), Status::write_fault);
-}
-
-Status IoCommands::dataset_management(const SubmissionEntry& command) {
+Ended IoCommands::dataset_management(const SubmissionEntry& command) {
   struct Range {
     std::uint32_t attributes, blocks;
     std::uint64_t first;
@@ -95,15 +106,17 @@ Status IoCommands::dataset_management(const SubmissionEntry& command) {
   std::array<Range, 256> ranges; // NR has 8 bits
   const auto wanted = std::span(ranges).first((command.cdw10 & 0xff) + 1);
   if (const Status status = read_prps(memory_, command, std::as_writable_bytes(wanted)); status != Status::success)
-    return status;
+    return {{status}};
   const auto outside = [this](const Range& range) { return !in_namespace({range.first, range.blocks}); };
-  if (std::any_of(wanted.begin(), wanted.end(), outside)) return Status::lba_out_of_range;
-  if ((command.cdw11 & 4) == 0) return Status::success; // only hints, which we do not need
+  if (std::any_of(wanted.begin(), wanted.end(), outside)) return {{Status::lba_out_of_range}};
+  Ended ended;
+  if ((command.cdw11 & 4) == 0) return ended; // only hints, which we do not need
+  ended.deallocate = true;
+  ended.settle = !features_.write_cache();
   for (const Range& range : wanted) {
-    const Status status = status_of(store_.zero(range.first, range.blocks, true), Status::write_fault);
-    if (status != Status::success) return status;
+    if (range.blocks != 0) ended.zero.push_back({start_of(command.nsid) + range.first, range.blocks});
   }
-  return Status::success;
+  return ended;
 }
 
 } // namespace smartio::sim::nvme

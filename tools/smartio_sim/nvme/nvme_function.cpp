@@ -2,30 +2,33 @@
 
 #include "result.hpp"
 
+#include <algorithm>
+
 namespace smartio::sim::nvme {
 
 namespace {
 
 constexpr std::uint32_t bar = 0; ///< region index; all other BARs are empty
-constexpr std::uint64_t doorbells_end = register_offset::doorbells + page_size;
-
-std::uint64_t region_size(std::uint32_t region) {
-  return region == bar ? bar_size : region == vfio::config_region ? PciConfig::size : 0;
-}
 
 } // namespace
 
-Result<std::shared_ptr<NvmeFunction>> NvmeFunction::create(std::shared_ptr<Store> store,
-                                                           std::shared_ptr<Flusher> flusher, const Identity& identity) {
-  auto doorbells = TRY(Doorbells::open());
-  return std::shared_ptr<NvmeFunction>(
-      new NvmeFunction(std::move(store), std::move(flusher), identity, std::move(doorbells)));
+std::uint64_t NvmeFunction::region_size(std::uint32_t region) const {
+  return region == bar ? shape_.bar_size() : region == vfio::config_region ? PciConfig::size : 0;
 }
 
-NvmeFunction::NvmeFunction(std::shared_ptr<Store> store, std::shared_ptr<Flusher> flusher,
-                           const Identity& identity, Doorbells doorbells)
-    : store_(std::move(store)), flusher_(std::move(flusher)), identity_(identity), doorbells_(std::move(doorbells)),
-      controller_(memory_, interrupts_, doorbells_, *store_, *flusher_, identity_) {
+Result<std::shared_ptr<NvmeFunction>> NvmeFunction::create(std::shared_ptr<Store> store,
+                                                           std::shared_ptr<Flusher> flusher, const Identity& identity,
+                                                           const Shape& shape, std::shared_ptr<const Faults> faults) {
+  auto doorbells = TRY(Doorbells::open(shape));
+  return std::shared_ptr<NvmeFunction>(
+      new NvmeFunction(std::move(store), std::move(flusher), identity, shape, std::move(faults), std::move(doorbells)));
+}
+
+NvmeFunction::NvmeFunction(std::shared_ptr<Store> store, std::shared_ptr<Flusher> flusher, const Identity& identity,
+                           const Shape& shape, std::shared_ptr<const Faults> faults, Doorbells doorbells)
+    : store_(std::move(store)), flusher_(std::move(flusher)), identity_(identity), shape_(shape),
+      faults_(std::move(faults)), doorbells_(std::move(doorbells)),
+      controller_(memory_, interrupts_, doorbells_, *store_, *flusher_, identity_, shape_, *faults_) {
   reset_registers();
 }
 
@@ -37,7 +40,7 @@ void NvmeFunction::on_lost(std::move_only_function<void()>) {}
 
 bool NvmeFunction::poll() {
   interrupts_.poll();
-  return config_.bus_master() && controller_.poll(config_.intx_disabled());
+  return !faults_->gone && config_.bus_master() && controller_.poll(config_.intx_disabled());
 }
 
 vfio::Reply NvmeFunction::handle(vfio::GetInfo) {
@@ -53,7 +56,7 @@ vfio::Reply NvmeFunction::handle(vfio::GetRegionInfo request) {
     auto fd = doorbells_.fd().duplicate();
     if (!fd) return std::unexpected(fd.error().code.value());
     info.flags |= vfio::region_flag_mmap;
-    info.areas = {{register_offset::doorbells, page_size}};
+    info.areas = {{register_offset::doorbells, shape_.doorbells_size()}};
     info.fd = std::move(*fd);
   }
   return info;
@@ -68,7 +71,8 @@ vfio::Reply NvmeFunction::handle(vfio::SetIrqs request) {
 
 vfio::Reply NvmeFunction::handle(vfio::RegionRead request) {
   if (!in_range(request.offset, request.count, region_size(request.region))) return std::unexpected(EINVAL);
-  vfio::Data data{std::vector<std::byte>(request.count)};
+  vfio::Data data{std::vector<std::byte>(request.count, std::byte{0xff})};
+  if (faults_->gone) return data;
   if (request.region == vfio::config_region) {
     config_.show_line(interrupts_.line());
     config_.read(request.offset, data.bytes);
@@ -86,6 +90,7 @@ vfio::Reply NvmeFunction::handle(vfio::RegionRead request) {
 
 vfio::Reply NvmeFunction::handle(vfio::RegionWrite request) {
   if (!in_range(request.offset, request.data.size(), region_size(request.region))) return std::unexpected(EINVAL);
+  if (faults_->gone) return vfio::Done{};
   if (request.region == vfio::config_region) {
     if (config_.write(request.offset, request.data)) {
       config_.function_level_reset();
@@ -123,29 +128,36 @@ vfio::Reply NvmeFunction::handle(vfio::Reset) {
 void NvmeFunction::reset_registers() {
   controller_.reset();
   interrupts_.drop_pending();
-  msix_table_.fill(0);
+  std::ranges::fill(msix_table_, 0);
   for (std::size_t i = 3; i < msix_table_.size(); i += 4) msix_table_[i] = 1; // masked
+}
+
+/// Which word of the MSI-X table is there, if one is.
+std::optional<std::size_t> NvmeFunction::msix_word(std::uint32_t offset) const {
+  const std::uint64_t start = shape_.msix_table();
+  if (offset < start || (offset - start) / 4 >= msix_table_.size()) return std::nullopt;
+  return (offset - start) / 4;
 }
 
 std::uint32_t NvmeFunction::read_bar(std::uint32_t offset) const {
   if (offset < register_offset::doorbells) return controller_.read_register(offset);
-  if (offset < doorbells_end) return doorbells_.load((offset - register_offset::doorbells) / 4);
-  if (offset >= msix_table_offset && offset < msix_table_offset + vectors * 16)
-    return msix_table_[(offset - msix_table_offset) / 4];
+  if (offset < shape_.doorbells_end()) return doorbells_.load_word((offset - register_offset::doorbells) / 4);
+  if (const auto entry = msix_word(offset)) return msix_table_[*entry];
   std::uint32_t word = 0;
   const auto pending = interrupts_.pending_bits();
-  if (offset >= msix_pba_offset && in_range(offset - msix_pba_offset, sizeof word, pending.size()))
-    std::memcpy(&word, pending.data() + (offset - msix_pba_offset), sizeof word);
+  const std::uint64_t start = shape_.msix_pending();
+  if (offset >= start && in_range(offset - start, sizeof word, pending.size()))
+    std::memcpy(&word, pending.data() + (offset - start), sizeof word);
   return word;
 }
 
 void NvmeFunction::write_bar(std::uint32_t offset, std::uint32_t value) {
   if (offset < register_offset::doorbells) {
     controller_.write_register(offset, value);
-  } else if (offset < doorbells_end) {
+  } else if (offset < shape_.doorbells_end()) {
     controller_.write_doorbell((offset - register_offset::doorbells) / 4, value);
-  } else if (offset >= msix_table_offset && offset < msix_table_offset + vectors * 16) {
-    msix_table_[(offset - msix_table_offset) / 4] = value;
+  } else if (const auto entry = msix_word(offset)) {
+    msix_table_[*entry] = value;
   }
 }
 

@@ -10,8 +10,10 @@ namespace smartio::sim::nvme {
 class NvmeFunction final : public vfio::Device {
 public:
   /// A fresh function with its own doorbell page. Fails only when memory cannot be had.
-  static Result<std::shared_ptr<NvmeFunction>> create(std::shared_ptr<Store> store,
-                                                      std::shared_ptr<Flusher> flusher, const Identity& identity);
+  static Result<std::shared_ptr<NvmeFunction>> create(std::shared_ptr<Store> store, std::shared_ptr<Flusher> flusher,
+                                                      const Identity& identity, const Shape& shape = {},
+                                                      std::shared_ptr<const Faults> faults = no_faults());
+  static std::shared_ptr<const Faults> no_faults() { return std::make_shared<const Faults>(); }
 
   void submit(vfio::Request request, vfio::Completion done) override; ///< completes before it returns
   void on_lost(std::move_only_function<void()> lost) override;        ///< never called: the device is this process
@@ -19,7 +21,7 @@ public:
   /// A bounded round of work; false when there was none.
   bool poll();
   /// Whether work may appear without a request: the client can ring doorbells in its mapping.
-  bool needs_polling() const { return controller_.running() && config_.bus_master(); }
+  bool needs_polling() const { return controller_.running() && config_.bus_master() && !faults_->gone; }
 
   bool settling() const noexcept { return controller_.settling(); } ///< commands wait for the medium
   ControllerCounters counters() const { return controller_.counters(); }
@@ -27,7 +29,7 @@ public:
 
 private:
   NvmeFunction(std::shared_ptr<Store> store, std::shared_ptr<Flusher> flusher, const Identity& identity,
-               Doorbells doorbells);
+               const Shape& shape, std::shared_ptr<const Faults> faults, Doorbells doorbells);
   vfio::Reply handle(vfio::GetInfo request);
   vfio::Reply handle(vfio::GetRegionInfo request);
   vfio::Reply handle(vfio::GetIrqInfo request);
@@ -38,6 +40,8 @@ private:
   vfio::Reply handle(vfio::DmaUnmap request);
   vfio::Reply handle(vfio::Reset request);
 
+  std::uint64_t region_size(std::uint32_t region) const;
+  std::optional<std::size_t> msix_word(std::uint32_t offset) const;
   std::uint32_t read_bar(std::uint32_t offset) const;
   void write_bar(std::uint32_t offset, std::uint32_t value);
   void reset_registers();
@@ -45,12 +49,14 @@ private:
   std::shared_ptr<Store> store_;
   std::shared_ptr<Flusher> flusher_;
   Identity identity_;
-  PciConfig config_;
+  Shape shape_;
+  std::shared_ptr<const Faults> faults_;
+  PciConfig config_{shape_};
   GuestMemory memory_;
-  Interrupts interrupts_{vectors, true};
+  Interrupts interrupts_{shape_.vectors, true};
   Doorbells doorbells_;
   Controller controller_; // refers to those above
-  std::array<std::uint32_t, vectors * 4> msix_table_{};
+  std::vector<std::uint32_t> msix_table_ = std::vector<std::uint32_t>(std::size_t{4} * shape_.vectors);
 };
 
 } // namespace smartio::sim::nvme

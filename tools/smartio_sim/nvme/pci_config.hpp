@@ -4,17 +4,15 @@
 #pragma once
 
 #include "pci/config_space.hpp"
+#include "shape.hpp"
 
 namespace smartio::sim::nvme {
-
-inline constexpr std::uint64_t bar_size = 0x4000;
-inline constexpr std::uint32_t msix_table_offset = 0x2000, msix_pba_offset = 0x3000;
 
 class PciConfig : public ConfigSpace {
 public:
   static constexpr std::uint16_t vendor = 0x1af4, device = 0x10f0;
 
-  PciConfig();
+  explicit PciConfig(const Shape& shape);
 };
 
 } // namespace smartio::sim::nvme

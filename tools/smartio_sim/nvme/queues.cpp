@@ -126,15 +126,15 @@ bool Queues::post_waiting() {
   return true;
 }
 
-void Queues::signal(bool masked) {
+void Queues::signal(bool masked, bool lost) {
   bool line = false;
   for (unsigned id = 0; id <= highest_; ++id) {
     if (!cqs_[id] || !cqs_[id]->interrupts) continue;
     CompletionQueue& queue = *cqs_[id];
     line = line || queue.head != queue.tail;
-    if (std::exchange(queue.signal, false)) interrupts_.trigger(queue.vector);
+    if (std::exchange(queue.signal, false) && !lost) interrupts_.trigger(queue.vector);
   }
-  interrupts_.set_line(line && !masked && !interrupts_.msix());
+  interrupts_.set_line(line && !masked && !lost && !interrupts_.msix());
 }
 
 bool Queues::phase(unsigned sq) const { return cqs_[sqs_[sq]->completion_queue]->phase; }

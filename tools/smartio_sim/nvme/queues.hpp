@@ -61,8 +61,9 @@ public:
   bool complete(unsigned sq, std::uint16_t command_id, Outcome outcome);
   /// Posts what waited for room; false as above.
   bool post_waiting();
-  /// Fires the vectors of all queues that got entries, and sets the INTx line (off while `masked`).
-  void signal(bool masked);
+  /// Fires the vectors of all queues that got entries, and sets the INTx line (off while `masked`). What would fire
+  /// while interrupts are `lost` never does.
+  void signal(bool masked, bool lost);
 
   bool phase(unsigned sq) const; ///< of the next completion, for the error log
 

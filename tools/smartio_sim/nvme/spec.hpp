@@ -11,15 +11,14 @@ namespace smartio::sim::nvme {
 
 static_assert(std::endian::native == std::endian::little, "entries are read and written as the host's own structures");
 
-inline constexpr std::uint32_t io_queues = 64;           ///< I/O queue pairs
-inline constexpr std::uint32_t vectors = io_queues + 1;  ///< MSI-X
-inline constexpr std::uint32_t max_queue_entries = 1024; ///< CAP.MQES + 1
-inline constexpr std::uint32_t mdts = 8;                 ///< in powers of two of page_size: 1 MiB
+inline constexpr std::uint32_t io_queues = 64; ///< I/O queue pairs
+inline constexpr std::uint32_t mdts = 8;       ///< in powers of two of page_size: 1 MiB
 inline constexpr std::uint32_t max_transfer = page_size << mdts;
 inline constexpr std::uint32_t abort_limit = 3;             ///< ACL, 0's based
 inline constexpr std::uint32_t event_limit = 3;             ///< AERL, 0's based
 inline constexpr std::uint32_t error_log_entries = 64;      ///< ELPE + 1
-inline constexpr std::uint32_t namespace_id = 1;            ///< the only one
+inline constexpr std::uint32_t namespace_id = 1;            ///< the first, or only one
+inline constexpr std::uint32_t max_namespaces = 1024;       ///< what one list of them holds
 inline constexpr std::uint32_t all_namespaces = 0xffffffff; ///< broadcast value
 inline constexpr std::uint16_t composite_temperature = 313; ///< kelvin; a model does not get warm
 inline constexpr std::uint16_t warning_temperature = 343, critical_temperature = 353;
@@ -59,6 +58,7 @@ enum class Status : std::uint16_t {
   command_sequence_error = 0x00c,
   invalid_prp_offset = 0x013,
   lba_out_of_range = 0x080,
+  capacity_exceeded = 0x081,
   completion_queue_invalid = 0x100,
   invalid_queue_id = 0x101,
   invalid_queue_size = 0x102,
@@ -68,6 +68,7 @@ enum class Status : std::uint16_t {
   invalid_queue_deletion = 0x10c,
   feature_not_saveable = 0x10d,
   feature_not_changeable = 0x10e,
+  feature_not_namespace_specific = 0x10f,
   write_fault = 0x280,
   unrecovered_read = 0x281,
   compare_failure = 0x285,
@@ -80,9 +81,14 @@ constexpr std::uint16_t status_field(Status status) {
   const bool retry = status == Status::success || status == Status::data_transfer_error ||
                      status == Status::internal_error || status == Status::abort_requested ||
                      status == Status::aborted_by_deletion || status == Status::write_fault ||
-                     status == Status::unrecovered_read;
+                     status == Status::unrecovered_read || status == Status::capacity_exceeded;
   return retry ? code : static_cast<std::uint16_t>(code | 0x8000);
 }
+
+/// Logical blocks.
+struct Blocks {
+  std::uint64_t first, count;
+};
 
 /// How a command ended; `result` is dword 0 of the completion entry.
 struct Outcome {

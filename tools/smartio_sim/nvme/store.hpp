@@ -2,7 +2,9 @@
 // long as what is behind them does; flush is called on another thread than the others, at the same time.
 #pragma once
 
-#include <cstdint>
+#include "spec.hpp"
+
+#include <cerrno>
 #include <span>
 #include <sys/uio.h>
 
@@ -28,5 +30,16 @@ public:
   /// The blocks read as zeros; `deallocate` also gives up their space where that can be done. Cached.
   virtual int zero(std::uint64_t block, std::uint64_t count, bool deallocate) = 0;
 };
+
+/// What a command ends with for what the store gave; `failed`: how it says that the medium did.
+constexpr Status status_of(int error, Status failed) {
+  switch (error) {
+  case 0: return Status::success;
+  case EFAULT: return Status::data_transfer_error;
+  case ENOSPC:
+  case EDQUOT: return Status::capacity_exceeded;
+  default: return failed;
+  }
+}
 
 } // namespace smartio::sim::nvme

@@ -1,0 +1,217 @@
+// The socket where two nodes of one host meet: who gets in, how long anybody is waited for, and what a lender that does
+// not answer costs.
+#include "catch.hpp"
+#include "local.hpp"
+#include "vfio_user_raw.hpp"
+
+#include <cstdlib>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+using namespace smartio;
+using namespace smartio::test;
+using fabric::connect_local;
+using fabric::LocalListener;
+using fabric::Ticket;
+using namespace std::chrono_literals;
+
+namespace {
+
+const Ticket ticket{std::string(64, 'a'), DeviceId{0x80002}, 0x1122334455667788};
+
+struct Bed {
+  boost::asio::io_context io;
+  std::string folder, path;
+  std::vector<Ticket> tickets;
+  std::vector<fabric::Socket> sockets;
+  std::unique_ptr<LocalListener> listener;
+
+  Bed() {
+    char name[] = "/tmp/fabric-local-XXXXXX";
+    REQUIRE(::mkdtemp(name) != nullptr);
+    folder = name;
+    path = folder + "/fabric";
+  }
+  ~Bed() {
+    listener.reset();
+    std::filesystem::remove_all(folder);
+  }
+  Result<void> listen() {
+    auto made = LocalListener::listen(io, path, [this](Ticket got, fabric::Socket socket) {
+      tickets.push_back(std::move(got));
+      sockets.push_back(std::move(socket));
+    });
+    if (!made) return std::unexpected(made.error());
+    listener = std::move(*made);
+    return {};
+  }
+  sockaddr_un address() const {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.data(), path.size());
+    return address;
+  }
+  Raw connect() {
+    Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const auto to = address();
+    REQUIRE(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+    return {io, std::move(socket)};
+  }
+  Bytes bytes_of(const Ticket& of) { return join(of.nonce, test::raw(of.device), test::raw(of.epoch)); }
+};
+
+std::chrono::milliseconds since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+}
+
+} // namespace
+
+TEST_CASE("the socket is its owner's alone whatever the umask, replaces a dead one and goes with its listener") {
+  Bed bed;
+  const auto mask = ::umask(0);
+  REQUIRE(bed.listen().has_value());
+  struct stat status {};
+  REQUIRE(::stat(bed.path.c_str(), &status) == 0);
+  CHECK((status.st_mode & 07777) == 0600);
+  bed.listener.reset();
+  CHECK(::stat(bed.path.c_str(), &status) != 0);
+  { // a process that was killed leaves its socket
+    const Fd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const auto at = bed.address();
+    REQUIRE(::bind(dead.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+  }
+  CHECK(bed.listen().has_value());
+  ::umask(mask);
+  bed.path = bed.folder + "/" + std::string(108, 'x');
+  CHECK_FALSE(bed.listen().has_value());
+}
+
+TEST_CASE("a ticket says which loan it is for, in one piece or byte by byte") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  auto at_once = bed.connect(), slowly = bed.connect();
+  const auto bytes = bed.bytes_of(ticket);
+  REQUIRE(at_once.send(bytes));
+  for (const auto byte : bytes) REQUIRE(slowly.send(std::span(&byte, 1)));
+  run_until(bed.io, [&bed] { return bed.tickets.size() == 2; });
+  for (const auto& got : bed.tickets) {
+    CHECK(got.nonce == ticket.nonce);
+    CHECK(got.device == ticket.device);
+    CHECK(got.epoch == ticket.epoch);
+  }
+  for (auto& socket : bed.sockets) CHECK((::fcntl(socket.native_handle(), F_GETFD) & FD_CLOEXEC) != 0);
+}
+
+TEST_CASE("who says nothing, or all but the last byte, is closed after two seconds and keeps nobody else waiting") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  const auto start = std::chrono::steady_clock::now();
+  auto mute = bed.connect(), almost = bed.connect(), gone = bed.connect();
+  const auto bytes = bed.bytes_of(ticket);
+  REQUIRE(almost.send(std::span(bytes).first(bytes.size() - 1)));
+  gone.close();
+  auto good = bed.connect();
+  REQUIRE(good.send(bytes));
+  run_until(bed.io, [&bed] { return bed.tickets.size() == 1; });
+  CHECK(mute.silent());
+  CHECK(mute.closed());
+  CHECK(almost.closed());
+  CHECK(since(start) >= 1900ms);
+  CHECK(bed.tickets.size() == 1);
+  settle(bed.io);
+  CHECK(good.silent()); // whose time is not counted any more
+}
+
+TEST_CASE("a borrower shows its ticket, then speaks vfio-user; its socket is closed on exec") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  std::optional<Result<std::shared_ptr<vfio::user::Client>>> opened;
+  connect_local(bed.io, bed.path, ticket, 60s, [&opened](auto result) { opened = std::move(result); });
+  run_until(bed.io, [&bed] { return bed.sockets.size() == 1; });
+  CHECK(bed.tickets[0].nonce == ticket.nonce);
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int fd = std::stoi(entry.path().filename());
+    struct stat status {};
+    if (fd > 2 && ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode))
+      CHECK((::fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
+  }
+  Raw lender(bed.io, Fd(bed.sockets[0].release()));
+  const auto hello = lender.receive();
+  REQUIRE(hello);
+  CHECK(hello->header.command == Command::version);
+  lender.send(message(Command::version, version("{}"), hello->header.id, vfio::user::type_reply));
+  run_until(bed.io, [&opened] { return opened.has_value(); });
+  CHECK(opened->has_value());
+}
+
+TEST_CASE("a lender that is not there, or never answers, is told of in time and holds up nothing") {
+  Bed bed;
+  std::optional<Error> error;
+  const auto connect = [&](std::chrono::milliseconds timeout) {
+    error.reset();
+    const auto start = std::chrono::steady_clock::now();
+    connect_local(bed.io, bed.path, ticket, timeout, [&error](auto result) { error = result.error(); });
+    CHECK(since(start) < 5s); // the call itself
+    CHECK_FALSE(error);       // later, from the event loop
+    run_until(bed.io, [&error] { return error.has_value(); });
+  };
+  SECTION("nothing there") {
+    connect(60s);
+    CHECK(error->code == make_error_code(Errc::peer_down));
+  }
+  SECTION("no socket") {
+    const Fd file(::open(bed.path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    connect(60s);
+    CHECK(error->code == make_error_code(Errc::peer_down));
+  }
+  SECTION("a path that is none") {
+    bed.path = std::string(108, 'x');
+    connect(60s);
+    CHECK(error->code == make_error_code(Errc::bad_request));
+  }
+  SECTION("a socket of another kind") {
+    const Fd other(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const auto at = bed.address();
+    REQUIRE(::bind(other.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    connect(60s);
+    CHECK(error->code == make_error_code(Errc::peer_down));
+  }
+  SECTION("nobody accepts, and there is no room to wait") {
+    const Fd full(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const auto at = bed.address();
+    REQUIRE(::bind(full.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    REQUIRE(::listen(full.get(), 0) == 0);
+    const auto waits = bed.connect();
+    connect(100ms);
+    CHECK(error->code == make_error_code(Errc::timed_out));
+  }
+  SECTION("nobody accepts") {
+    const Fd mute(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const auto at = bed.address();
+    REQUIRE(::bind(mute.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    REQUIRE(::listen(mute.get(), 8) == 0);
+    connect(100ms);
+    CHECK(error->code == make_error_code(Errc::timed_out));
+  }
+}
+
+TEST_CASE("a listener without descriptors left waits for some instead of spinning, and then goes on") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  settle(bed.io);
+  auto waiting = bed.connect();
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  const rlimit none{.rlim_cur = 3, .rlim_max = before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  std::size_t turns = 0;
+  const auto end = std::chrono::steady_clock::now() + 300ms;
+  while (std::chrono::steady_clock::now() < end) turns += bed.io.run_one_for(10ms);
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+  CHECK(turns < 50);
+  REQUIRE(waiting.send(bed.bytes_of(ticket)));
+  run_until(bed.io, [&bed] { return bed.tickets.size() == 1; });
+}

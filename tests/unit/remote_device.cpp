@@ -1,0 +1,63 @@
+// A lent device beyond a bridge, as its borrower's node reaches it, and a lender's node that says what was not asked
+// for; on the simulated bridge.
+#include "remote_device.hpp"
+
+#include "exposing_client.hpp"
+#include "user/codec.hpp"
+
+using namespace smartio;
+using namespace smartio::testing;
+using core::DeviceMessage;
+
+namespace {
+
+/// A borrower's end of a session, and the lender as the test plays it.
+struct Session {
+  ~Session() {
+    bridge.bridge().late = false;
+    device->close();
+  }
+  /// The reply to a request: nullopt while there is none.
+  std::shared_ptr<std::optional<vfio::Reply>> ask(vfio::Request request) {
+    auto reply = std::make_shared<std::optional<vfio::Reply>>();
+    device->submit(std::move(request), [reply](vfio::Reply answer) {
+      REQUIRE_FALSE(reply->has_value()); // exactly one
+      reply->emplace(std::move(answer));
+    });
+    return reply;
+  }
+  std::shared_ptr<std::optional<vfio::Reply>> map(const Fd& fd, std::uint64_t iova) {
+    return ask(vfio::DmaMap{Iova{iova}, page, Access::read_write, fd.duplicate().value(), 0});
+  }
+  /// The lender answers the newest command, of whatever kind, with success and no data.
+  void answer() {
+    device->received({.loan = loan, .session = 1, .kind = DeviceMessage::Kind::reply, .number = sent.back().number});
+  }
+
+  const core::LoanId loan{DeviceId{0x40000}, 7};
+  ExposingClient bridge;
+  std::vector<DeviceMessage> sent;
+  bool lost = false;
+  std::shared_ptr<RemoteDevice> device =
+      std::make_shared<RemoteDevice>(bridge.nodes.io, loan, 1, bridge.exposures, std::chrono::seconds(4),
+                                     [this](const DeviceMessage& message) { sent.push_back(message); });
+};
+
+} // namespace
+
+TEST_CASE("a second answer to a command, while memory is being exposed for the next, loses the device") {
+  Session session;
+  session.device->on_lost([&session] { session.lost = true; });
+  const auto memory = file(2);
+  const auto first = session.map(memory, 0);
+  session.answer();
+  REQUIRE(first->has_value());
+  session.bridge.bridge().late = true;
+  const auto other = file(2);
+  const auto second = session.map(other, page); // the bridge has not mapped it yet
+  session.answer();                             // the first once more
+  CHECK(session.lost);
+  REQUIRE(second->has_value());
+  CHECK_FALSE((*second)->has_value());
+  while (!session.bridge.bridge().answers.empty()) session.bridge.bridge().answer();
+}
