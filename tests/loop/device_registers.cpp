@@ -3,10 +3,14 @@
 #include "checks.hpp"
 #include "test_device.hpp"
 
+#include <csignal>
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <fstream>
 #include <smartio/device.hpp>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 using namespace smartio;
@@ -145,6 +149,53 @@ TEST_CASE("a server that offers what cannot be mapped is refused") {
   CHECK_FALSE(map_twisted([](vfio::RegionInfo& info) { info.areas = {{page / 2, page}}; }));
   CHECK_FALSE(map_twisted([](vfio::RegionInfo& info) { info.areas = {{page, 100}}; }));
   CHECK(map_twisted(nullptr));
+}
+
+TEST_CASE("a server that offers no PCI device, or more vectors than one can have, is refused") {
+  TestServer server("no-device");
+  server.with([](TestDevice& model) { model.vector_count = 2049; });
+  CHECK(fails_with(open_device(server.address()), Errc::bad_request));
+  server.with([](TestDevice& model) { model.vector_count = 2048, model.flags = vfio::device_flag_reset; });
+  CHECK(fails_with(open_device(server.address()), Errc::bad_request));
+  server.with([](TestDevice& model) { model.flags |= vfio::device_flag_pci; });
+  CHECK(open_device(server.address()));
+}
+
+TEST_CASE("an access that begins within the block and ends beyond it is refused without a message") {
+  TestServer server("odd-size");
+  server.with([](TestDevice& model) { model.bar2.resize(page + 4); });
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const auto bar = device->map_bar(2);
+  REQUIRE(bar);
+  CHECK(bar->read(page, 4) == 0U);
+  CHECK(fails_with(bar->read(page, 8), Errc::bad_request));
+  CHECK(fails_with(bar->write(page, 8, 0), Errc::bad_request));
+}
+
+TEST_CASE("registers that may only be read are mapped so, and a forked child has none of them") {
+  TestServer server("read-only");
+  server.with(
+      [](TestDevice& model) { model.twist = [](vfio::RegionInfo& info) { info.flags &= ~vfio::region_flag_write; }; });
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  const auto bar = device->map_bar(0);
+  REQUIRE(bar);
+  const auto* at = bar->mapped(page, 4);
+  REQUIRE(at != nullptr);
+  std::ifstream maps("/proc/self/maps");
+  const auto start = fmt::format("{:x}-", reinterpret_cast<std::uintptr_t>(at));
+  std::string line;
+  while (std::getline(maps, line) && !line.starts_with(start)) {}
+  CHECK(line.find(" r--s ") != std::string::npos);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGSEGV, [](int) { ::_exit(7); });
+    ::_exit(static_cast<int>(*at) & 1);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 7));
 }
 
 TEST_CASE("configuration space is read and written within its bounds") {

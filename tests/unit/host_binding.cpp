@@ -364,6 +364,44 @@ TEST_CASE("what somebody else has bound since is left alone") {
   CHECK(!host.journal_names(drive));
 }
 
+TEST_CASE("a function that somebody else has bound since it was taken is not ours any more") {
+  Host host;
+  auto binder = host.open();
+  REQUIRE(binder.take({drive_bdf}));
+  host.tree.link(devices(drive) + "driver", "sys/bus/pci/drivers/uio_pci_generic");
+  CHECK(fails_with(binder.take({drive_bdf}), Errc::wrong_state));
+}
+
+TEST_CASE("a function that cannot be given back keeps no other from it") {
+  Host host;
+  auto binder = host.open();
+  REQUIRE(binder.take({drive_bdf, second_bdf}));
+  host.kernel.fault = [](const std::string& name, const std::string& text) {
+    return name == "nvme/bind" && text == drive ? error(EBUSY) : std::nullopt;
+  };
+  CHECK(fails_with(binder.give_back({drive_bdf, second_bdf}), EBUSY));
+  CHECK(host.journal_names(drive));
+  CHECK(host.untouched(second));
+}
+
+TEST_CASE("a bind that leaves a function with another driver, or with none, has failed") {
+  const std::string instead = GENERATE("", "uio_pci_generic");
+  Host host;
+  auto system = host.kernel.system();
+  auto binder = Binder::open(host.tree.root(), host.tree.at("state"), [&] {
+    system.write = [&host, instead, write = system.write](const std::string& path, const std::string& text,
+                                                          std::chrono::milliseconds patience) -> Result<void> {
+      if (!path.ends_with("vfio-pci/bind")) return write(path, text, patience);
+      if (!instead.empty()) host.tree.link(devices(drive) + "driver", "sys/bus/pci/drivers/" + instead);
+      return {};
+    };
+    return system;
+  }());
+  REQUIRE(binder);
+  CHECK(fails_with(binder->take({drive_bdf}), Errc::wrong_state));
+  CHECK(!binder->has_taken(drive_bdf));
+}
+
 TEST_CASE("the journal of another boot says nothing of this one") {
   Host host;
   REQUIRE(host.open().take({drive_bdf}));
@@ -380,6 +418,7 @@ TEST_CASE("a journal that is none is refused") {
       R"({"schema_version":1,"boot":"boot-1","functions":[1]})", R"({"schema_version":1,"boot":1,"functions":[]})",
       R"({"schema_version":1,"boot":"boot-1","functions":[{"bdf":"06:00.0","driver":null,"driver_override":null,"step":""}]})",
       R"({"schema_version":1,"boot":"boot-1","functions":[{"bdf":"0000:06:00.0","driver":"../x","driver_override":null,"step":""}]})",
+      R"({"schema_version":1,"boot":"boot-1","functions":[{"bdf":"0000:06:00.0","driver":"..","driver_override":null,"step":""}]})",
       R"({"schema_version":1,"boot":"boot-1","functions":[{"bdf":"0000:06:00.0","driver":1,"driver_override":null,"step":""}]})",
       R"({"schema_version":1,"boot":"boot-1","functions":[{"bdf":"0000:06:00.0","driver_override":null,"step":""}]})",
       R"({"schema_version":1,"boot":"boot-1","functions":[)");
