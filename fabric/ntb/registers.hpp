@@ -1,6 +1,6 @@
 // Where the bridges that can be driven have their registers: Intel's generations 3 (Skylake, Cascade Lake) and 4 (Ice
-// Lake, Sapphire Rapids, and as the latter Granite Rapids, its generation 5). Source of offsets and bits: Linux, drivers/ntb/hw/intel/ntb_hw_gen3.h, ntb_hw_gen4.h and
-// ntb_hw_gen1.h (PPD), whose names stand beside them.
+// Lake, Sapphire Rapids, and as the latter Granite Rapids, its generation 5). Source of offsets and bits: Linux,
+// drivers/ntb/hw/intel/ntb_hw_gen3.h, ntb_hw_gen4.h and ntb_hw_gen1.h (PPD), whose names stand beside them.
 #pragma once
 
 #include <cstdint>
