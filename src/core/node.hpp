@@ -254,6 +254,7 @@ private:
   void end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason);
   void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
   void end_shares_of(NodeId borrower, const std::string& reason);
+  void forget_returns(NodeId borrower);
   bool has_shares(NodeId borrower) const;
   void answer_end(const LoanId& loan, const Share& share);
   bool must_wait(const OwnDevice& device, const BorrowRequest& request) const;

@@ -149,6 +149,13 @@ bool Node::has_shares(NodeId borrower) const {
   });
 }
 
+/// Its connection has gone, and with it whoever waits for the answers.
+void Node::forget_returns(NodeId borrower) {
+  for (auto& [index, device] : devices_)
+    for (auto& [epoch, share] : device.shares)
+      if (share.borrower == borrower) share.returned_by.reset();
+}
+
 void Node::on(const TellClients& tell) {
   auto* device = own(tell.loan.device);
   const auto share =

@@ -209,6 +209,7 @@ void Node::close_link(LinkId link, const std::string& why) {
       emit("peer-down", {{"node", number(peer->first)}, {"role", "borrower"}, {"reason", why}});
       log(4, fmt::format("connection to node {} lost: {}", number(peer->first), why));
       end_shares_of(peer->first, fmt::format("the connection to node {} was lost", number(peer->first)));
+      forget_returns(peer->first);
     }
     return on(DialFailed{peer->first, why});
   }
