@@ -25,7 +25,8 @@ public:
   }
   bool usable() const noexcept { return context_ != 0; }
 
-  void signal(int fd) noexcept {
+  /// Whether it was done; not where this process has no context (a child after fork), or no memory.
+  bool signal(int fd) noexcept {
     iocb operation{}; // asks whether an empty eventfd has room: done when submitted
     operation.aio_lio_opcode = IOCB_CMD_POLL;
     operation.aio_fildes = static_cast<std::uint32_t>(ready_);
@@ -33,14 +34,19 @@ public:
     operation.aio_flags = IOCB_FLAG_RESFD;
     operation.aio_resfd = static_cast<std::uint32_t>(fd);
     iocb* one = &operation;
-    while (::syscall(SYS_io_submit, context_, 1, &one) < 0 && errno == EAGAIN) make_room();
+    for (int tries = 0; tries < 16; ++tries) {
+      if (::syscall(SYS_io_submit, context_, 1, &one) == 1) return true;
+      if (errno != EAGAIN) return false;
+      make_room();
+    }
+    return false;
   }
 
 private:
   /// The results, which nobody needs.
   void make_room() noexcept {
     io_event results[64];
-    ::syscall(SYS_io_getevents, context_, 1, 64, results, nullptr);
+    ::syscall(SYS_io_getevents, context_, 0, 64, results, nullptr);
   }
 
   int ready_;
@@ -86,8 +92,8 @@ Result<Fd> make_eventfd() {
 
 void signal_eventfd(int fd) noexcept {
   static Signaller signaller; // never destroyed: threads of ours may signal until the process ends
-  if (signaller.usable()) return signaller.signal(fd);
-  if (!has_room(fd)) return; // the host has no contexts left (fs.aio-max-nr)
+  if (signaller.usable() && signaller.signal(fd)) return;
+  if (!has_room(fd)) return; // the host may have no contexts left (fs.aio-max-nr)
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto written = ::write(fd, &one, sizeof one);
 }

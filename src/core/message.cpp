@@ -54,9 +54,9 @@ Result<DeviceEntry> parse_entry(const Json& object) {
   if (!state) return fail(Errc::bad_request, "'{}' is not a state of a device", state_text);
   entry.state = *state;
   entry.borrower = static_cast<NodeId>(TRY(get_number(object, "borrower", 0xffff)));
-  const bool lent = entry.state == DeviceState::borrowed;
-  if (entry.state != DeviceState::quarantined && lent != (entry.borrower != NodeId{}))
-    return fail(Errc::bad_request, "a device is {}, and its borrower node {}", state_text, number(entry.borrower));
+  // What contradicts itself is not passed on.
+  if (entry.state == DeviceState::borrowed && entry.borrower == NodeId{}) entry.state = DeviceState::unavailable;
+  if (entry.state == DeviceState::available || entry.state == DeviceState::unavailable) entry.borrower = {};
   return entry;
 }
 

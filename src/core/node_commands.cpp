@@ -86,6 +86,8 @@ void Node::command_connect(Command& c) {
   if (!node) return reply(c.request, std::unexpected(node.error()));
   auto address = get_string(c.arguments, "address").value_or("");
   const auto known = borrowers_.find(*node);
+  if (known != borrowers_.end() && !known->second.leavers.empty())
+    return reply(c.request, fail(Errc::busy, "node {} is being disconnected: its loans are ending", number(*node)));
   if (known != borrowers_.end() && known->second.up) {
     const auto note = *node == settings_.node ? fmt::format("node {} is connected to itself", number(*node))
                                               : fmt::format("node {} is connected already", number(*node));
@@ -239,6 +241,8 @@ void Node::command_unavailable(Command& c) {
   if (device->state == DeviceState::unavailable)
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("device {} is unavailable already", to_string(*id)));
+  if (std::exchange(device->reopens, false))
+    reply(device->waiting, fail(Errc::revoked, "device {} is made unavailable instead", to_string(*id)));
   device->waiting.push_back(c.request);
   if (device->closing) return;
   if (device->shares.empty()) return close(*id, *device);

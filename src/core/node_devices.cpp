@@ -19,13 +19,14 @@ std::optional<DeviceId> Node::own_by_address(std::string_view address) const {
 
 DeviceEntry Node::entry(DeviceId id, const OwnDevice& device) const {
   const auto borrower = device.shares.empty() ? NodeId{} : device.shares.begin()->second.borrower;
+  const bool between = device.state == DeviceState::borrowed && device.shares.empty(); // on its way to its driver
   return {id,
           device.address,
           device.identity.name,
           device.identity.vendor,
           device.identity.device,
           device.identity.class_code,
-          device.state,
+          between ? DeviceState::unavailable : device.state,
           borrower};
 }
 

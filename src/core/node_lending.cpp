@@ -49,12 +49,20 @@ void Node::receive(LinkId link, const BorrowRequest& request) {
   auto* device = own(request.device);
   const auto name = to_string(request.device);
   if (!links_[link].dialled) return close_link(link, "it asked for a device but is no borrower");
-  if (stopping_ || !borrowers_[borrower].leavers.empty())
+  const auto peer = borrowers_.find(borrower);
+  if (stopping_ || peer == borrowers_.end() || !peer->second.leavers.empty())
     return refuse(Errc::peer_down,
                   fmt::format("node {} is {}", number(settings_.node), stopping_ ? "stopping" : "disconnecting"));
   if (device == nullptr)
     return refuse(Errc::no_such_device, fmt::format("node {} has no device {}", number(settings_.node), name));
   if (must_wait(*device, request)) {
+    const auto older = std::ranges::find_if(queue_, [link, &request](const Queued& queued) {
+      return queued.link == link && queued.request.device == request.device;
+    });
+    if (older != queue_.end()) {
+      const auto number = std::exchange(older->request, request).number;
+      return send(link, Answer{number, 0, Errc::busy, fmt::format("device {} was asked for anew", name)});
+    }
     const auto asked = std::ranges::count(queue_, link, &Queued::link);
     if (asked >= most_queued)
       return refuse(Errc::busy, fmt::format("node {} waits for too many devices", number(borrower)));

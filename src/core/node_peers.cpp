@@ -22,7 +22,7 @@ void Node::on(const Accepted& accepted) {
 
 void Node::on(const Dialled& dialled) {
   const auto found = borrowers_.find(dialled.node);
-  if (found == borrowers_.end() || found->second.link != 0) {
+  if (found == borrowers_.end() || found->second.link != 0 || !found->second.leavers.empty()) {
     effects_.push_back(Drop{dialled.link});
     return;
   }
@@ -38,13 +38,13 @@ void Node::on(const Dialled& dialled) {
 
 void Node::on(const DialFailed& failed) {
   const auto found = borrowers_.find(failed.node);
-  if (found == borrowers_.end()) return;
+  if (found == borrowers_.end() || found->second.link != 0) return;
   auto& borrower = found->second;
   const bool kept = intent_.connections.contains(failed.node);
   reply(borrower.waiting, fail(Errc::peer_down, "node {} cannot be reached at {}: {}", number(failed.node),
                                borrower.address, failed.why));
   if (kept) return dial_again(failed.node, borrower);
-  reply(borrower.leavers, Json{{"node", number(failed.node)}});
+  if (!borrower.leavers.empty()) return disconnect_idle(failed.node);
   borrowers_.erase(found);
 }
 
@@ -140,7 +140,7 @@ void Node::borrower_up(NodeId node, Borrower& borrower) {
   borrower.attempts = 0;
   borrower.since = now_;
   if (node != settings_.node) {
-    if (intent_.connections[node] != borrower.address) {
+    if (borrower.leavers.empty() && intent_.connections[node] != borrower.address) {
       intent_.connections[node] = borrower.address;
       save();
     }

@@ -193,7 +193,7 @@ void LentDevice::work() {
     asio::co_spawn(io_, run(std::move(job)), asio::detached);
     return;
   }
-  while (!arrivals_.empty()) {
+  while (!working_ && !arrivals_.empty()) { // one that left while it waited is a job at once
     const auto slice = arrivals_.front().shared ? free_slice() : std::nullopt;
     if (arrivals_.front().shared && !slice) return;
     auto arrival = std::move(arrivals_.front());

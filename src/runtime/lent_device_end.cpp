@@ -25,7 +25,7 @@ asio::awaitable<void> LentDevice::run(Job job) {
   for (const auto& session : sessions_)
     if (job.only ? session == job.only : session->loan == job.loan) sessions.push_back(session);
   core::EndOfLoan order(job.last, job.keep);
-  const bool fresh = fresh_; // its last client's end did all that there is to do
+  const bool fresh = fresh_ && sessions.empty(); // its last client's end did all that there is to do
   while (order.step() != Step::done && !closed_) {
     const auto step = order.step();
     std::optional<Error> failure;
@@ -33,6 +33,7 @@ asio::awaitable<void> LentDevice::run(Job job) {
     order.finished(std::move(failure));
   }
   if (job.last) fresh_ = !order.verdict() && open_.device;
+  if (job.last) *vectors_ = {};
   std::erase_if(sessions_, [&sessions](const auto& s) { return std::ranges::find(sessions, s) != sessions.end(); });
   working_ = false;
   idle_timer_.cancel();

@@ -16,13 +16,23 @@ namespace {
 
 constexpr std::byte space_enable{PCI_COMMAND_IO | PCI_COMMAND_MEMORY}, bus_master{PCI_COMMAND_MASTER};
 
-/// The one answer to several requests, given when the last of them is answered.
+/// The one answer to several requests, given when the last of them is answered, or dropped.
 struct Sum {
   explicit Sum(Completion completion) : answer(std::move(completion)) {}
   Sum(const Sum&) = delete;
   Sum& operator=(const Sum&) = delete;
-  ~Sum() { answer(error == 0 ? vfio::Reply(vfio::Unmapped{bytes}) : std::unexpected(error)); }
+  ~Sum() {
+    if (outstanding != 0) error = EIO;
+    answer(error == 0 ? vfio::Reply(vfio::Unmapped{bytes}) : std::unexpected(error));
+  }
+  void add(const vfio::Reply& reply) {
+    --outstanding;
+    const auto* unmapped = reply ? std::get_if<vfio::Unmapped>(&*reply) : nullptr;
+    if (unmapped != nullptr) bytes += unmapped->size;
+    if (!reply) error = reply.error();
+  }
   Completion answer;
+  std::size_t outstanding = 0;
   std::uint64_t bytes = 0;
   int error = 0;
 };
@@ -122,18 +132,21 @@ void ShareDevice::submit(Request request, Completion done) {
 void ShareDevice::set_own_irqs(vfio::SetIrqs irqs, Completion done) {
   if (vectors_->trespasses(this, irqs)) return done(std::unexpected(EBUSY));
   if (!takes_away(irqs)) {
-    vectors_->note(this, irqs);
-    return device_->submit(std::move(irqs), std::move(done));
+    auto taken = vectors_->note(this, irqs);
+    return device_->submit(std::move(irqs), [vectors = vectors_, taken = std::move(taken),
+                                             done = std::move(done)](vfio::Reply reply) mutable {
+      if (!reply) vectors->refused(taken);
+      done(std::move(reply));
+    });
   }
   const auto sum = std::make_shared<Sum>([done = std::move(done)](vfio::Reply reply) mutable {
     done(reply ? vfio::Reply(vfio::Done{}) : std::unexpected(reply.error()));
   });
   auto requests = vectors_->cut(this, irqs);
   vectors_->note(this, irqs);
+  sum->outstanding = requests.size();
   for (auto& request : requests)
-    device_->submit(std::move(request), [sum](const vfio::Reply& reply) {
-      if (!reply) sum->error = reply.error();
-    });
+    device_->submit(std::move(request), [sum](const vfio::Reply& reply) { sum->add(reply); });
 }
 
 /// A range may hold windows of other clients: QEMU unmaps large ranges with little in them.
@@ -147,13 +160,10 @@ void ShareDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
     own.push_back({Iova{iova}, size});
   }
   const auto sum = std::make_shared<Sum>(std::move(done));
+  sum->outstanding = own.size();
   for (const auto& window : own) {
     Request request = window;
-    auto completion = checked(request, [sum](const vfio::Reply& reply) {
-      const auto* unmapped = reply ? std::get_if<vfio::Unmapped>(&*reply) : nullptr;
-      if (unmapped != nullptr) sum->bytes += unmapped->size;
-      if (!reply) sum->error = reply.error();
-    });
+    auto completion = checked(request, [sum](const vfio::Reply& reply) { sum->add(reply); });
     device_->submit(std::move(request), std::move(completion));
   }
 }

@@ -111,9 +111,10 @@ private:
   struct Bridge {
     std::optional<Bdf> taken{}; ///< from its driver
     OpenedDevice device{};
-    std::shared_ptr<fabric::ntb::Peer> peer{}; ///< while it is open
-    std::shared_ptr<Exposures> exposures{};    ///< as long
-    bool failed = false;
+    std::shared_ptr<fabric::ntb::Peer> peer{};             ///< while it is open
+    std::shared_ptr<Exposures> exposures{};                ///< as long
+    bool failed = false, over = false;                     ///< over: nothing of it is open any more
+    std::vector<std::move_only_function<void()>> enders{}; ///< who waits for that
   };
   using Bridges = std::map<std::string, std::shared_ptr<Bridge>>; ///< by address
   using BridgeNode = Bridges::node_type;

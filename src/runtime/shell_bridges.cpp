@@ -67,6 +67,7 @@ void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridg
       },
       [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
         if (!peer) return bridge_failed(address, bridge, peer.error());
+        if (bridge->failed) return (*peer)->close([] {}); // its device was lost meanwhile
         bridge->peer = std::move(*peer);
         bridge->exposures = std::make_shared<Exposures>(bridge->peer);
         if (!is_current(address, bridge)) return end_bridge(address, bridge, [] {});
@@ -83,7 +84,7 @@ bool Shell::is_current(const std::string& address, const std::shared_ptr<Bridge>
 /// when it appears again; configuring either again tries at once.
 void Shell::bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error) {
   const bool current = is_current(address, bridge);
-  bridge->failed = true;
+  if (std::exchange(bridge->failed, true)) return;
   end_bridge(address, bridge, [] {});
   if (!current) return;
   const auto why = to_string(error);
@@ -137,10 +138,14 @@ void Shell::close_bridge(BridgeNode node, std::move_only_function<void()> closed
 /// Closes what is open of it, and gives it back to its driver.
 void Shell::end_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge,
                        std::move_only_function<void()> closed) {
+  if (bridge->over) return closed();
+  bridge->enders.push_back(std::move(closed));
+  if (bridge->enders.size() > 1) return; // it is ending already
   ++closing_bridges_[address];
-  auto ended = [this, address, closed = std::move(closed)]() mutable {
+  auto ended = [this, address, bridge] {
     if (--closing_bridges_[address] == 0) closing_bridges_.erase(address);
-    closed();
+    bridge->over = true;
+    for (auto& each : std::exchange(bridge->enders, {})) each();
     open_bridges();
   };
   auto give_back = [this, bridge, ended = std::move(ended)]() mutable {

@@ -28,15 +28,23 @@ bool VectorOwners::trespasses(const void* client, const vfio::SetIrqs& irqs) con
   });
 }
 
-void VectorOwners::note(const void* client, const vfio::SetIrqs& irqs) {
+std::vector<VectorOwners::Vector> VectorOwners::note(const void* client, const vfio::SetIrqs& irqs) {
   if (takes_away(irqs)) {
     std::erase_if(owners_, [&](const auto& owned) {
       return owned.first.first == irqs.index && owned.second == client && names(irqs, owned.first.second);
     });
-    return;
+    return {};
   }
-  if ((irqs.flags & vfio::irq_action_trigger) == 0) return;
-  for (std::uint32_t i = 0; i < irqs.eventfds.size(); ++i) owners_[{irqs.index, irqs.start + i}] = client;
+  std::vector<Vector> taken;
+  if ((irqs.flags & vfio::irq_action_trigger) == 0) return taken;
+  for (std::uint32_t i = 0; i < irqs.eventfds.size(); ++i)
+    if (owners_.emplace(Vector{irqs.index, irqs.start + i}, client).second)
+      taken.emplace_back(irqs.index, irqs.start + i);
+  return taken;
+}
+
+void VectorOwners::refused(const std::vector<Vector>& taken) {
+  for (const auto& vector : taken) owners_.erase(vector);
 }
 
 std::vector<vfio::SetIrqs> VectorOwners::cut(const void* client, const vfio::SetIrqs& irqs) const {

@@ -15,8 +15,11 @@ public:
   /// without eventfds) does not count: it is cut to what is the client's own.
   bool trespasses(const void* client, const vfio::SetIrqs& irqs) const;
 
-  /// Notes what the device is about to be told for `client`.
-  void note(const void* client, const vfio::SetIrqs& irqs);
+  using Vector = std::pair<std::uint32_t, std::uint32_t>; ///< interrupt index and vector
+
+  /// Notes what the device is about to be told for `client`. Gives the vectors that were nobody's before.
+  std::vector<Vector> note(const void* client, const vfio::SetIrqs& irqs);
+  void refused(const std::vector<Vector>& taken); ///< by the device: they are nobody's again
 
   /// What `irqs`, which takes eventfds away, is for this client: itself where nobody else has a vector of that index,
   /// otherwise one request for each vector of its own that it names.
@@ -26,7 +29,6 @@ public:
   std::vector<vfio::SetIrqs> release(const void* client);
 
 private:
-  using Vector = std::pair<std::uint32_t, std::uint32_t>; ///< interrupt index and vector
   std::map<Vector, const void*> owners_;
 };
 

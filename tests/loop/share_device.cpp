@@ -19,7 +19,7 @@ constexpr std::uint64_t page = 4096;
 class ExactDevice final : public SmallDevice {
 public:
   std::map<std::uint64_t, std::uint64_t> mapped;
-  int refuse_unmaps = 0;
+  int refuse_unmaps = 0, refuse_irqs = 0;
   std::uint32_t flags = device_flag_pci; ///< of GetInfo
 
   void submit(Request request, Completion done) override {
@@ -48,6 +48,7 @@ private:
       });
       return Unmapped{bytes};
     }
+    if (std::holds_alternative<SetIrqs>(request) && refuse_irqs != 0) return std::unexpected(refuse_irqs);
     return carry_out(std::move(request));
   }
 };
@@ -276,6 +277,13 @@ TEST_CASE("sharers of a device have vectors of their own, and none takes or disa
     told(device);
     CHECK(ask(*sharers.other, SetIrqs{none, msix, 0, 0, {}, {}})->has_value());
     CHECK(told(device) == Told{{none, 0, 0, 0}});
+  }
+  SECTION("what the device refuses is nobody's") {
+    device.refuse_irqs = ENOSPC;
+    CHECK(*ask(*sharers.one, vector(5)) == std::unexpected(ENOSPC));
+    device.refuse_irqs = 0;
+    CHECK(ask(*sharers.other, vector(5))->has_value());
+    CHECK(*ask(*sharers.one, vector(5)) == std::unexpected(EBUSY));
   }
   SECTION("a share that ends gives up its own") {
     CHECK(sharers.one->release_vectors().size() == 2);

@@ -127,18 +127,6 @@ TEST_CASE("a borrow that waits for an end learns what became of the device, and 
   CHECK(node.state(node.second) == "available");
 }
 
-TEST_CASE("one borrower does not fill the lender's queue") {
-  Crossroads node;
-  const LoanId loan{node.first, node.lend(four, node.first)};
-  node.receive(four, ReturnRequest{1, node.first, loan.epoch});
-  for (std::uint64_t number = 0; number < 64; ++number) {
-    node.receive(five, BorrowRequest{number, node.first, false});
-    CHECK(node.done().empty());
-  }
-  node.receive(five, BorrowRequest{99, node.first, false});
-  CHECK(node.done() == "17: answer busy");
-}
-
 TEST_CASE("a request that is answered late fails alone, and what it achieved is undone") {
   Crossroads node;
   node.borrow({node.of_seven, 9}, seven);
@@ -339,19 +327,72 @@ TEST_CASE("a long reason is cut where it is written, so that it is read") {
 }
 
 TEST_CASE("a list of devices that contradicts itself, or would steer a terminal, is not passed on") {
-  const auto again = [](const DeviceEntry& entry) { return decode(encode(Devices{{entry}, {}})); };
+  const auto again = [](const DeviceEntry& entry) {
+    const auto message = decode(encode(Devices{{entry}, {}}));
+    REQUIRE(message.has_value());
+    return std::get<Devices>(*message).changed.front();
+  };
   auto entry = Crossroads::offer(DeviceId{0x60000});
   entry.borrower = NodeId{4};
-  CHECK_FALSE(again(entry).has_value());
+  CHECK(again(entry).borrower == NodeId{});
   entry.state = DeviceState::quarantined;
-  CHECK(again(entry).has_value());
+  CHECK(again(entry) == entry);
   entry.state = DeviceState::borrowed;
-  CHECK(again(entry).has_value());
+  CHECK(again(entry) == entry);
   entry.borrower = NodeId{};
-  CHECK_FALSE(again(entry).has_value());
-  entry.state = DeviceState::available;
+  CHECK(again(entry).state == DeviceState::unavailable);
   entry.name = "Disk\x1b[2J\n";
-  const auto message = again(entry);
-  REQUIRE(message.has_value());
-  CHECK(std::get<Devices>(*message).changed.front().name == "Disk?[2J?");
+  CHECK(again(entry).name == "Disk?[2J?");
+}
+
+TEST_CASE("a device on its way back to its driver is nobody's, and nobody's to be had") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first)};
+  node.command("unavailable", {{"device", "80000"}});
+  node.on(LoanEnded{loan, std::nullopt});
+  CHECK(node.find<CloseDevice>() != nullptr);
+  CHECK(node.shown(node.first)["state"] == "unavailable");
+  CHECK(node.shown(node.first)["borrower"].is_null());
+  CHECK(node.lend(five, node.first) == 0);
+}
+
+TEST_CASE("a newer request of the same borrower takes the place of one that waits") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first)};
+  node.receive(four, ReturnRequest{1, node.first, loan.epoch});
+  node.receive(five, BorrowRequest{2, node.first, false});
+  node.receive(five, BorrowRequest{3, node.first, false});
+  CHECK(node.sent<Answer>(five).front().number == 2);
+  CHECK(node.done() == "17: answer busy");
+  node.on(LoanEnded{loan, std::nullopt});
+  CHECK(node.sent<Answer>(five).front().number == 3);
+  CHECK(node.state(node.first) == "borrowed");
+}
+
+TEST_CASE("who connects while a disconnect waits for loans to end is told so, and the disconnect stays") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first)};
+  node.command("disconnect", {{"node", 4}});
+  node.command("connect", {{"node", 4}, {"address", "h:4"}});
+  CHECK(node.done() == "reply busy");
+  node.on(LinkDown{four, "cut"});
+  CHECK(node.find<Dial>() == nullptr);
+  node.on(Dialled{NodeId{4}, 40, nonce_of(40)});
+  CHECK(node.done() == "drop 40");
+  node.on(LoanEnded{loan, std::nullopt});
+  CHECK(node.done() == "reply ok");
+  const auto status = node.node.status_document();
+  for (const auto& peer : status["peers"]) CHECK(peer["node"] != 4);
+}
+
+TEST_CASE("unavailable while a quarantined device is tried again ends that") {
+  Crossroads node;
+  node.on(DeviceLost{node.first, "it crashed"});
+  node.command("available", {{"device", "80000"}, {"force", true}});
+  CHECK(node.done() == "close 80000");
+  node.command("unavailable", {{"device", "80000"}});
+  CHECK(node.done() == "reply revoked");
+  node.on(DeviceClosed{node.first, std::nullopt, {}});
+  CHECK(node.done() == "reply ok");
+  CHECK(node.state(node.first) == "unavailable");
 }

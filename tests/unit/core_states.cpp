@@ -133,7 +133,7 @@ const std::vector<Phase> phases{
          },
      .available = "reply busy",
      .force = "reply busy",
-     .unavailable = nullptr,
+     .unavailable = "reply revoked", // of who wanted it by force
      .remove = "reply wrong_state",
      .add = "reply ok"},
     {.name = "out of quarantine by force, being opened again",
@@ -155,7 +155,6 @@ const std::vector<Phase> phases{
 TEST_CASE("each command in each state of a device") {
   for (const auto& phase : phases) {
     const auto does = [&phase](const char* command, Json arguments, const char* expected) {
-      if (expected == nullptr) return;
       Crossroads node;
       phase.reach(node);
       node.command(command, std::move(arguments));
@@ -186,7 +185,7 @@ TEST_CASE("in every state the one who was promised an answer gets exactly one wh
     phase.reach(node);
     node.command("unavailable", {{"device", "80000"}});
     std::size_t replies = node.find<Reply>() != nullptr ? 1 : 0;
-    if (replies != 0 || phase.unavailable == nullptr) continue;
+    if (replies != 0) continue;
     const auto settle = [&node, &replies](const Event& event) {
       node.on(event);
       for (const auto& effect : node.effects) replies += std::holds_alternative<Reply>(effect);
