@@ -58,9 +58,6 @@ TEST_CASE("a message's numbers stay in the range of what they count") {
   Json with_nonce = Json::parse(hello);
   with_nonce["nonce"] = nonce_of(1);
   const auto whole = with_nonce.dump();
-  Json borrowed = Json::parse(devices);
-  borrowed["changed"][0]["state"] = "borrowed";
-  const auto lent = borrowed.dump();
   struct Range {
     const char *text, *field;
     std::uint64_t least, most;
@@ -68,7 +65,7 @@ TEST_CASE("a message's numbers stay in the range of what they count") {
   for (const auto& [text, field, least, most] :
        {Range{whole.c_str(), "/node", 1, 65535}, Range{whole.c_str(), "/to", 0, 65535},
         Range{devices, "/changed/0/vendor", 0, 0xffff}, Range{devices, "/changed/0/device", 0, 0xffff},
-        Range{devices, "/changed/0/class", 0, 0xffffff}, Range{lent.c_str(), "/changed/0/borrower", 1, 0xffff}}) {
+        Range{devices, "/changed/0/class", 0, 0xffffff}, Range{devices, "/changed/0/borrower", 0, 0xffff}}) {
     CAPTURE(text, field);
     CHECK(taken(text, field, least));
     CHECK(taken(text, field, most));
