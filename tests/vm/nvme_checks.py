@@ -18,6 +18,7 @@ SYSFS = "/sys/class/nvme/nvme0"
 
 # What Linux says about a healthy controller. Any other line about it is a complaint.
 HEALTHY = re.compile(r"pci function|default/read/poll queues|resetting controller|Shutdown timeout set to|"
+                     r"D3 entry latency set to|"
                      r"passthrough uses implicit buffer lengths|Ignoring bogus Namespace Identifiers")
 COMPLAINT = re.compile(r"\bnvme [n0-9]|I/O error|EXT4-fs (error|warning)|JBD2: .*(error|fail)|blocked for more than|"
                        r"BUG|WARNING|Oops|Call Trace|DMAR.*fault")
