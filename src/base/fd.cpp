@@ -23,9 +23,9 @@ public:
   Signaller() : ready_(::eventfd(0, EFD_CLOEXEC)) {
     if (ready_ < 0 || ::syscall(SYS_io_setup, 1, &context_) != 0) context_ = 0;
   }
-  bool usable() const noexcept { return context_ != 0; }
+  bool usable() const noexcept { return context_ != 0 && process_ == ::getpid(); } // a child of fork() has none
 
-  /// Whether it was done; not where this process has no context (a child after fork), or no memory.
+  /// False where the kernel has no memory for it.
   bool signal(int fd) noexcept {
     iocb operation{}; // asks whether an empty eventfd has room: done when submitted
     operation.aio_lio_opcode = IOCB_CMD_POLL;
@@ -36,7 +36,7 @@ public:
     iocb* one = &operation;
     for (int tries = 0; tries < 16; ++tries) {
       if (::syscall(SYS_io_submit, context_, 1, &one) == 1) return true;
-      if (errno != EAGAIN) return false;
+      if (errno != EAGAIN) return true; // no eventfd: nothing is to be done
       make_room();
     }
     return false;
@@ -50,6 +50,7 @@ private:
   }
 
   int ready_;
+  ::pid_t process_ = ::getpid();
   aio_context_t context_ = 0;
 };
 
