@@ -49,7 +49,7 @@ def wrong(test):
     """Why TEST has failed although its program ended with status 0, or nothing."""
     if found := findings(test.get("stdout", "") + test.get("stderr", "")):
         return found[0]
-    fuzzer = pathlib.Path(test["command"][0]).name.startswith("fuzz_")
+    fuzzer = any(pathlib.Path(word).name.startswith("fuzz_") for word in test["command"])
     return None if fuzzer or count(test.get("stdout", "")) else "it ended without telling of its test cases"
 
 
