@@ -58,9 +58,9 @@ Result<void> Mapping::replace_by_ones() noexcept {
   // Each new mapping takes the old one's place at once, so that no load ever sees anything but the device or ones.
   for (std::size_t at = 0; at < size_; at += piece) {
     const auto bytes = std::min(piece, size_ - at);
-    constexpr int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+    constexpr long flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, protection = PROT_READ | PROT_WRITE;
     // Not mmap(): the thread sanitizer takes that for a write to what others load there meanwhile, as they may.
-    if (::syscall(SYS_mmap, data_ + at, bytes, PROT_READ | PROT_WRITE, flags, ones.get(), 0) == -1)
+    if (::syscall(SYS_mmap, data_ + at, bytes, protection, flags, long{ones.get()}, 0L) == -1)
       return fail_errno(errno, fmt::format("replace a mapping of {} bytes", size_));
   }
   return {};
