@@ -179,7 +179,7 @@ TEST_CASE("a host that crashes takes its loans with it, and lends again when it 
 }
 
 TEST_CASE("whatever happens in whatever order: nothing is lent twice, no end is lost, and all comes to rest") {
-  constexpr std::uint64_t walks = 20, steps = 20000;
+  constexpr std::uint64_t walks = 12, steps = 10000;
   std::uint64_t loans = 0, ends = 0, events = 0;
   for (std::uint64_t seed = 1; seed <= walks; ++seed) {
     World world(seed, three);

@@ -153,6 +153,7 @@ TEST_CASE("a link may come and go at any time, and peers that found each other s
     nodes.io.run_for(std::chrono::milliseconds(delay));
     nodes.pair.bridge.set_faults({});
     CHECK(nodes.both_up());
+    nodes.io.poll(); // changes are told a moment after
     const int changes = nodes.a.changes + nodes.b.changes;
     nodes.io.run_for(700ms);
     INFO(delay);
