@@ -151,3 +151,32 @@ TEST_CASE("a device that is closed while it is being opened again stays closed")
   CHECK(closed);
   CHECK(lender.lent->device() == nullptr);
 }
+
+TEST_CASE("a share that is returned while the end of another resets the device is ended all the same") {
+  Lender lender;
+  const auto first = lender.attach(1), second = lender.attach(2), third = lender.attach(3);
+  for (const auto& client : {third, first, second}) client->gone(); // together
+  lender.lent->end({id, 1}, false);
+  lender.run();
+  CHECK(first->disconnected);
+  CHECK(second->disconnected);
+  CHECK(third->disconnected);
+}
+
+TEST_CASE("a client that left while it waited is cleaned up before the next one is served") {
+  Lender lender;
+  unsigned opened = 0, opened_when_served = 0;
+  lender.opens = [&opened] { ++opened; };
+  lender.attach(1)->gone();
+  lender.lent->attach({id, 2}, true, [](const std::shared_ptr<vfio::Device>&, const std::function<void()>& gone) {
+    gone();
+    return [] {};
+  });
+  lender.lent->attach({id, 3}, true, [&](const std::shared_ptr<vfio::Device>&, const std::function<void()>&) {
+    opened_when_served = opened;
+    return [] {};
+  });
+  lender.run();
+  CHECK(opened_when_served == 2); // after the ends of both
+  CHECK(opened == 2);
+}
