@@ -12,9 +12,13 @@ using namespace smartio::test;
 
 namespace {
 
+/// Of our node, six of which are its patience. Longer than a look at all registers takes it, instrumented on a slow
+/// machine: else there is always something to do, and no poll() of its loop ends.
+constexpr std::chrono::milliseconds tick(20);
+
 struct Ends : BridgeEnds {
   explicit Ends(boost::asio::io_context& io, Line& line)
-      : BridgeEnds(io, line.below(3), std::chrono::milliseconds(line.flag() ? 6 : 60000)) {
+      : BridgeEnds(io, line.below(3), line.flag() ? 6 * tick : std::chrono::milliseconds(60000)) {
     changed = [this] { check(); };
   }
 
@@ -121,7 +125,7 @@ constexpr auto steps = std::to_array<Step<Ends>>({
     {"wait", // for a tick
      [](Ends& e, Line&) {
        if (++e.waits > 3) return;
-       e.wait(std::chrono::milliseconds(2));
+       e.wait(tick);
      }},
 });
 

@@ -28,7 +28,10 @@ public:
     return file_.read(block, to);
   }
   int write(std::uint64_t block, std::span<iovec> from, Until until) override {
-    if (const int error = fails(fail_write)) return error;
+    if (const int error = fails(fail_write)) {
+      lost = lost || until == Until::stable;
+      return error;
+    }
     const std::lock_guard lock(mutex_);
     const int error = file_.write(block, from, Until::cached);
     if (error == 0 && until == Until::stable) medium_ = content(); // more than was asked for, but never less
@@ -50,7 +53,7 @@ public:
 
   /// Errno of the next call of that kind; 0: it works.
   std::atomic<int> fail_read = 0, fail_write = 0, fail_flush = 0;
-  std::atomic<bool> lost = false; ///< a flush has failed: the controller may refuse more from then on
+  std::atomic<bool> lost = false; ///< not all is on the medium, and nobody knows what: the controller may flush no more
 
   std::vector<std::byte> content() const {
     std::vector<std::byte> found(bytes);
