@@ -26,6 +26,9 @@ constexpr NodeId lender_of(DeviceId id) { return static_cast<NodeId>(static_cast
 constexpr DeviceId make_device_id(NodeId node, std::uint16_t index) {
   return static_cast<DeviceId>((static_cast<std::uint32_t>(node) << 16) | index);
 }
+constexpr std::uint16_t index_of(DeviceId id) {
+  return static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff);
+}
 
 /// With '?' in place of control characters (those of ASCII): one line, that changes nothing of a terminal.
 std::string printable(std::string text);

@@ -130,16 +130,15 @@ Json Node::status_document() const {
 
 Result<Json> Node::show_document(DeviceId id) const {
   const auto lender = lenders_.find(lender_of(id));
-  const auto index = static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff);
-  const auto own_device = lender_of(id) == settings_.node ? devices_.find(index) : devices_.end();
+  const auto* own_device = lender_of(id) == settings_.node ? devices_.find(index_of(id)) : nullptr;
   const auto loan = loans_.find(id);
   Json bars = Json::array(), document{{"schema_version", 1}};
   Json used = loan == loans_.end() || loan->second.epoch == 0 ? Json(nullptr) : loan_json(id, loan->second);
   Json group, interface, driver; // null where this node does not know
   unsigned vectors = 0;
   std::string reason;
-  if (own_device != devices_.end()) {
-    const auto& d = own_device->second;
+  if (own_device != nullptr) {
+    const auto& d = *own_device;
     document["device"] = device_json(entry(id, d), true);
     for (unsigned bar = 0; bar < 6; ++bar)
       if (d.identity.bar_size[bar] != 0)

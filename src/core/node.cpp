@@ -22,7 +22,7 @@ std::vector<Effect> Node::handle(Event event, Time now) {
 void Node::on(const Started&) {
   save(); // a state directory that cannot be written to shows now
   borrowers_[settings_.node] = Borrower{.address = {}, .link = self_as_lender};
-  links_[self_as_lender] = Link{.dialled = true};
+  links_[self_as_lender] = Link{.dialled = true, .wanted = settings_.node};
   links_[self_as_borrower] = Link{.dialled = false};
   const Hello hello{.node = settings_.node,
                     .to = settings_.node,
@@ -33,7 +33,7 @@ void Node::on(const Started&) {
   send(self_as_lender, hello);
   send(self_as_borrower, hello);
   for (const auto& [index, wanted] : intent_.devices) {
-    auto& device = devices_[index] = OwnDevice{.address = wanted.address};
+    auto& device = devices_.add(index, wanted.address);
     const auto id = make_device_id(settings_.node, index);
     device.probing = true;
     effects_.push_back(ProbeDevice{id, device.address});
@@ -93,8 +93,7 @@ void Node::on(const Stopping&) {
 }
 
 void Node::stop_when_idle() {
-  if (!stopping_ || idle_ || !loans_.empty()) return;
-  if (std::ranges::any_of(devices_, [](const auto& d) { return !d.second.shares.empty(); })) return;
+  if (!stopping_ || idle_ || !loans_.empty() || devices_.any_lent()) return;
   effects_.push_back(Idle{});
   idle_ = true;
 }

@@ -5,8 +5,10 @@
 #include "bdf.hpp"
 #include "events.hpp"
 #include "intent.hpp"
+#include "own_devices.hpp"
 
 #include <map>
+#include <ranges>
 #include <set>
 #include <string>
 #include <vector>
@@ -49,27 +51,6 @@ public:
   Json status_document() const;
 
 private:
-  /// A loan at the lender. One per device, or up to iova_slices shared ones.
-  struct Share {
-    NodeId borrower;
-    bool shared;
-    bool ending = false, told = false; ///< the latter: TakenBack was sent
-    std::string reason{};
-    std::optional<std::uint64_t> returned_by{}; ///< number of the ReturnRequest to answer
-  };
-  struct OwnDevice {
-    std::string address;
-    Identity identity;
-    DeviceState state = DeviceState::unavailable;
-    std::string reason{};                                   ///< of quarantine, or why it could not be made available
-    bool probing = false, opening = false, closing = false; ///< an answer of the runtime is outstanding
-    bool leaving = false;                                   ///< becomes unavailable once its last loan ended
-    bool reopens = false;                                   ///< with closing: only to be opened again
-    bool vanished = false;                                  ///< of this host, and not there now
-    bool wanted = false;                                    ///< a filter makes it available once it was added
-    std::map<std::uint64_t, Share> shares{};                ///< by epoch
-    std::vector<RequestId> waiting{};                       ///< add, available or unavailable under way
-  };
   /// A node we lend to: we dial it.
   struct Borrower {
     std::string address;
@@ -89,8 +70,9 @@ private:
     std::map<DeviceId, DeviceEntry> devices{};
   };
   struct Link {
-    bool dialled;  ///< by us: we are the lender
-    NodeId peer{}; ///< 0 until its hello
+    bool dialled;    ///< by us: we are the lender
+    NodeId wanted{}; ///< with dialled: who is expected there
+    NodeId peer{};   ///< 0 until its hello
     std::string nonce{};
     std::string from{};      ///< where it comes from, for a person
     bool beating = false;    ///< we send heartbeats
@@ -197,6 +179,7 @@ private:
   void dial_again(NodeId node, Borrower& borrower);
   void forget_lender(NodeId node);
   void update_heartbeats();
+  void update_heartbeats(LinkId link);
   bool sends_heartbeats(LinkId link, const Link& state) const;
   bool expects_heartbeats(LinkId link, const Link& state) const;
 
@@ -222,7 +205,7 @@ private:
   void close(DeviceId id, OwnDevice& device);
   DeviceEntry entry(DeviceId id, const OwnDevice& device) const;
   OwnDevice* own(DeviceId id);
-  std::optional<DeviceId> own_by_address(std::string_view address) const;
+  std::optional<DeviceId> own_by_address(const std::string& address) const;
 
   // node_filters.cpp
   void command_filter(Command&);
@@ -255,10 +238,9 @@ private:
   void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
   void end_shares_of(NodeId borrower, const std::string& reason);
   void forget_returns(NodeId borrower);
-  bool has_shares(NodeId borrower) const;
   void answer_end(const LoanId& loan, const Share& share);
   bool must_wait(const OwnDevice& device, const BorrowRequest& request) const;
-  void retry_borrows();
+  void retry_borrows(DeviceId id);
   void disconnect_idle(NodeId borrower);
   void quarantine(DeviceId id, OwnDevice& device, const std::string& reason);
 
@@ -276,6 +258,14 @@ private:
   void close_loan(DeviceId id, Loan& loan, bool orderly);
   void return_loan(DeviceId id, Loan& loan);
   void loans_lost(NodeId lender, const std::string& why);
+  auto loans_of(NodeId lender) {
+    return std::ranges::subrange(loans_.lower_bound(make_device_id(lender, 0)),
+                                 loans_.upper_bound(make_device_id(lender, 0xffff)));
+  }
+  auto loans_of(NodeId lender) const {
+    return std::ranges::subrange(loans_.lower_bound(make_device_id(lender, 0)),
+                                 loans_.upper_bound(make_device_id(lender, 0xffff)));
+  }
   std::uint64_t expect_answer(Pending pending);
   void answer_is_late(std::uint64_t number, Pending& pending);
 
@@ -316,13 +306,14 @@ private:
   Time now_{};
   std::vector<Effect> effects_;
   std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
-  std::map<std::uint16_t, OwnDevice> devices_;
+  OwnDevices devices_;
   std::map<std::string, BridgeChanged> bridges_; ///< by address
   std::map<NodeId, Borrower> borrowers_;
   std::map<NodeId, Lender> lenders_;
   std::map<NodeId, Rival> rivals_; ///< by the id that they claim
   std::map<LinkId, Link> links_;
-  std::map<DeviceId, Loan> loans_;
+  std::set<NodeId> changed_; ///< links to and from these, or loans: their heartbeats are looked at after the event
+  std::map<DeviceId, Loan> loans_;           ///< those of one lender lie side by side
   std::map<std::uint64_t, Pending> pending_; ///< requests to lenders, by number
   std::vector<Queued> queue_;                ///< of borrowers
   std::map<RequestId, Scan> scans_;

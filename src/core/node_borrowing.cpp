@@ -97,6 +97,7 @@ void Node::borrow_answered(const Pending& asked, const Answer& answer) {
   if (answer.code != Errc{}) return finish_loan(id, {make_error_code(answer.code), answer.message});
   loan.epoch = answer.epoch;
   loan.phase = Loan::Phase::opening;
+  changed_.insert(lender_of(id));
   if (loan.unwanted || !loan.returners.empty()) return return_loan(id, loan);
   const auto& lender = lenders_[lender_of(id)];
   effects_.push_back(OpenLoan{{id, loan.epoch},
@@ -161,6 +162,7 @@ void Node::on(const LoanClosed& closed) {
 /// The loan is over: whoever waited to return it is done, whoever waited to use it learns why it cannot.
 void Node::finish_loan(DeviceId id, const Error& why) {
   auto node = loans_.extract(id);
+  changed_.insert(lender_of(id));
   auto& loan = node.mapped();
   reply(loan.returners, Json{{"device", to_string(id)}});
   reply(loan.waiting, std::unexpected(why));
@@ -199,8 +201,7 @@ void Node::loans_lost(NodeId lender, const std::string& why) {
     return true;
   });
   std::vector<DeviceId> gone;
-  for (auto& [id, loan] : loans_) {
-    if (lender_of(id) != lender) continue;
+  for (auto& [id, loan] : loans_of(lender)) {
     loan.taken_back = false;
     loan.returning.reset();
     loan.why = Error{make_error_code(Errc::peer_down), why};

@@ -68,7 +68,7 @@ Result<DeviceId> Node::find_device(const Json& arguments) const {
   }
   const auto id = TRY(parse_device_id(text));
   if (lender_of(id) == settings_.node) {
-    if (devices_.contains(static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff))) return id;
+    if (devices_.find(index_of(id)) != nullptr) return id;
   } else if (const auto lender = lenders_.find(lender_of(id)); lender != lenders_.end()) {
     if (lender->second.devices.contains(id)) return id;
   }
@@ -145,7 +145,7 @@ void Node::command_disconnect(Command& c) {
 /// Its loans were taken back first.
 void Node::disconnect_idle(NodeId node) {
   const auto found = borrowers_.find(node);
-  if (found == borrowers_.end() || found->second.leavers.empty() || has_shares(node)) return;
+  if (found == borrowers_.end() || found->second.leavers.empty() || !devices_.lent_to(node).empty()) return;
   auto leavers = std::move(found->second.leavers);
   const auto link = found->second.link;
   borrowers_.erase(found);
@@ -164,14 +164,13 @@ void Node::command_add(Command& c) {
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("{} is device {} already", *address, to_string(*id)));
   }
-  std::uint16_t index = 0;
-  for (const auto& [used, device] : devices_) // sorted: the first gap
-    if (used == index && index != 0xffff) ++index;
-  if (devices_.contains(index)) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
+  const auto index = devices_.lowest_free();
+  if (!index) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
   if (intent_.removed.erase(*address) != 0) save();
-  auto& device = devices_[index] = OwnDevice{.address = *address, .probing = true};
+  auto& device = devices_.add(*index, *address);
+  device.probing = true;
   device.waiting.push_back(c.request);
-  effects_.push_back(ProbeDevice{make_device_id(settings_.node, index), *address});
+  effects_.push_back(ProbeDevice{make_device_id(settings_.node, *index), *address});
 }
 
 void Node::command_remove(Command& c) {
@@ -190,9 +189,8 @@ void Node::command_remove(Command& c) {
 }
 
 void Node::remove(DeviceId id) {
-  const auto index = static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff);
-  devices_.erase(index);
-  intent_.devices.erase(index);
+  devices_.remove(index_of(id));
+  intent_.devices.erase(index_of(id));
   save();
   announce(id);
   emit("device-removed", {{"device", to_string(id)}});
@@ -233,7 +231,7 @@ void Node::command_unavailable(Command& c) {
   if (device == nullptr)
     return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: make it unavailable there",
                                  to_string(*id), number(lender_of(*id))));
-  auto& wanted = intent_.devices[static_cast<std::uint16_t>(static_cast<std::uint32_t>(*id) & 0xffff)];
+  auto& wanted = intent_.devices[index_of(*id)];
   if (wanted.address.empty()) wanted.address = device->address;
   if (std::exchange(wanted.available, false)) save();
   if (device->opening || device->probing)

@@ -5,16 +5,11 @@
 
 namespace smartio::core {
 
-Node::OwnDevice* Node::own(DeviceId id) {
-  if (lender_of(id) != settings_.node) return nullptr;
-  const auto found = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff));
-  return found == devices_.end() ? nullptr : &found->second;
-}
+OwnDevice* Node::own(DeviceId id) { return lender_of(id) == settings_.node ? devices_.find(index_of(id)) : nullptr; }
 
-std::optional<DeviceId> Node::own_by_address(std::string_view address) const {
-  const auto found = std::ranges::find_if(devices_, [address](const auto& d) { return d.second.address == address; });
-  if (found == devices_.end()) return std::nullopt;
-  return make_device_id(settings_.node, found->first);
+std::optional<DeviceId> Node::own_by_address(const std::string& address) const {
+  const auto index = devices_.by_address(address);
+  return index ? std::optional(make_device_id(settings_.node, *index)) : std::nullopt;
 }
 
 DeviceEntry Node::entry(DeviceId id, const OwnDevice& device) const {
@@ -56,7 +51,8 @@ void Node::set_state(DeviceId id, OwnDevice& device, DeviceState state, std::str
 void Node::open(DeviceId id, OwnDevice& device, bool force) {
   device.opening = true;
   std::vector<std::string> companions;
-  for (const auto& [index, other] : devices_) companions.push_back(other.address);
+  if (parse_bdf(device.address)) // those behind sockets have no group
+    for (const auto& [index, other] : devices_) companions.push_back(other.address);
   const auto iommu = intent_.options.find("iommu");
   effects_.push_back(OpenDevice{id, device.address, iommu == intent_.options.end() ? "auto" : iommu->second, force,
                                 std::move(companions)});
@@ -119,16 +115,16 @@ void Node::on(const DeviceProbed& probed) {
   auto* device = own(probed.device);
   if (device == nullptr || !device->probing) return;
   device->probing = false;
-  const auto index = static_cast<std::uint16_t>(static_cast<std::uint32_t>(probed.device) & 0xffff);
+  const auto index = index_of(probed.device);
   const bool known = intent_.devices.contains(index); // added before this start
   const bool in_use = !probed.identity && probed.identity.error().code == Errc::busy;
   if (!probed.identity && !in_use && !known) {
     reply(device->waiting, std::unexpected(probed.identity.error()));
-    devices_.erase(index);
+    devices_.remove(index);
     return;
   }
   if (probed.identity)
-    device->identity = *probed.identity;
+    devices_.identify(index, *probed.identity);
   else {
     if (device->identity.name.empty()) device->identity.name = "Unassigned class [ffff]: unknown device";
     device->reason = to_string(probed.identity.error());
@@ -155,8 +151,8 @@ void Node::on(const DeviceOpened& opened) {
     set_state(opened.device, *device, device->state, to_string(error));
     return reply(device->waiting, std::unexpected(error));
   }
-  device->identity = *opened.identity;
-  auto& wanted = intent_.devices[static_cast<std::uint16_t>(static_cast<std::uint32_t>(opened.device) & 0xffff)];
+  devices_.identify(index_of(opened.device), *opened.identity);
+  auto& wanted = intent_.devices[index_of(opened.device)];
   if (!std::exchange(wanted.available, true)) save();
   set_state(opened.device, *device, DeviceState::available);
   reply(device->waiting, Json{{"device", to_string(opened.device)}});

@@ -33,12 +33,12 @@ bool Node::is_shared(const LoanId& loan) const {
   return share != nullptr && share->shared;
 }
 
-const Node::Share* Node::granted(const LoanId& loan) const {
+const Share* Node::granted(const LoanId& loan) const {
   if (lender_of(loan.device) != settings_.node) return nullptr;
-  const auto device = devices_.find(static_cast<std::uint16_t>(static_cast<std::uint32_t>(loan.device) & 0xffff));
-  if (device == devices_.end()) return nullptr;
-  const auto share = device->second.shares.find(loan.epoch);
-  return share == device->second.shares.end() ? nullptr : &share->second;
+  const auto* device = devices_.find(index_of(loan.device));
+  if (device == nullptr) return nullptr;
+  const auto share = device->shares.find(loan.epoch);
+  return share == device->shares.end() ? nullptr : &share->second;
 }
 
 void Node::receive(LinkId link, const BorrowRequest& request) {
@@ -86,7 +86,8 @@ void Node::receive(LinkId link, const BorrowRequest& request) {
                                           *device->identity.iommu_group, other->address,
                                           number(other->shares.begin()->second.borrower)));
   const auto epoch = next_epoch_++;
-  device->shares.emplace(epoch, Share{.borrower = borrower, .shared = request.shared});
+  devices_.grant(index_of(request.device), epoch, Share{.borrower = borrower, .shared = request.shared});
+  changed_.insert(borrower);
   ++counters_["loans_granted"];
   set_state(request.device, *device, DeviceState::borrowed);
   send(link, Answer{request.number, epoch, {}, {}});
@@ -102,19 +103,24 @@ bool Node::must_wait(const OwnDevice& device, const BorrowRequest& request) cons
   return std::ranges::any_of(device.shares, ending) && std::ranges::none_of(device.shares, blocks);
 }
 
-/// Something has ended: who waits for that gets what is there now.
-void Node::retry_borrows() {
-  for (const auto& [link, request] : std::exchange(queue_, {})) receive(link, request);
+/// Something of the device has ended: who waits for that gets what is there now.
+void Node::retry_borrows(DeviceId id) {
+  const auto others = std::ranges::stable_partition(queue_, [id](const Queued& q) { return q.request.device != id; });
+  const std::vector<Queued> again(others.begin(), others.end());
+  queue_.erase(others.begin(), others.end());
+  for (const auto& [link, request] : again) receive(link, request);
 }
 
 /// A device of the same IOMMU group that somebody else has: what one of the two maps, the other could reach.
-const Node::OwnDevice* Node::companion_of_other(const OwnDevice& device, NodeId borrower) const {
+const OwnDevice* Node::companion_of_other(const OwnDevice& device, NodeId borrower) const {
   if (!device.identity.iommu_group) return nullptr;
-  const auto found = std::ranges::find_if(devices_, [&device, borrower](const auto& d) {
-    return &d.second != &device && d.second.identity.iommu_group == device.identity.iommu_group &&
-           std::ranges::any_of(d.second.shares, [borrower](const auto& s) { return s.second.borrower != borrower; });
-  });
-  return found == devices_.end() ? nullptr : &found->second;
+  for (const auto index : devices_.in_group(*device.identity.iommu_group)) {
+    const auto* other = devices_.find(index);
+    if (other != &device &&
+        std::ranges::any_of(other->shares, [borrower](const auto& s) { return s.second.borrower != borrower; }))
+      return other;
+  }
+  return nullptr;
 }
 
 void Node::receive(LinkId link, const ReturnRequest& request) {
@@ -135,6 +141,7 @@ void Node::end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::s
   auto& share = device.shares.at(epoch);
   if (share.ending) return;
   share.ending = true;
+  changed_.insert(share.borrower);
   share.reason = std::move(reason);
   const bool last = std::ranges::all_of(device.shares, [](const auto& s) { return s.second.ending; });
   effects_.push_back(EndLoan{{id, epoch}, last});
@@ -145,23 +152,14 @@ void Node::end_shares(DeviceId id, OwnDevice& device, const std::string& reason)
 }
 
 void Node::end_shares_of(NodeId borrower, const std::string& reason) {
-  for (auto& [index, device] : devices_)
-    for (auto& [epoch, share] : device.shares)
-      if (share.borrower == borrower) end_share(make_device_id(settings_.node, index), device, epoch, reason);
-}
-
-bool Node::has_shares(NodeId borrower) const {
-  return std::ranges::any_of(devices_, [borrower](const auto& device) {
-    return std::ranges::any_of(device.second.shares,
-                               [borrower](const auto& share) { return share.second.borrower == borrower; });
-  });
+  for (const auto& [index, epoch] : devices_.lent_to(borrower))
+    end_share(make_device_id(settings_.node, index), *devices_.find(index), epoch, reason);
 }
 
 /// Its connection has gone, and with it whoever waits for the answers.
 void Node::forget_returns(NodeId borrower) {
-  for (auto& [index, device] : devices_)
-    for (auto& [epoch, share] : device.shares)
-      if (share.borrower == borrower) share.returned_by.reset();
+  for (const auto& [index, epoch] : devices_.lent_to(borrower))
+    devices_.find(index)->shares.at(epoch).returned_by.reset();
 }
 
 void Node::on(const TellClients& tell) {
@@ -188,7 +186,7 @@ void Node::on(const LoanEnded& ended) {
   const auto id = ended.loan.device;
   auto* device = own(id);
   if (device == nullptr) return;
-  const auto share = device->shares.extract(ended.loan.epoch);
+  const auto share = devices_.end_of(index_of(id), ended.loan.epoch);
   if (ended.error)
     quarantine(id, *device, to_string(*ended.error));
   else if (!device->shares.empty())
@@ -197,11 +195,12 @@ void Node::on(const LoanEnded& ended) {
     close(id, *device);
   else if (device->state == DeviceState::borrowed)
     set_state(id, *device, DeviceState::available);
-  if (!share.empty()) answer_end(ended.loan, share.mapped()); // now: whoever has the answer has seen the new state
-  retry_borrows();
+  if (share) answer_end(ended.loan, *share); // now: whoever has the answer has seen the new state
+  retry_borrows(id);
 }
 
 void Node::answer_end(const LoanId& loan, const Share& share) {
+  changed_.insert(share.borrower);
   const auto borrower = borrowers_.find(share.borrower);
   const bool up = borrower != borrowers_.end() && borrower->second.up;
   if (up && !share.told) // the device was closed: there was nothing to wait for
@@ -213,7 +212,7 @@ void Node::answer_end(const LoanId& loan, const Share& share) {
 void Node::on(const UseEnded& ended) {
   auto* device = own(ended.loan.device);
   if (device != nullptr && ended.error) quarantine(ended.loan.device, *device, to_string(*ended.error));
-  retry_borrows();
+  retry_borrows(ended.loan.device);
 }
 
 void Node::quarantine(DeviceId id, OwnDevice& device, const std::string& reason) {

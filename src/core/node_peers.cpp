@@ -27,7 +27,8 @@ void Node::on(const Dialled& dialled) {
     return;
   }
   found->second.link = dialled.link;
-  links_[dialled.link] = Link{.dialled = true, .nonce = dialled.nonce, .from = found->second.address};
+  links_[dialled.link] =
+      Link{.dialled = true, .wanted = dialled.node, .nonce = dialled.nonce, .from = found->second.address};
   effects_.push_back(Arm{{Timer::Kind::hello, dialled.link}, hello_timeout});
   send(dialled.link, Hello{.node = settings_.node,
                            .to = dialled.node,
@@ -77,12 +78,13 @@ void Node::receive(LinkId link, const Hello& hello) {
     return refuse(link, fmt::format("node id {} is taken: two nodes have it", number(hello.node)));
   effects_.push_back(Disarm{{Timer::Kind::hello, link}});
   if (state.dialled) {
-    const auto found = std::ranges::find_if(borrowers_, [link](const auto& b) { return b.second.link == link; });
-    if (found == borrowers_.end()) return close_link(link, "it is not wanted any more");
+    const auto found = borrowers_.find(state.wanted);
+    if (found == borrowers_.end() || found->second.link != link) return close_link(link, "it is not wanted any more");
     if (found->first != hello.node)
       return refuse(
           link, fmt::format("node {} answered where node {} was expected", number(hello.node), number(found->first)));
     state.peer = hello.node;
+    changed_.insert(hello.node);
     found->second.boot_id = hello.boot_id;
     return borrower_up(found->first, found->second);
   }
@@ -93,6 +95,7 @@ void Node::receive(LinkId link, const Hello& hello) {
 void Node::lender_up(LinkId link, const Hello& hello) {
   auto& state = links_[link];
   state.peer = hello.node;
+  changed_.insert(hello.node);
   auto& lender = lenders_[hello.node];
   lender = Lender{.link = link, .hello = hello, .since = now_};
   if (link >= first_link) {
@@ -200,8 +203,8 @@ void Node::close_link(LinkId link, const std::string& why) {
   if (state.rival) std::erase_if(rivals_, [link](const auto& rival) { return rival.second.link == link; });
   std::erase_if(queue_, [link](const Queued& queued) { return queued.link == link; });
   if (state.dialled) {
-    const auto peer = std::ranges::find_if(borrowers_, [link](const auto& b) { return b.second.link == link; });
-    if (peer == borrowers_.end()) return;
+    const auto peer = borrowers_.find(state.wanted);
+    if (peer == borrowers_.end() || peer->second.link != link) return;
     const bool was_up = peer->second.up;
     peer->second.link = 0;
     peer->second.up = false;
@@ -230,37 +233,42 @@ void Node::receive(LinkId link, const Heartbeat& heartbeat) {
 
 /// As long as a loan is there, however it ends: the other side must not take an end that lasts for silence.
 bool Node::sends_heartbeats(LinkId link, const Link& state) const {
-  if (state.dialled) return has_shares(state.peer);
+  if (state.dialled) return !devices_.lent_to(state.peer).empty();
   return expects_heartbeats(link, state);
 }
 
 /// A borrower is done with a loan before the lender is.
 bool Node::expects_heartbeats(LinkId link, const Link& state) const {
   if (state.dialled)
-    return std::ranges::any_of(devices_, [&state](const auto& device) {
-      return std::ranges::any_of(device.second.shares, [&state](const auto& share) {
-        return share.second.borrower == state.peer && !share.second.ending;
-      });
+    return std::ranges::any_of(devices_.lent_to(state.peer), [this](const auto& lent) {
+      return !devices_.find(lent.first)->shares.at(lent.second).ending;
     });
   const auto lender = lenders_.find(state.peer);
   return lender != lenders_.end() && lender->second.link == link &&
-         std::ranges::any_of(loans_, [&state](const auto& loan) {
-           return lender_of(loan.first) == state.peer && loan.second.phase != Loan::Phase::requested;
-         });
+         std::ranges::any_of(loans_of(state.peer),
+                             [](const auto& loan) { return loan.second.phase != Loan::Phase::requested; });
 }
 
 void Node::update_heartbeats() {
-  for (auto& [link, state] : links_) {
-    const bool up = link >= first_link && state.peer != NodeId{};
-    const bool beats = up && sends_heartbeats(link, state), expects = up && expects_heartbeats(link, state);
-    if (beats && !state.beating) send(link, Heartbeat{});
-    if (beats && !state.beating) effects_.push_back(Arm{{Timer::Kind::heartbeat, link}, heartbeat_interval});
-    if (!beats && state.beating) effects_.push_back(Disarm{{Timer::Kind::heartbeat, link}});
-    if (expects && !state.expecting) effects_.push_back(Arm{{Timer::Kind::silence, link}, peer_timeout()});
-    if (!expects && state.expecting) effects_.push_back(Disarm{{Timer::Kind::silence, link}});
-    state.beating = beats;
-    state.expecting = expects;
+  for (const auto node : std::exchange(changed_, {})) {
+    if (const auto borrower = borrowers_.find(node); borrower != borrowers_.end())
+      update_heartbeats(borrower->second.link);
+    if (const auto lender = lenders_.find(node); lender != lenders_.end()) update_heartbeats(lender->second.link);
   }
+}
+
+void Node::update_heartbeats(LinkId link) {
+  const auto found = links_.find(link);
+  if (found == links_.end() || link < first_link || found->second.peer == NodeId{}) return;
+  auto& state = found->second;
+  const bool beats = sends_heartbeats(link, state), expects = expects_heartbeats(link, state);
+  if (beats && !state.beating) send(link, Heartbeat{});
+  if (beats && !state.beating) effects_.push_back(Arm{{Timer::Kind::heartbeat, link}, heartbeat_interval});
+  if (!beats && state.beating) effects_.push_back(Disarm{{Timer::Kind::heartbeat, link}});
+  if (expects && !state.expecting) effects_.push_back(Arm{{Timer::Kind::silence, link}, peer_timeout()});
+  if (!expects && state.expecting) effects_.push_back(Disarm{{Timer::Kind::silence, link}});
+  state.beating = beats;
+  state.expecting = expects;
 }
 
 } // namespace smartio::core
