@@ -274,13 +274,18 @@ void Node::take(Command& c, ControlId owner) {
   if (stopping_) return reply(c.request, fail(Errc::peer_down, "node {} is stopping", number(settings_.node)));
   if (!settings_.can_borrow)
     return reply(c.request, fail(Errc::not_permitted, "this node has no run directory, so it cannot borrow"));
+  const auto window =
+      c.arguments.contains("window") ? get_number(c.arguments, "window") : Result<std::uint64_t>(std::uint64_t{0});
+  if (!window) return reply(c.request, std::unexpected(window.error()));
   const auto found = loans_.find(*id);
   const auto add_owner = [owner](Loan& loan) {
     loan.kept = loan.kept || owner == 0;
     if (owner != 0) loan.owners.insert(owner);
   };
   if (found == loans_.end()) {
-    Loan loan{.shared = flag(c.arguments, "shared"), .user = get_string(c.arguments, "owner").value_or("")};
+    Loan loan{.shared = flag(c.arguments, "shared"),
+              .window = *window,
+              .user = get_string(c.arguments, "owner").value_or("")};
     add_owner(loan);
     return borrow(*id, std::move(loan), c.request);
   }
@@ -288,6 +293,10 @@ void Node::take(Command& c, ControlId owner) {
   if (loan.phase > Loan::Phase::open || loan.unwanted) return loan.next.emplace_back(std::move(c), owner), void();
   if (owner != 0 && !loan.usage.client.empty())
     return reply(c.request, fail(Errc::busy, "device {} is in use by process {}", to_string(*id), loan.usage.pid));
+  if (*window > loan.window)
+    return reply(c.request,
+                 fail(Errc::wrong_state, "device {} is borrowed already, with {} bytes reserved: return it first",
+                      to_string(*id), loan.window));
   add_owner(loan);
   if (loan.phase != Loan::Phase::open) return loan.waiting.push_back(c.request);
   reply(c.request, Json{{"device", to_string(*id)}, {"socket", loan.socket}},

@@ -301,7 +301,7 @@ void Shell::perform(core::ClientsReleased& effect) {
 void Shell::perform(core::OpenLoan& effect) {
   LoanSocket::Options options{.loan = effect.loan,
                               .directory = loans_directory() + "/" + to_string(effect.loan.device),
-                              .lender = effect.fabric == core::Fabric::ntb ? remote_source(effect.loan, effect.link)
+                              .lender = effect.fabric == core::Fabric::ntb ? remote_source(effect.loan, effect.link, effect.window)
                                                                            : local_source(effect),
                               .owner = effect.owner,
                               .trusted_group = config_.trusted_group,
