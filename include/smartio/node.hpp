@@ -34,7 +34,10 @@ struct Config {
       log{}; ///< level as syslog's: 3 error, 4 warning, 6 info, 7 debug
 };
 
-/// Thread-safe; copies share the node. Calls block for at most Config::timeout (connect and borrow talk to a peer).
+/// Thread-safe; copies share the node. Calls of a started node block for at most Config::timeout, those of an attached
+/// one for 15 s: then Errc::timed_out, and what was begun goes on, except that a device borrowed too late is returned.
+/// From a callback of a started node (log, monitor) calls are Errc::wrong_state; its last copy may be destroyed there.
+/// An attached node outlives restarts of its smartiod: a call under way fails, the next one connects again.
 class Node {
 public:
   static Result<Node> start(const Config& config);        ///< a whole node in this process; ends with its last copy
@@ -61,6 +64,7 @@ public:
   Result<std::string> call(const std::string& command, const std::string& arguments = "{}") const;
 
   /// `event` gets one JSON object per event, on a thread of the library, until the node ends or it returns false.
+  /// Errc::busy: an attached node is monitored already, and its smartiod has not gone.
   Result<void> monitor(std::function<bool(std::string_view event)> event) const;
 
 private:

@@ -238,7 +238,8 @@ struct OpenLoan {
   std::string fabric_socket, nonce; ///< of the local fabric
   std::string owner;
   bool shared;
-}; ///< borrower
+  std::uint64_t window; ///< bytes of the bridge's window that are its own; 0: what there is
+};                      ///< borrower
 struct UseBridges {
   std::vector<std::string> addresses;
   std::chrono::milliseconds silence; ///< after which a peer counts as dead; for those that are not in use yet

@@ -1,5 +1,7 @@
 #include "intent.hpp"
 
+#include "addresses.hpp"
+
 namespace smartio::core {
 namespace {
 
@@ -8,6 +10,7 @@ Result<void> parse_devices(const Json& list, Intent& intent) {
     const auto index = static_cast<std::uint16_t>(TRY(get_number(item, "index", 0xffff)));
     Intent::Device device;
     device.address = TRY(get_string(item, "address"));
+    if (!is_address(device.address)) return fail(Errc::bad_request, "'{}' is not a device", device.address);
     device.available = TRY(get_bool(item, "available"));
     intent.devices[index] = std::move(device);
   }
@@ -82,7 +85,10 @@ Result<Intent> parse_intent(std::string_view text, NodeId node) {
   TRY(parse_connections(state["connections"], intent));
   TRY(parse_filters(state["filters"], intent));
   TRY(parse_removed(state["removed"], intent));
-  for (const auto& [name, value] : options->items()) intent.options[name] = TRY(get_string(*options, name.c_str()));
+  for (const auto& [name, value] : options->items()) {
+    intent.options[name] = TRY(get_string(*options, name.c_str()));
+    TRY(check_option(name, intent.options[name]));
+  }
   return intent;
 }
 

@@ -149,8 +149,8 @@ void Node::reply(RequestId request, Result<Json> result, std::string note) {
   effects_.push_back(Reply{request, std::move(result), std::move(note)});
 }
 
-void Node::reply(std::vector<RequestId>& requests, const Result<Json>& result) {
-  for (const auto request : std::exchange(requests, {})) reply(request, result);
+void Node::reply(std::vector<RequestId>& requests, const Result<Json>& result, const std::string& note) {
+  for (const auto request : std::exchange(requests, {})) reply(request, result, note);
 }
 
 void Node::emit(const char* kind, Json fields) {

@@ -99,6 +99,7 @@ private:
     } phase = Phase::requested;
     std::uint64_t epoch = 0;
     bool shared = false;
+    std::uint64_t window = 0;     ///< bytes of a bridge's window that are reserved for it
     bool kept = false;            ///< until it is returned; else it ends with the last of its
     std::set<ControlId> owners{}; ///< control connections
     std::string user{};           ///< who may use the socket: USER[:GROUP], empty: smartiod's user
@@ -154,7 +155,7 @@ private:
   void deliver_to_self();
   void send(LinkId link, Message message);
   void reply(RequestId request, Result<Json> result, std::string note = {});
-  void reply(std::vector<RequestId>& requests, const Result<Json>& result);
+  void reply(std::vector<RequestId>& requests, const Result<Json>& result, const std::string& note = {});
   void emit(const char* kind, Json fields);
   void save();
   void log(int level, std::string text);

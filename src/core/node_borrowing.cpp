@@ -106,7 +106,8 @@ void Node::borrow_answered(const Pending& asked, const Answer& answer) {
                               lender.hello.fabric_socket,
                               lender.hello.nonce,
                               loan.user,
-                              loan.shared});
+                              loan.shared,
+                              loan.window});
 }
 
 void Node::on(LoanOpened& opened) {
@@ -121,7 +122,11 @@ void Node::on(LoanOpened& opened) {
   loan.socket = *opened.socket;
   loan.phase = Loan::Phase::open;
   emit("loan-opened", {{"device", to_string(opened.loan.device)}, {"epoch", loan.epoch}});
-  reply(loan.waiting, Json{{"device", to_string(opened.loan.device)}, {"socket", loan.socket}});
+  const auto lender = lenders_.find(lender_of(opened.loan.device));
+  const bool local = lender != lenders_.end() && fabric_to(lender->second) == Fabric::local;
+  const char* note = "nothing was reserved: the lender is on this host, where memory needs no aperture";
+  reply(loan.waiting, Json{{"device", to_string(opened.loan.device)}, {"socket", loan.socket}},
+        loan.window != 0 && local ? note : "");
 }
 
 /// Asks the lender to end the loan. Until that says that the device reaches no memory of the client any more, the

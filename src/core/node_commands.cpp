@@ -1,4 +1,5 @@
 // The management commands, one function each: check, change or start, answer.
+#include "addresses.hpp"
 #include "node.hpp"
 
 #include <algorithm>
@@ -7,9 +8,6 @@ namespace smartio::core {
 
 namespace {
 
-constexpr std::size_t longest_socket_path = 107; // sun_path of sockaddr_un, without its NUL
-constexpr std::uint64_t shortest_peer_timeout = 1000, longest_peer_timeout = 60000;
-
 /// An optional text: nullopt when it is missing or null.
 Result<std::optional<std::string>> optional_text(const Json& arguments, const char* key) {
   if (const auto found = arguments.find(key); found == arguments.end() || found->is_null()) return std::nullopt;
@@ -17,43 +15,6 @@ Result<std::optional<std::string>> optional_text(const Json& arguments, const ch
 }
 
 bool flag(const Json& arguments, const char* key) { return get_bool(arguments, key).value_or(false); }
-
-/// A BDF in full, or vfio-user:PATH with an absolute path that fits a socket address.
-Result<std::string> parse_address(const std::string& text) {
-  constexpr std::string_view prefix = "vfio-user:";
-  if (parse_bdf(text)) return text;
-  if (!text.starts_with(prefix))
-    return fail(Errc::bad_request, "'{}' is not a device: give a BDF, or vfio-user:PATH", text);
-  const auto path = std::string_view(text).substr(prefix.size());
-  if (!path.starts_with('/')) return fail(Errc::bad_request, "'{}' is not a device: the path must be absolute", text);
-  if (path.size() > longest_socket_path || path.find('\0') != std::string_view::npos)
-    return fail(Errc::bad_request, "'{}' is not a device: a socket's path has at most {} bytes", text,
-                longest_socket_path);
-  return text;
-}
-
-Result<void> check_peer_timeout(const std::string& value) {
-  const auto milliseconds = parse_number(value, 10, longest_peer_timeout);
-  if (!milliseconds || *milliseconds < shortest_peer_timeout)
-    return fail(Errc::bad_request, "'{}' is not a peer-timeout: give milliseconds, {} to {}", value,
-                shortest_peer_timeout, longest_peer_timeout);
-  return {};
-}
-
-Result<void> check_bridges(const std::string& value) {
-  for (const auto& address : split_list(value))
-    if (!address.starts_with("vfio-user:") && !parse_bdf(address))
-      return fail(Errc::bad_request,
-                  "'{}' is not the address of a bridge: give BDFs like 0000:06:00.0, or "
-                  "vfio-user:PATH, with commas between; nothing for none",
-                  address);
-  return {};
-}
-
-Result<void> check_iommu(const std::string& value) {
-  if (value == "auto" || value == "type1" || value == "iommufd") return {};
-  return fail(Errc::bad_request, "'{}' is not an iommu interface: give auto, type1 or iommufd", value);
-}
 
 } // namespace
 
@@ -272,13 +233,18 @@ void Node::take(Command& c, ControlId owner) {
   if (stopping_) return reply(c.request, fail(Errc::peer_down, "node {} is stopping", number(settings_.node)));
   if (!settings_.can_borrow)
     return reply(c.request, fail(Errc::not_permitted, "this node has no run directory, so it cannot borrow"));
+  const auto window =
+      c.arguments.contains("window") ? get_number(c.arguments, "window") : Result<std::uint64_t>(std::uint64_t{0});
+  if (!window) return reply(c.request, std::unexpected(window.error()));
   const auto found = loans_.find(*id);
   const auto add_owner = [owner](Loan& loan) {
     loan.kept = loan.kept || owner == 0;
     if (owner != 0) loan.owners.insert(owner);
   };
   if (found == loans_.end()) {
-    Loan loan{.shared = flag(c.arguments, "shared"), .user = get_string(c.arguments, "owner").value_or("")};
+    Loan loan{.shared = flag(c.arguments, "shared"),
+              .window = *window,
+              .user = get_string(c.arguments, "owner").value_or("")};
     add_owner(loan);
     return borrow(*id, std::move(loan), c.request);
   }
@@ -286,6 +252,10 @@ void Node::take(Command& c, ControlId owner) {
   if (loan.phase > Loan::Phase::open || loan.unwanted) return loan.next.emplace_back(std::move(c), owner), void();
   if (owner != 0 && !loan.usage.client.empty())
     return reply(c.request, fail(Errc::busy, "device {} is in use by process {}", to_string(*id), loan.usage.pid));
+  if (*window > loan.window)
+    return reply(c.request,
+                 fail(Errc::wrong_state, "device {} is borrowed already, with {} bytes reserved: return it first",
+                      to_string(*id), loan.window));
   add_owner(loan);
   if (loan.phase != Loan::Phase::open) return loan.waiting.push_back(c.request);
   reply(c.request, Json{{"device", to_string(*id)}, {"socket", loan.socket}},
@@ -310,13 +280,11 @@ void Node::command_config(Command& c) {
   const auto option = optional_text(c.arguments, "option");
   const auto value = optional_text(c.arguments, "value");
   if (!option || !value) return reply(c.request, std::unexpected(option ? value.error() : option.error()));
-  if (*option && **option != "peer-timeout" && **option != "iommu" && **option != "ntb")
+  if (*option && !is_option(**option))
     return reply(c.request, fail(Errc::bad_request,
                                  "there is no option '{}': the options are iommu, ntb and peer-timeout", **option));
   if (*option && *value) {
-    const auto checked = **option == "iommu" ? check_iommu(**value)
-                         : **option == "ntb" ? check_bridges(**value)
-                                             : check_peer_timeout(**value);
+    const auto checked = check_option(**option, **value);
     if (!checked) return reply(c.request, std::unexpected(checked.error()));
     intent_.options[**option] = **value;
     save();

@@ -150,6 +150,11 @@ Result<bool> ControlClient::next_event(json& event, std::optional<milliseconds> 
   return true;
 }
 
+bool ControlClient::is_open() const {
+  char first = 0;
+  return socket_ && ::recv(socket_.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
 Result<json> ControlClient::receive_frame() {
   const Deadline until = deadline();
   std::array<char, header_bytes> header{};

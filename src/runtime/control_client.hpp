@@ -35,6 +35,9 @@ public:
   /// between frames; Errc::timed_out, and nothing lost, when no event began within `wait`.
   Result<bool> next_event(nlohmann::json& event, std::optional<std::chrono::milliseconds> wait = std::nullopt);
 
+  /// Neither end has closed it: nothing but a call tells whether it works.
+  bool is_open() const;
+
   int fd() const noexcept { return socket_.get(); } ///< borrowed; -1 after the connection was closed
 
 private:

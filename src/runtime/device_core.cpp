@@ -138,12 +138,25 @@ void DeviceCore::take_back(bool connected) {
     grace.async_wait([this](boost::system::error_code) { // over, or cancelled by the answer
       if (client) client->close();
     });
-    client->submit(vfio::DmaUnmap{Iova{0}, 0, true}, [this](vfio::Reply reply) {
-      if (reply) windows_dropped.store(true, std::memory_order_release);
-      grace.cancel();
-    });
+    dropping = true;
+    client->submit(vfio::DmaUnmap{Iova{0}, 0, true}, [this](const vfio::Reply& reply) { dropped(reply.has_value()); });
   }
   signal_eventfd(revoked_fd.get());
+}
+
+/// The server's answer, or none within the grace.
+void DeviceCore::dropped(bool confirmed) {
+  if (confirmed) windows_dropped.store(true, std::memory_order_release);
+  dropping = false;
+  grace.cancel();
+  for (const auto& tell : std::exchange(await_drop, {})) tell(confirmed);
+}
+
+bool DeviceCore::await_dropped() {
+  return await<bool>([this](auto done) {
+    if (dropping) return await_drop.push_back(std::move(done));
+    done(windows_dropped.load(std::memory_order_acquire));
+  });
 }
 
 Error DeviceCore::error_of(int number, const std::string& what) {

@@ -16,6 +16,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <functional>
 #include <set>
 #include <smartio/device.hpp>
 #include <thread>
@@ -77,6 +78,8 @@ struct DeviceCore {
     if (auto* answer = std::get_if<Answer>(&*reply)) return std::move(*answer);
     return std::unexpected(error_of(EPROTO, what));
   }
+  /// Whether the server confirmed that no window is left; waits for that while take-back asks it, which is bounded.
+  bool await_dropped();
   static Error error_of(int number, const std::string& what);
 
   // The device's thread only.
@@ -102,9 +105,11 @@ struct DeviceCore {
   std::shared_ptr<vfio::user::Client> client;
   boost::asio::posix::stream_descriptor err_event{io}; ///< of the device's end_interrupts
   boost::asio::steady_timer grace{io};
-  RangeAllocator iovas = iova_allocator(); ///< those of description.slice, once open
-  std::set<Bar*> bars;                     ///< what take-back turns into ones
-  std::set<unsigned> vectors_taken;        ///< by an Interrupt
+  RangeAllocator iovas = iova_allocator();           ///< those of description.slice, once open
+  std::set<Bar*> bars;                               ///< what take-back turns into ones
+  std::set<unsigned> vectors_taken;                  ///< by an Interrupt
+  bool dropping = false;                             ///< the server was asked to drop all windows
+  std::vector<std::function<void(bool)>> await_drop; ///< who waits for its answer
 
   std::thread thread;
 
@@ -114,6 +119,7 @@ private:
   Result<void> describe_interrupts(std::uint32_t kinds);
   Result<void> watch_errors();
   void await_error();
+  void dropped(bool confirmed);
 };
 
 } // namespace smartio::detail

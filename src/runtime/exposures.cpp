@@ -43,13 +43,32 @@ struct Exposures::Room {
   std::shared_ptr<const Fd> fd; ///< held: the inode's number cannot become another file's
   Ranges mapped{};              ///< in the file
   unsigned uses = 0;
-  bool busy = false; ///< somebody waits for it
+  bool busy = false;    ///< somebody waits for it
+  ReserveRef reserve{}; ///< that it is in; null: none
 
   bool holds(const Piece& piece) const {
     return file && file == piece.file && client == piece.client && piece.offset >= start &&
            in_range(piece.offset - start, piece.size, size);
   }
 };
+
+Exposures::Reserve::Reserve(std::shared_ptr<fabric::ntb::Peer> bridge, std::uint64_t at, std::uint64_t bytes)
+    : bridge_(std::move(bridge)), at_(at), free_({{at, whole_pages(bytes)}}, {}) {}
+
+Exposures::Reserve::~Reserve() {
+  if (rooms_ == 0) bridge_->release(at_);
+}
+
+std::optional<std::uint64_t> Exposures::Reserve::allocate(std::uint64_t bytes) {
+  const auto size = whole_pages(bytes);
+  const auto at = free_.allocate(size, iova_alignment(size));
+  if (at) ++rooms_;
+  return at;
+}
+
+void Exposures::Reserve::release(std::uint64_t at) {
+  if (free_.release(at)) --rooms_;
+}
 
 Exposures::Exposures(std::shared_ptr<fabric::ntb::Peer> bridge) : bridge_(std::move(bridge)) {}
 
@@ -85,15 +104,22 @@ Exposures::Rooms::iterator Exposures::oldest_unused() { return std::ranges::find
 /// For the whole file if the piece is a good part of it, else for the piece: the last of rooms_. False: no room.
 bool Exposures::reserve_for(const Piece& piece) {
   const bool whole = in_range(piece.offset, piece.size, piece.file_bytes) && piece.size >= piece.file_bytes / 4;
-  std::uint64_t start = 0, size = piece.file_bytes;
-  auto at = whole ? bridge_->reserve(size) : std::nullopt;
-  if (!at) {
-    start = piece.offset;
-    size = piece.size;
-    at = bridge_->reserve(size);
-  }
-  if (at) rooms_.push_back({piece.client, *at, start, whole_pages(size), piece.file, piece.fd});
-  return at.has_value();
+  const auto take = [&](std::uint64_t start, std::uint64_t size) {
+    auto reserve = piece.client->reserve_;
+    auto at = reserve ? reserve->allocate(size) : std::nullopt;
+    if (!at) reserve.reset();
+    if (!at) at = bridge_->reserve(size);
+    if (at)
+      rooms_.push_back({.client = piece.client,
+                        .at = *at,
+                        .start = start,
+                        .size = whole_pages(size),
+                        .file = piece.file,
+                        .fd = piece.fd,
+                        .reserve = std::move(reserve)});
+    return at.has_value();
+  };
+  return (whole && take(0, piece.file_bytes)) || take(piece.offset, piece.size);
 }
 
 /// Drops what is unused, the oldest first, until there is room.
@@ -156,17 +182,28 @@ void Exposures::unexpose(std::uint64_t at, std::move_only_function<void()> done)
   done();
 }
 
+/// Gives its part of the window back.
+std::function<void()> Exposures::releaser(const Room& room) const {
+  return [bridge = bridge_, reserve = room.reserve, at = room.at] {
+    if (reserve)
+      reserve->release(at);
+    else
+      bridge->release(at);
+  };
+}
+
 /// The room is used again only once nothing is reached there.
 void Exposures::drop(Rooms::iterator room, std::move_only_function<void()> done) {
   const auto [at, size, reached] = std::tuple(room->at, room->size, !room->mapped.empty());
+  auto release = releaser(*room);
   rooms_.erase(room);
   if (!reached) {
-    bridge_->release(at);
+    release();
     return done();
   }
   bridge_->device()->submit(vfio::DmaUnmap{bridge_->inbound(at), size},
-                            [bridge = bridge_, at, done = std::move(done)](const vfio::Reply& reply) mutable {
-                              if (reply) bridge->release(at);
+                            [release = std::move(release), done = std::move(done)](const vfio::Reply& reply) mutable {
+                              if (reply) release();
                               done();
                             });
 }
@@ -183,6 +220,12 @@ void Exposures::reserve(std::uint64_t bytes, std::move_only_function<void(std::o
   if (at || oldest == rooms_.end()) return done(at);
   drop(oldest,
        [self = shared_from_this(), bytes, done = std::move(done)]() mutable { self->reserve(bytes, std::move(done)); });
+}
+
+void Exposures::reserve_for_clients(std::uint64_t bytes, std::move_only_function<void(ReserveRef)> done) {
+  reserve(bytes, [bridge = bridge_, bytes, done = std::move(done)](std::optional<std::uint64_t> at) mutable {
+    done(at ? std::make_shared<Reserve>(std::move(bridge), *at, bytes) : nullptr);
+  });
 }
 
 } // namespace smartio

@@ -7,6 +7,7 @@
 
 #include "fd.hpp"
 #include "ntb/peer.hpp"
+#include "range_allocator.hpp"
 
 #include <smartio/types.hpp>
 
@@ -27,10 +28,37 @@ public:
   using Exposed = std::move_only_function<void(std::expected<std::uint64_t, int>)>; ///< offset in the window, or errno
   static constexpr std::size_t most_unused = 8; ///< rooms that stay without a use, besides those that are used
 
+  /// A part of the window that only the rooms of its clients are in. It ends with the last that knows it.
+  class Reserve {
+    friend Exposures;
+
+  public:
+    Reserve(std::shared_ptr<fabric::ntb::Peer> bridge, std::uint64_t at, std::uint64_t bytes);
+    Reserve(const Reserve&) = delete;
+    Reserve& operator=(const Reserve&) = delete;
+    ~Reserve();
+    const std::shared_ptr<fabric::ntb::Peer>& bridge() const noexcept { return bridge_; }
+
+  private:
+    std::optional<std::uint64_t> allocate(std::uint64_t bytes);
+    void release(std::uint64_t at);
+    std::shared_ptr<fabric::ntb::Peer> bridge_;
+    std::uint64_t at_;
+    RangeAllocator free_;
+    unsigned rooms_ = 0; ///< what could not be unmapped is one for ever
+  };
+  using ReserveRef = std::shared_ptr<Reserve>;
+
   /// Clients have no rooms in common.
   class Client {
     friend Exposures;
+
+  public:
+    explicit Client(ReserveRef reserve = {}) : reserve_(std::move(reserve)) {}
+
+  private:
     bool over_ = false;
+    ReserveRef reserve_; ///< its rooms are there while they fit, then anywhere
   };
   using ClientRef = std::shared_ptr<Client>;
 
@@ -53,6 +81,9 @@ public:
   /// Room as of Peer::reserve, for others: what is unused gives it up. Peer::release ends it.
   void reserve(std::uint64_t bytes, std::move_only_function<void(std::optional<std::uint64_t>)> done);
 
+  /// The same, for clients to come; null: no room.
+  void reserve_for_clients(std::uint64_t bytes, std::move_only_function<void(ReserveRef)> done);
+
 private:
   struct File;
   struct Piece;
@@ -61,6 +92,7 @@ private:
   Rooms::iterator find(const Piece& piece);
   Rooms::iterator oldest_unused();
   bool reserve_for(const Piece& piece);
+  std::function<void()> releaser(const Room& room) const;
   void make_room(Piece piece, Exposed done);
   void map_missing(Rooms::iterator room, Piece piece, Exposed done);
   void mapped(Rooms::iterator room, Piece piece, Exposed done, int error);

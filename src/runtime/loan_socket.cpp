@@ -44,7 +44,9 @@ void LoanSocket::fabric_proved(Result<OpenedDevice> device) {
     return;
   }
   Result<void> ready;
-  if (!device)
+  if (!device && device.error().code == Errc::no_window)
+    ready = std::unexpected(device.error());
+  else if (!device)
     ready = fail(Errc::peer_down, "no common fabric with the lender: {}", to_string(device.error()));
   else {
     spare_ = std::move(*device);

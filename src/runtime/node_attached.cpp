@@ -13,16 +13,20 @@ namespace {
 constexpr std::chrono::seconds call_timeout{15};
 
 struct AttachedNode final : Node {
-  AttachedNode(std::string directory, ControlClient connected)
-      : run_dir(std::move(directory)), client(std::move(connected)) {}
+  explicit AttachedNode(std::string directory) : run_dir(std::move(directory)) {}
   ~AttachedNode() override {
-    if (watching) ::shutdown(watched, SHUT_RDWR);
-    if (watcher.joinable()) watcher.join();
+    if (watched) ::shutdown(watched.get(), SHUT_RDWR);
+    if (watcher.get_id() == std::this_thread::get_id()) // its callback had the last copy of the node
+      watcher.detach();
+    else if (watcher.joinable())
+      watcher.join();
   }
 
+  /// A connection that failed, or whose daemon was restarted, is replaced.
   Result<core::Json> call(const std::string& command, const core::Json& arguments) override {
     const std::lock_guard lock(mutex);
-    return client.call(command, arguments);
+    if (!client || !client->is_open()) client.emplace(TRY(ControlClient::connect(run_dir, call_timeout)));
+    return client->call(command, arguments);
   }
 
   Result<std::pair<core::Json, std::shared_ptr<void>>> call_and_hold(const std::string& command,
@@ -34,34 +38,35 @@ struct AttachedNode final : Node {
 
   Result<void> monitor(std::function<bool(std::string_view)> event) override {
     const std::lock_guard lock(mutex);
-    if (watcher.joinable()) return fail(Errc::busy, "this node is monitored already");
+    if (watcher.joinable() && !*over) return fail(Errc::busy, "this node is monitored already");
     auto own = TRY(ControlClient::connect(run_dir, call_timeout));
     TRY(own.call("monitor", core::Json::object()));
-    watched = own.fd();
-    watching = true;
-    watcher = std::thread([this, own = std::move(own), event = std::move(event)]() mutable {
+    auto copy = TRY(duplicate(own.fd()));
+    if (watcher.joinable()) watcher.join();
+    watched = std::move(copy);
+    over = std::make_shared<std::atomic<bool>>(false);
+    watcher = std::thread([own = std::move(own), event = std::move(event), ended = over]() mutable {
       core::Json json;
       while (own.next_event(json).value_or(false) &&
              event(json.dump(-1, ' ', false, core::Json::error_handler_t::replace)))
         ;
-      watching = false;
+      *ended = true;
     });
     return {};
   }
 
   std::string run_dir;
-  std::mutex mutex;
-  ControlClient client;
+  std::mutex mutex; ///< of all below
+  std::optional<ControlClient> client;
   std::thread watcher;
-  std::atomic<bool> watching = false;
-  int watched = -1;
+  std::shared_ptr<std::atomic<bool>> over; ///< the watcher will not call any more
+  Fd watched;                              ///< its socket: a copy, which stays when the watcher closes its own
 };
 
 } // namespace
 
 Result<std::shared_ptr<Node>> attach_node(const std::string& run_dir) {
-  auto client = TRY(ControlClient::connect(run_dir, call_timeout));
-  auto node = std::make_shared<AttachedNode>(run_dir, std::move(client));
+  auto node = std::make_shared<AttachedNode>(run_dir);
   const auto self = TRY(node->call("node", core::Json::object()));
   node->id = TRY(core::get_node(self, "node"));
   node->timeout = std::chrono::milliseconds{4000};

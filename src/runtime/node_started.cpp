@@ -9,28 +9,39 @@
 namespace smartio::detail {
 namespace {
 
+/// Signals are for the threads of the program that embeds the node.
+void run(Shell& shell) {
+  ::sigset_t all;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  shell.run();
+}
+
 struct StartedNode final : Node {
-  explicit StartedNode(std::unique_ptr<Shell> opened) : shell(std::move(opened)), thread([this] { run(); }) {
+  explicit StartedNode(const std::shared_ptr<Shell>& opened) : shell(opened), thread([opened] { run(*opened); }) {
     id = shell->id();
   }
   ~StartedNode() override {
     shell->stop();
-    thread.join();
+    if (is_called_back())
+      thread.detach(); // which has the shell as long as it runs
+    else
+      thread.join();
   }
 
-  /// Signals are for the threads of the program that embeds the node.
-  void run() {
-    ::sigset_t all;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
-    shell->run();
-  }
+  /// Within a callback of this node, on the thread that would have to answer.
+  bool is_called_back() const { return std::this_thread::get_id() == thread.get_id(); }
 
   Result<core::Json> call_as(core::ControlId control, const std::string& command, const core::Json& arguments) {
+    if (is_called_back())
+      return fail(Errc::wrong_state, "'{}' was called from within a callback of this node, which cannot wait for it",
+                  command);
     auto promise = std::make_shared<std::promise<Result<core::Json>>>();
     auto answer = promise->get_future();
     shell->command(control, command, arguments,
                    [promise](Result<core::Json> result, const std::string&) { promise->set_value(std::move(result)); });
+    if (answer.wait_for(timeout) != std::future_status::ready)
+      return fail(Errc::timed_out, "'{}' was not done within {} ms", command, timeout.count());
     return answer.get();
   }
 
@@ -41,8 +52,8 @@ struct StartedNode final : Node {
   Result<std::pair<core::Json, std::shared_ptr<void>>> call_and_hold(const std::string& command,
                                                                      const core::Json& arguments) override {
     const auto control = shell->new_control();
+    std::shared_ptr<void> hold(nullptr, [opened = shell, control](void*) { opened->control_closed(control); });
     auto answer = TRY(call_as(control, command, arguments));
-    std::shared_ptr<void> hold(nullptr, [this, control](void*) { shell->control_closed(control); });
     return std::pair(std::move(answer), std::move(hold));
   }
 
@@ -51,7 +62,7 @@ struct StartedNode final : Node {
     return {};
   }
 
-  std::unique_ptr<Shell> shell;
+  std::shared_ptr<Shell> shell;
   std::thread thread;
 };
 

@@ -21,9 +21,11 @@ std::string_view text_of(std::span<const std::byte> bytes) {
 } // namespace
 
 RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-                           std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send)
+                           std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send,
+                           Exposures::ReserveRef reserve)
     : loan_(loan), session_(session), bridge_(exposures->bridge()), timeout_(timeout), send_(std::move(send)),
-      deadline_(io), exposures_(std::move(exposures)) {}
+      deadline_(io), exposures_(std::move(exposures)),
+      client_(std::make_shared<Exposures::Client>(std::move(reserve))) {}
 
 RemoteDevice::~RemoteDevice() { exposures_->close(client_); }
 

@@ -23,7 +23,8 @@ public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
   RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-               std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send);
+               std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send,
+               Exposures::ReserveRef reserve = {});
   ~RemoteDevice() override;
 
   /// A command without a reply within the timeout loses the device. ENOSPC: the bridge's window has no room left.
@@ -68,7 +69,7 @@ private:
   std::vector<std::byte> sent_; ///< payload of the command under way
   std::map<std::uint32_t, Registers> registers_;
   std::shared_ptr<Exposures> exposures_;
-  Exposures::ClientRef client_ = std::make_shared<Exposures::Client>();
+  Exposures::ClientRef client_;
   std::map<std::uint64_t, std::uint64_t> windows_; ///< by IOVA: where in the bridge's window
   struct Interrupt {
     Fd event;

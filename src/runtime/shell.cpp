@@ -1,5 +1,6 @@
 #include "shell.hpp"
 
+#include "addresses.hpp"
 #include "file.hpp"
 #include "result.hpp"
 
@@ -37,7 +38,10 @@ std::uint64_t new_epochs() {
 
 /// Addresses of bridges, each in full.
 Result<std::vector<std::string>> full_addresses(std::vector<std::string> addresses) {
-  for (auto& address : addresses) address = TRY(HostDevices::full_address(address));
+  for (auto& address : addresses) {
+    address = TRY(HostDevices::full_address(address));
+    if (!core::is_address(address)) return fail(Errc::bad_request, "'{}' is not the address of a bridge", address);
+  }
   return addresses;
 }
 
@@ -301,8 +305,9 @@ void Shell::perform(core::ClientsReleased& effect) {
 void Shell::perform(core::OpenLoan& effect) {
   LoanSocket::Options options{.loan = effect.loan,
                               .directory = loans_directory() + "/" + to_string(effect.loan.device),
-                              .lender = effect.fabric == core::Fabric::ntb ? remote_source(effect.loan, effect.link)
-                                                                           : local_source(effect),
+                              .lender = effect.fabric == core::Fabric::ntb
+                                            ? remote_source(effect.loan, effect.link, effect.window)
+                                            : local_source(effect),
                               .owner = effect.owner,
                               .trusted_group = config_.trusted_group,
                               .is_program = [this](::pid_t pid) { return is_program(pid); },

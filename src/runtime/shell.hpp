@@ -147,7 +147,8 @@ private:
   std::shared_ptr<Exposures> exposures_to(NodeId node) const;
 
   // shell_remote.cpp
-  DeviceSource remote_source(core::LoanId loan, core::LinkId link);
+  DeviceSource remote_source(core::LoanId loan, core::LinkId link, std::uint64_t window);
+  void open_remote(core::LoanId loan, core::LinkId link, Exposures::ReserveRef reserve, DeviceSource::Opened opened);
   void lose_remote_devices(const std::function<bool(const RemoteLoan&)>& which);
   void send_device_message(core::LinkId link, const core::DeviceMessage& message);
   void device_frame(core::LinkId link, const std::string& payload);

@@ -9,32 +9,49 @@ using core::DeviceMessage;
 
 // The borrower's side.
 
-DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link) {
-  return {[this, loan, link](DeviceSource::Opened opened) {
+/// Its part of the bridge's window, if it was to have one, is the loan's, whichever client uses it.
+DeviceSource Shell::remote_source(core::LoanId loan, core::LinkId link, std::uint64_t window) {
+  const auto kept = std::make_shared<Exposures::ReserveRef>();
+  return {[this, loan, link, window, kept](DeviceSource::Opened opened) {
             const auto exposures = exposures_to(lender_of(loan.device));
             if (!exposures) return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
-            const auto session = next_session_++;
-            const auto device = std::make_shared<RemoteDevice>(
-                io_, loan, session, exposures, config_.timeout,
-                [this, link](const DeviceMessage& message) { send_device_message(link, message); });
-            remote_loans_[session] = {link, exposures->bridge(), device};
-            // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
-            device->submit(vfio::GetInfo{},
-                           [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {
-                             if (!reply)
-                               return opened(fail(Errc::peer_down, "it does not serve the device over the bridge"));
-                             OpenedDevice lent;
-                             lent.device = device;
-                             lent.close = [this, device, session](std::move_only_function<void()> closed) {
-                               remote_loans_.erase(session);
-                               device->close();
-                               closed();
-                             };
-                             opened(std::move(lent));
-                           });
+            if (window == 0 || (*kept && (*kept)->bridge() == exposures->bridge()))
+              return open_remote(loan, link, *kept, std::move(opened));
+            exposures->reserve_for_clients(window, [this, loan, link, window, kept,
+                                                    opened = std::move(opened)](Exposures::ReserveRef got) mutable {
+              if (!got)
+                return opened(fail(Errc::no_window, "the window of the bridge to node {} has no room for {} bytes",
+                                   static_cast<unsigned>(lender_of(loan.device)), window));
+              *kept = std::move(got);
+              open_remote(loan, link, *kept, std::move(opened));
+            });
           },
           "the lender, or the bridge to it, does not answer",
           {}};
+}
+
+void Shell::open_remote(core::LoanId loan, core::LinkId link, Exposures::ReserveRef reserve,
+                        DeviceSource::Opened opened) {
+  const auto exposures = exposures_to(lender_of(loan.device));
+  if (!exposures) return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
+  const auto session = next_session_++;
+  const auto device = std::make_shared<RemoteDevice>(
+      io_, loan, session, exposures, config_.timeout,
+      [this, link](const DeviceMessage& message) { send_device_message(link, message); }, std::move(reserve));
+  remote_loans_[session] = {link, exposures->bridge(), device};
+  // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
+  device->submit(vfio::GetInfo{},
+                 [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {
+                   if (!reply) return opened(fail(Errc::peer_down, "it does not serve the device over the bridge"));
+                   OpenedDevice lent;
+                   lent.device = device;
+                   lent.close = [this, device, session](std::move_only_function<void()> closed) {
+                     remote_loans_.erase(session);
+                     device->close();
+                     closed();
+                   };
+                   opened(std::move(lent));
+                 });
 }
 
 void Shell::lose_remote_devices(const std::function<bool(const RemoteLoan&)>& which) {

@@ -128,7 +128,7 @@ Window::~Window() {
   for (const Piece& piece : pieces_) gone = unmap(piece) && gone;
   if (gone)
     release();
-  else if (memory_ && !core->windows_dropped.load(std::memory_order_acquire))
+  else if (memory_ && !core->await_dropped())
     keep_for_ever(*memory_);
 }
 

@@ -12,6 +12,7 @@
 #include <set>
 #include <smartio/device.hpp>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace smartio;
@@ -120,6 +121,24 @@ TEST_CASE("taken back by a lender that does not answer: the program lets go in t
     check_taken_back(use);
   }
   CHECK(memories() == before + 1);
+}
+
+TEST_CASE("a program that lets go at once, before the lender has answered, waits for that and keeps nothing") {
+  TestServer server("err-late");
+  const unsigned before = memories();
+  {
+    InUse use(server.path());
+    ignore_unmaps(server);
+    server.with([](TestDevice& model) { model.signal_error(); });
+    REQUIRE(readable(use.device.revoked_fd(), 4000));
+    const std::jthread lender([&server] {
+      std::this_thread::sleep_for(20ms); // a lender takes its time; the window is being destroyed meanwhile
+      server.with([](TestDevice& model) { model.confirm_ignored(); });
+    });
+    const auto window = std::move(use.window);
+  }
+  CHECK(server.wait_until_left(500ms));
+  CHECK(memories() == before);
 }
 
 TEST_CASE("a lost connection takes the device back, and memory a device may still write is kept") {

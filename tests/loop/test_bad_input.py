@@ -146,6 +146,28 @@ def test_a_state_file_that_is_damaged_is_not_overwritten(world):
         assert all(path.read_bytes() == b"{damaged" for path in files)
 
 
+@pytest.mark.parametrize("part, value", [
+    ("devices", [{"index": 0, "address": address, "available": available}])
+    for address in ("", "x", "vfio-user", "0000:06:00") for available in (False, True)]
+    + [("options", {"ntb": "x"}), ("options", {"ntb": "vfio-user:/b,x"}), ("options", {"peer-timeout": "0"})])
+def test_a_state_file_with_an_odd_address_or_option_is_named_as_damaged(world, part, value):
+    node = world.node(8)
+    node.tool("config", "peer-timeout", "3000")
+    node.end()
+    path = node.state_dir / "state.json"
+    state = json.loads(path.read_text())
+    state[part] = value
+    path.write_text(json.dumps(state))
+    assert "damaged" in refused_start(*node.command()[1:]).stderr
+
+
+@pytest.mark.parametrize("bridge", ["x", "vfio-user", "vfio-user:", "vfio-user:relative"])
+def test_smartiod_does_not_start_with_a_bridge_that_is_no_address(world, bridge):
+    (world.place / "config").write_text(json.dumps({"ntb": bridge}))
+    refused_start("--node", 9, "--run-dir", world.place / "r", "--listen", "127.0.0.1:0", "--config",
+                  world.place / "config")
+
+
 # The control socket
 
 BAD_FRAMES = {

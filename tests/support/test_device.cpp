@@ -120,6 +120,10 @@ void TestDevice::fire(unsigned vector) {
   if (const auto found = vectors.find(vector); found != vectors.end()) signal_eventfd(found->second.get());
 }
 
+void TestDevice::confirm_ignored() {
+  for (auto& done : std::exchange(ignored_, {})) done(Unmapped{0});
+}
+
 void TestDevice::signal_error() { signal_eventfd(error_event.get()); }
 
 struct TestServer::State {

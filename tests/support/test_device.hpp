@@ -29,6 +29,7 @@ public:
   void client_left();
   void fire(unsigned vector); ///< signals a vector's eventfd, if it has one
   void signal_error();        ///< signals the ERR interrupt
+  void confirm_ignored();     ///< answers unmaps that `ignore` held back
 
   // How it misbehaves.
   std::move_only_function<int(const smartio::vfio::Request&)> refuse;  ///< errno to answer with, 0: carry out

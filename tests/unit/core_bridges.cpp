@@ -83,6 +83,44 @@ TEST_CASE("a device of another host is borrowed over the bridge that leads there
   CHECK(node.find<OpenLoan>()->link == 16);
 }
 
+TEST_CASE("what is to be reserved of the window goes with the loan, and an open loan gets no more") {
+  FarBorrower node;
+  node.on(Started{});
+  node.lender("0000:01:00.0");
+  node.bridge(true);
+  const auto borrow = [&node](Json window) {
+    node.on(Command{2, 9, "borrow", {{"device", "80000"}, {"window", std::move(window)}}});
+    const auto* reply = node.find<Reply>();
+    return reply == nullptr || reply->result ? Errc{} : static_cast<Errc>(reply->result.error().code.value());
+  };
+  for (const auto& odd : {Json("2M"), Json(-1), Json(1.5), Json(nullptr)}) CHECK(borrow(odd) == Errc::bad_request);
+  CHECK(borrow(4096) == Errc{});
+  CHECK(borrow(8192) == Errc::wrong_state); // while it is asked for
+  node.on(Received{16, Answer{1, 5, {}, {}}});
+  REQUIRE(node.find<OpenLoan>() != nullptr);
+  CHECK(node.find<OpenLoan>()->window == 4096);
+  node.on(LoanOpened{{DeviceId{0x80000}, 5}, "/cntrl"});
+  CHECK(node.find<Reply>()->note.empty());
+  CHECK(borrow(8192) == Errc::wrong_state);
+  CHECK(borrow(4096) == Errc{});
+  CHECK(node.find<Reply>()->note == "device 80000 is borrowed already");
+}
+
+TEST_CASE("where the lender is on this host nothing is reserved, and whoever asked is told") {
+  FarBorrower node;
+  node.on(Started{});
+  node.on(Accepted{16, nonce});
+  node.on(Received{16, Hello{1, NodeId{8}, NodeId{4}, "there", "/run/8/fabric.sock", nonce}});
+  node.on(
+      Received{16, Devices{{{DeviceId{0x80000}, "vfio-user:/d", "Disk", 1, 2, 3, DeviceState::available, {}}}, {}}});
+  node.on(Command{2, 9, "borrow", {{"device", "80000"}, {"window", 4096}}});
+  node.on(Received{16, Answer{1, 5, {}, {}}});
+  node.on(LoanOpened{{DeviceId{0x80000}, 5}, "/cntrl"});
+  REQUIRE(node.find<Reply>() != nullptr);
+  CHECK(node.find<Reply>()->result.has_value());
+  CHECK(node.find<Reply>()->note.find("nothing was reserved") == 0);
+}
+
 TEST_CASE("what a bridge cannot carry is refused") {
   FarBorrower node;
   node.on(Started{});

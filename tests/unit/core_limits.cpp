@@ -241,3 +241,35 @@ TEST_CASE("what a command names stays in bounds") {
   CHECK(timeout("-1") == refusal);
   CHECK(timeout("") == refusal);
 }
+
+TEST_CASE("a state file names devices and options that a node can use, or is refused") {
+  const Json whole = Json::parse(R"({"schema_version":1,"node":8,"devices":[{"index":0,"address":"0000:06:00.0",
+    "available":true}],"connections":[{"node":4,"address":"h:1"}],"options":{"ntb":"0000:17:00.0","iommu":"auto",
+    "peer-timeout":"3000","later":"x"},"filters":[{"ids":"8086:","slot":"","available":false}],"removed":["x"]})");
+  const auto is_taken = [&whole](const char* field, const Json& value) {
+    auto state = whole;
+    state[Json::json_pointer(field)] = value;
+    return parse_intent(state.dump(), NodeId{8}).has_value();
+  };
+  REQUIRE(is_taken("/devices/0/address", "0000:06:00.0"));
+  CHECK(is_taken("/devices/0/address", "vfio-user:/d"));
+  CHECK(is_taken("/options/ntb", "vfio-user:/b,0000:17:00.0"));
+  CHECK(is_taken("/options/ntb", ""));
+  for (const char* odd :
+       {"", "x", "vfio-user", "vfio-user:", "vfio-user:d", "0000:06:00", "06:00.0", "a long odd address"}) {
+    CAPTURE(odd);
+    CHECK_FALSE(is_taken("/devices/0/address", odd));
+    if (*odd != '\0') CHECK_FALSE(is_taken("/options/ntb", odd));
+  }
+  for (const char* odd : {"", "0", "-1", "999", "60001", "1e3", "99999999999999999999"})
+    CHECK_FALSE(is_taken("/options/peer-timeout", odd));
+  CHECK_FALSE(is_taken("/options/iommu", "odd"));
+  for (const char* field : {"/devices/0", "/devices/0/index", "/devices/0/available", "/connections/0",
+                            "/connections/0/node", "/connections/0/address", "/options/later", "/filters/0",
+                            "/filters/0/ids", "/filters/0/slot", "/filters/0/available", "/removed/0", "/options",
+                            "/filters", "/removed", "/connections", "/devices", "/node", "/schema_version"})
+    for (const auto& odd : {Json(nullptr), Json(1.5), Json::array({1}), Json{{"a", 1}}}) {
+      CAPTURE(field, odd.dump());
+      CHECK_FALSE(is_taken(field, odd));
+    }
+}

@@ -206,3 +206,63 @@ TEST_CASE("the last page of a file belongs to its room, however much of it the f
   CHECK(client.expose(memory, 1, 1) == *at + page);
   CHECK(client.used_pages() == 2);
 }
+
+TEST_CASE("what is reserved for a client is there for it, however much others expose") {
+  ExposingClient client;
+  Exposures::ReserveRef reserve;
+  client.exposures->reserve_for_clients(8 * page, [&](auto got) { reserve = got; });
+  REQUIRE(reserve);
+  CHECK(client.used_pages() == 8);
+  const auto big = file(8), other = file(7), more = file(4);
+  CHECK(client.expose(other, 0, 7).has_value()); // with the control page the window's 16 pages are taken
+  CHECK(client.expose(more, 0, 4) == std::unexpected(ENOSPC));
+
+  const auto owner = std::exchange(client.self, std::make_shared<Exposures::Client>(reserve));
+  const auto at = client.expose(big, 0, 8);
+  REQUIRE(at.has_value());
+  CHECK(client.arrives(*at + 7 * page, big, 7));
+  CHECK(client.used_pages() == 15);
+  CHECK(client.expose(more, 0, 4) == std::unexpected(ENOSPC));
+  client.exposures->close(client.self); // another client of the loan has it next
+  CHECK(client.used_pages() == 15);
+  client.self = std::make_shared<Exposures::Client>(reserve);
+  CHECK(client.expose(big, 0, 8).has_value());
+
+  client.exposures->close(client.self);
+  client.self = owner;
+  reserve.reset();
+  CHECK(client.used_pages() == 7);
+  CHECK(client.expose(more, 0, 4).has_value());
+}
+
+TEST_CASE("more than fits is not reserved, and a client that needs more than its reserve has what is free") {
+  ExposingClient client;
+  Exposures::ReserveRef reserve;
+  const auto ask = [&](std::uint64_t pages) {
+    client.exposures->reserve_for_clients(pages * page, [&](auto got) { reserve = got; });
+    return reserve != nullptr;
+  };
+  CHECK_FALSE(ask(16));
+  CHECK_FALSE(ask(1ULL << 40));
+  CHECK(client.used_pages() == 0);
+  REQUIRE(ask(4));
+  client.self = std::make_shared<Exposures::Client>(reserve);
+  const auto memory = file(6), small = file(4);
+  CHECK(client.expose(memory, 0, 6).has_value());
+  CHECK(client.used_pages() == 4 + 6);
+  CHECK(client.expose(small, 0, 4).has_value());
+  CHECK(client.used_pages() == 4 + 6);
+}
+
+TEST_CASE("a reserve where something stays mapped is nobody's again") {
+  ExposingClient client;
+  Exposures::ReserveRef reserve;
+  client.exposures->reserve_for_clients(4 * page, [&](auto got) { reserve = got; });
+  client.self = std::make_shared<Exposures::Client>(std::exchange(reserve, {}));
+  REQUIRE(client.expose(file(4), 0, 4).has_value());
+  client.bridge().stuck = true;
+  client.exposures->close(client.self);
+  client.self.reset();
+  CHECK(client.used_pages() == 4);
+  client.bridge().stuck = false;
+}

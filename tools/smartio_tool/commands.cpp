@@ -44,7 +44,9 @@ constexpr std::array<Command, 21> all_commands{{
      lspci},
     {"borrow", "DEVICE [DMA-WINDOW-SIZE] [--shared] [--owner USER[:GROUP]]", 1, 2,
      "borrow a device; prints its id and the socket to use it by",
-     "DMA-WINDOW-SIZE is in bytes, or a number with K, M or G.\n"
+     "DMA-WINDOW-SIZE, in bytes or a number with K, M or G, reserves so much of the bridge's aperture for memory that\n"
+     "the device is to reach; refused where it does not fit. On one host there is no aperture, and nothing to "
+     "reserve.\n"
      "  --shared              share the device with other borrowers\n"
      "  --owner USER[:GROUP]  who may use the socket\n",
      borrow},

@@ -1,0 +1,21 @@
+// What people and state files name: addresses of devices, and options with their values.
+#pragma once
+
+#include "result.hpp"
+
+#include <string>
+
+namespace smartio::core {
+
+/// A BDF in full, or vfio-user:PATH with an absolute path: what the runtime can open. Anything else it is never given.
+bool is_address(std::string_view text);
+
+/// The same with a socket's path that fits, or Errc::bad_request with what is wrong.
+Result<std::string> parse_address(const std::string& text);
+
+bool is_option(const std::string& name); ///< that `config` knows
+
+/// Errc::bad_request with what may be given. An option that is not known may have any value.
+Result<void> check_option(const std::string& name, const std::string& value);
+
+} // namespace smartio::core

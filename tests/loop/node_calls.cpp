@@ -1,0 +1,122 @@
+// A program's own calls of its node: from callbacks, past their time, and over a daemon that goes and comes back.
+#include "catch.hpp"
+#include "checks.hpp"
+#include "control_client.hpp"
+#include "shell.hpp"
+#include "simulated_disk.hpp"
+
+#include <future>
+#include <smartio/node.hpp>
+
+using namespace smartio;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::string make_place() {
+  std::string name = std::filesystem::temp_directory_path() / "node.XXXXXX";
+  REQUIRE(::mkdtemp(name.data()) != nullptr);
+  return name;
+}
+
+struct Place {
+  ~Place() { std::filesystem::remove_all(path); }
+  std::string path = make_place();
+};
+
+/// The host's smartiod, as far as its control socket goes.
+struct Daemon {
+  explicit Daemon(const std::string& run_dir)
+      : shell(Shell::open({.node = NodeId{8}, .run_dir = run_dir}).value()), thread([this] { shell->run(); }) {}
+  ~Daemon() {
+    shell->stop();
+    thread.join();
+  }
+  std::unique_ptr<Shell> shell;
+  std::thread thread;
+};
+
+template <class Condition> bool eventually(Condition holds) {
+  const auto end = std::chrono::steady_clock::now() + 20s;
+  while (std::chrono::steady_clock::now() < end) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(10ms);
+  }
+  return false;
+}
+
+template <class T> bool comes(std::future<T>& future) { return future.wait_for(20s) == std::future_status::ready; }
+
+} // namespace
+
+TEST_CASE("a call from the monitor's callback of a started node is refused, and the node goes on") {
+  const testing::SimulatedDisk disk;
+  const auto node = Node::start({.node = NodeId{8}}).value();
+  std::promise<Result<std::vector<DeviceInfo>>> answer;
+  REQUIRE(node.monitor([&](std::string_view) {
+    answer.set_value(node.devices());
+    return false;
+  }));
+  REQUIRE(node.add(disk.address()));
+  auto answered = answer.get_future();
+  REQUIRE(comes(answered));
+  CHECK(testing::fails_with(answered.get(), Errc::wrong_state));
+  CHECK(node.devices().value().size() == 1);
+}
+
+TEST_CASE("a call from the log of a started node is refused") {
+  std::atomic<const Node*> self = nullptr;
+  std::promise<Result<std::string>> answer;
+  const auto node = Node::start({.node = NodeId{8},
+                                 .log =
+                                     [&](int, std::string_view) {
+                                       if (const auto* called = self.exchange(nullptr))
+                                         answer.set_value(called->status_json());
+                                     }})
+                        .value();
+  self = &node;
+  CHECK(node.call("config", R"({"option":"ntb","value":"vfio-user:/nowhere"})"));
+  auto answered = answer.get_future();
+  REQUIRE(comes(answered));
+  CHECK(testing::fails_with(answered.get(), Errc::wrong_state));
+}
+
+TEST_CASE("the last copy of a started node may be destroyed in its own callback") {
+  const testing::SimulatedDisk disk;
+  const Place place;
+  auto node = std::make_unique<Node>(Node::start({.node = NodeId{8}, .run_dir = place.path}).value());
+  std::promise<void> gone;
+  REQUIRE(node->monitor([&](std::string_view) {
+    node.reset();
+    gone.set_value();
+    return false;
+  }));
+  auto other = ControlClient::connect(place.path, 20s).value();
+  (void)other.call("add", {{"device", disk.address()}}); // the node may end before it answers
+  auto ended = gone.get_future();
+  REQUIRE(comes(ended));
+  CHECK(eventually([&place] { return !std::filesystem::exists(place.path + "/smartiod.sock"); }));
+}
+
+TEST_CASE("a call of a started node ends with its timeout, whatever it waits for") {
+  boost::asio::io_context io;
+  const boost::asio::ip::tcp::acceptor silent(io, {boost::asio::ip::address_v4::loopback(), 0});
+  const auto node = Node::start({.node = NodeId{8}, .timeout = 200ms}).value();
+  const auto before = std::chrono::steady_clock::now();
+  const auto address = "127.0.0.1:" + std::to_string(silent.local_endpoint().port());
+  CHECK(testing::fails_with(node.connect(NodeId{4}, address), Errc::timed_out));
+  CHECK(std::chrono::steady_clock::now() - before < 2s);
+}
+
+TEST_CASE("an attached node goes on with the daemon that was started anew") {
+  const Place place;
+  auto daemon = std::make_unique<Daemon>(place.path);
+  const auto node = Node::attach(place.path).value();
+  REQUIRE(node.monitor([](std::string_view) { return true; }));
+  CHECK(testing::fails_with(node.monitor([](std::string_view) { return true; }), Errc::busy));
+  daemon.reset();
+  CHECK(testing::fails_with(node.status_json(), Errc::peer_down));
+  daemon = std::make_unique<Daemon>(place.path);
+  CHECK(node.status_json());
+  CHECK(eventually([&] { return node.monitor([](std::string_view) { return true; }).has_value(); }));
+}
