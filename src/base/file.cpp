@@ -56,6 +56,12 @@ Result<void> replace_file(const std::string& path, const std::string& text) {
   return {};
 }
 
+Result<void> append_to_file(const std::string& path, const std::string& text) {
+  const Fd fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) return fail_errno(errno, "open " + path);
+  return write_all(fd.get(), text, path);
+}
+
 Result<Fd> own_directory(const std::string& directory, unsigned mode) {
   if (::mkdir(directory.c_str(), mode) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + directory);
   const auto path = directory + "/lock";

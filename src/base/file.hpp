@@ -15,6 +15,10 @@ Result<std::optional<std::string>> read_file(const std::string& path);
 /// disk.
 Result<void> replace_file(const std::string& path, const std::string& text);
 
+/// Puts the text at the end of the file, which is there already; after a crash at any moment the file holds what it
+/// held, and behind that the text or a beginning of it. Blocks for the disk.
+Result<void> append_to_file(const std::string& path, const std::string& text);
+
 /// Makes the directory if its parent exists, and locks DIRECTORY/lock for as long as the descriptor lives. Errc::busy
 /// if another process has it. The mode of a directory that is there already stays.
 Result<Fd> own_directory(const std::string& directory, unsigned mode = 0700);

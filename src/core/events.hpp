@@ -180,8 +180,8 @@ struct Emit {
   Json event;
 }; ///< to everyone who monitors
 struct Save {
-  std::string state;
-}; ///< the state file's new content
+  std::string line;
+}; ///< for the state file (intent.hpp); "": nothing has changed, but it is written now
 struct Dial {
   NodeId node;
   std::string address;

@@ -5,9 +5,14 @@
 namespace smartio::core {
 namespace {
 
+/// Those without an address are there no more.
 Result<void> parse_devices(const Json& list, Intent& intent) {
   for (const auto& item : list) {
     const auto index = static_cast<std::uint16_t>(TRY(get_number(item, "index", 0xffff)));
+    if (item.contains("address") && item["address"].is_null()) {
+      intent.devices.erase(index);
+      continue;
+    }
     Intent::Device device;
     device.address = TRY(get_string(item, "address"));
     if (!is_address(device.address)) return fail(Errc::bad_request, "'{}' is not a device", device.address);
@@ -20,12 +25,16 @@ Result<void> parse_devices(const Json& list, Intent& intent) {
 Result<void> parse_connections(const Json& list, Intent& intent) {
   for (const auto& item : list) {
     const auto node = TRY(get_node(item, "node"));
-    intent.connections[node] = TRY(get_string(item, "address"));
+    if (item.contains("address") && item["address"].is_null())
+      intent.connections.erase(node);
+    else
+      intent.connections[node] = TRY(get_string(item, "address"));
   }
   return {};
 }
 
 Result<void> parse_filters(const Json& list, Intent& intent) {
+  intent.filters.clear();
   for (const auto& item : list) {
     FilterRule rule;
     rule.ids = TRY(get_string(item, "ids"));
@@ -37,6 +46,7 @@ Result<void> parse_filters(const Json& list, Intent& intent) {
 }
 
 Result<void> parse_removed(const Json& list, Intent& intent) {
+  intent.removed.clear();
   for (const auto& item : list) {
     const auto* address = item.get_ptr<const std::string*>();
     if (address == nullptr) return fail(Errc::bad_request, "'removed' holds something that is no address");
@@ -44,6 +54,61 @@ Result<void> parse_removed(const Json& list, Intent& intent) {
   }
   return {};
 }
+
+Result<void> parse_options(const Json& options, Intent& intent) {
+  intent.options.clear();
+  for (const auto& [name, value] : options.items()) {
+    intent.options[name] = TRY(get_string(options, name.c_str()));
+    TRY(check_option(name, intent.options[name]));
+  }
+  return {};
+}
+
+struct Part {
+  const char* name;
+  Json::value_t type;
+  Result<void> (*parse)(const Json&, Intent&);
+};
+constexpr Part parts[] = {{"devices", Json::value_t::array, parse_devices},
+                          {"connections", Json::value_t::array, parse_connections},
+                          {"options", Json::value_t::object, parse_options},
+                          {"filters", Json::value_t::array, parse_filters},
+                          {"removed", Json::value_t::array, parse_removed}};
+
+/// `all`: none is missing.
+Result<void> parse_parts(const Json& state, bool all, Intent& intent) {
+  for (const auto& part : parts) {
+    const auto found = state.find(part.name);
+    if (found == state.end() && !all) continue;
+    if (found == state.end() || found->type() != part.type)
+      return fail(Errc::bad_request, "'{}' is missing", part.name);
+    TRY(part.parse(*found, intent));
+  }
+  return {};
+}
+
+Result<void> check_owner(const Json& state, NodeId node) {
+  const auto version = TRY(get_number(state, "schema_version"));
+  if (version != 1) return fail(Errc::bad_request, "its version {} is not known", version);
+  const auto owner = TRY(get_node(state, "node"));
+  if (owner != node) return fail(Errc::bad_request, "it belongs to node {}", number(owner));
+  return {};
+}
+
+Json json_of(std::uint16_t index, const Intent::Device& device) {
+  return {{"index", index}, {"address", device.address}, {"available", device.available}};
+}
+
+Json json_of(NodeId peer, const std::string& address) { return {{"node", number(peer)}, {"address", address}}; }
+
+Json json_of(const std::set<FilterRule>& filters) {
+  Json list = Json::array();
+  for (const auto& rule : filters)
+    list.push_back({{"ids", rule.ids}, {"slot", rule.slot}, {"available", rule.available}});
+  return list;
+}
+
+std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 } // namespace
 
@@ -58,36 +123,52 @@ std::vector<std::string> split_list(std::string_view text) {
 }
 
 std::string encode(const Intent& intent, NodeId node) {
-  Json state{{"schema_version", 1},          {"node", number(node)},      {"devices", Json::array()},
-             {"connections", Json::array()}, {"options", intent.options}, {"filters", Json::array()},
-             {"removed", intent.removed}};
-  for (const auto& [index, device] : intent.devices)
-    state["devices"].push_back({{"index", index}, {"address", device.address}, {"available", device.available}});
-  for (const auto& [peer, address] : intent.connections)
-    state["connections"].push_back({{"node", static_cast<unsigned>(peer)}, {"address", address}});
-  for (const auto& rule : intent.filters)
-    state["filters"].push_back({{"ids", rule.ids}, {"slot", rule.slot}, {"available", rule.available}});
-  return state.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  Json devices = Json::array(), connections = Json::array();
+  for (const auto& [index, device] : intent.devices) devices.push_back(json_of(index, device));
+  for (const auto& [peer, address] : intent.connections) connections.push_back(json_of(peer, address));
+  return line_of({{"schema_version", 1},
+                  {"node", number(node)},
+                  {"devices", std::move(devices)},
+                  {"connections", std::move(connections)},
+                  {"options", intent.options},
+                  {"filters", json_of(intent.filters)},
+                  {"removed", intent.removed}});
 }
 
+std::string device_line(const Intent& intent, std::uint16_t index) {
+  const auto device = intent.devices.find(index);
+  return line_of({{"devices", Json::array({device == intent.devices.end() ? Json{{"index", index}, {"address", nullptr}}
+                                                                          : json_of(index, device->second)})}});
+}
+
+std::string connection_line(const Intent& intent, NodeId peer) {
+  const auto found = intent.connections.find(peer);
+  return line_of({{"connections",
+                   Json::array({found == intent.connections.end() ? Json{{"node", number(peer)}, {"address", nullptr}}
+                                                                  : json_of(peer, found->second)})}});
+}
+
+std::string options_line(const Intent& intent) { return line_of({{"options", intent.options}}); }
+std::string filters_line(const Intent& intent) { return line_of({{"filters", json_of(intent.filters)}}); }
+std::string removed_line(const Intent& intent) { return line_of({{"removed", intent.removed}}); }
+
 Result<Intent> parse_intent(std::string_view text, NodeId node) {
-  const auto state = TRY(parse_object(text));
-  const auto version = TRY(get_number(state, "schema_version"));
-  if (version != 1) return fail(Errc::bad_request, "its version {} is not known", version);
-  const auto owner = TRY(get_node(state, "node"));
-  if (owner != node) return fail(Errc::bad_request, "it belongs to node {}", static_cast<unsigned>(owner));
+  auto end = text.find('\n');
+  auto state = parse_object(text.substr(0, end));
+  if (!state) { // earlier versions wrote it over many lines, without changes behind it
+    end = std::string_view::npos;
+    state = TRY(parse_object(text));
+  }
   Intent intent;
-  for (const char* part : {"devices", "connections", "filters", "removed"})
-    if (!state.contains(part) || !state[part].is_array()) return fail(Errc::bad_request, "'{}' is missing", part);
-  const auto options = state.find("options");
-  if (options == state.end() || !options->is_object()) return fail(Errc::bad_request, "'options' is missing");
-  TRY(parse_devices(state["devices"], intent));
-  TRY(parse_connections(state["connections"], intent));
-  TRY(parse_filters(state["filters"], intent));
-  TRY(parse_removed(state["removed"], intent));
-  for (const auto& [name, value] : options->items()) {
-    intent.options[name] = TRY(get_string(*options, name.c_str()));
-    TRY(check_option(name, intent.options[name]));
+  TRY(check_owner(*state, node));
+  TRY(parse_parts(*state, true, intent));
+  for (unsigned line = 2; end != std::string_view::npos; ++line) {
+    text.remove_prefix(end + 1);
+    end = text.find('\n');
+    if (end == std::string_view::npos) break;
+    const auto change = parse_object(text.substr(0, end));
+    auto done = change ? parse_parts(*change, false, intent) : std::unexpected(change.error());
+    if (!done) return fail(Errc::bad_request, "line {}: {}", line, done.error().context);
   }
   return intent;
 }

@@ -38,9 +38,18 @@ struct Intent {
 /// What stands between commas; nothing in an empty text.
 std::vector<std::string> split_list(std::string_view text);
 
+/// A state file: a line of JSON that holds all of it; behind that may stand one for each change since.
 std::string encode(const Intent& intent, NodeId node);
 
-/// Errc::bad_request if the text is not a state file of this node.
+/// Such a line: what the intent holds now of a device (or that it holds none), of a connection, or of a whole part.
+std::string device_line(const Intent& intent, std::uint16_t index);
+std::string connection_line(const Intent& intent, NodeId peer);
+std::string options_line(const Intent& intent);
+std::string filters_line(const Intent& intent);
+std::string removed_line(const Intent& intent);
+
+/// Errc::bad_request if the text is not a state file of this node. A change that a crash has cut off, at the end, was
+/// not made.
 Result<Intent> parse_intent(std::string_view text, NodeId node);
 
 } // namespace smartio::core

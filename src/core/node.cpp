@@ -20,7 +20,7 @@ std::vector<Effect> Node::handle(Event event, Time now) {
 }
 
 void Node::on(const Started&) {
-  save(); // a state directory that cannot be written to shows now
+  save(""); // a state directory that cannot be written to shows now
   borrowers_[settings_.node] = Borrower{.address = {}, .link = self_as_lender};
   links_[self_as_lender] = Link{.dialled = true, .wanted = settings_.node};
   links_[self_as_borrower] = Link{.dialled = false};
@@ -160,7 +160,7 @@ void Node::emit(const char* kind, Json fields) {
   effects_.push_back(Emit{std::move(fields)});
 }
 
-void Node::save() { effects_.push_back(Save{encode(intent_, settings_.node)}); }
+void Node::save(std::string line) { effects_.push_back(Save{std::move(line)}); }
 
 /// Texts of peers are among what is logged: they must not look like other lines.
 void Node::log(int level, std::string text) { effects_.push_back(Log{level, printable(std::move(text))}); }

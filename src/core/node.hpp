@@ -49,6 +49,7 @@ public:
   NodeId id() const noexcept { return settings_.node; }
   Json list_document() const;
   Json status_document() const;
+  std::string state() const { return encode(intent_, settings_.node); } ///< the whole state file
 
 private:
   /// A node we lend to: we dial it.
@@ -157,7 +158,7 @@ private:
   void reply(RequestId request, Result<Json> result, std::string note = {});
   void reply(std::vector<RequestId>& requests, const Result<Json>& result, const std::string& note = {});
   void emit(const char* kind, Json fields);
-  void save();
+  void save(std::string line);
   void log(int level, std::string text);
   std::chrono::milliseconds peer_timeout() const;
 

@@ -75,7 +75,7 @@ void Node::command_connect(Command& c) {
   const bool wait = flag(c.arguments, "wait");
   if (wait && intent_.connections[*node] != address) {
     intent_.connections[*node] = address;
-    save();
+    save(connection_line(intent_, *node));
   }
   if (wait)
     reply(c.request, Json{{"node", number(*node)}, {"address", address}, {"state", "connecting"}},
@@ -95,7 +95,7 @@ void Node::command_disconnect(Command& c) {
   const auto found = borrowers_.find(*node);
   if (found == borrowers_.end())
     return reply(c.request, Json{{"node", number(*node)}}, fmt::format("node {} is not connected", number(*node)));
-  if (intent_.connections.erase(*node) != 0) save();
+  if (intent_.connections.erase(*node) != 0) save(connection_line(intent_, *node));
   reply(found->second.waiting, fail(Errc::revoked, "node {} was disconnected", number(*node)));
   effects_.push_back(Disarm{{Timer::Kind::redial, number(*node)}});
   found->second.leavers.push_back(c.request);
@@ -127,7 +127,7 @@ void Node::command_add(Command& c) {
   }
   const auto index = devices_.lowest_free();
   if (!index) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
-  if (intent_.removed.erase(*address) != 0) save();
+  if (intent_.removed.erase(*address) != 0) save(removed_line(intent_));
   auto& device = devices_.add(*index, *address);
   device.probing = true;
   device.waiting.push_back(c.request);
@@ -144,15 +144,17 @@ void Node::command_remove(Command& c) {
   if (device->state != DeviceState::unavailable || device->probing || device->opening || device->closing)
     return reply(c.request, fail(Errc::wrong_state, "device {} is {}: make it unavailable first", to_string(*id),
                                  device->opening ? "being made available" : to_string(device->state)));
-  if (c.request < first_own_request && !intent_.filters.empty()) intent_.removed.insert(device->address);
+  if (c.request < first_own_request && !intent_.filters.empty()) {
+    intent_.removed.insert(device->address);
+    save(removed_line(intent_));
+  }
   remove(*id);
   reply(c.request, Json{{"device", to_string(*id)}});
 }
 
 void Node::remove(DeviceId id) {
   devices_.remove(index_of(id));
-  intent_.devices.erase(index_of(id));
-  save();
+  if (intent_.devices.erase(index_of(id)) != 0) save(device_line(intent_, index_of(id)));
   announce(id);
   emit("device-removed", {{"device", to_string(id)}});
 }
@@ -192,9 +194,9 @@ void Node::command_unavailable(Command& c) {
   if (device == nullptr)
     return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: make it unavailable there",
                                  to_string(*id), number(lender_of(*id))));
-  auto& wanted = intent_.devices[index_of(*id)];
-  if (wanted.address.empty()) wanted.address = device->address;
-  if (std::exchange(wanted.available, false)) save();
+  const auto wanted = intent_.devices.find(index_of(*id)); // not there yet while it is being added
+  if (wanted != intent_.devices.end() && std::exchange(wanted->second.available, false))
+    save(device_line(intent_, index_of(*id)));
   if (device->opening || device->probing)
     return reply(c.request, fail(Errc::busy, "device {} is being made available: try again", to_string(*id)));
   if (device->state == DeviceState::unavailable)
@@ -287,7 +289,7 @@ void Node::command_config(Command& c) {
     const auto checked = check_option(**option, **value);
     if (!checked) return reply(c.request, std::unexpected(checked.error()));
     intent_.options[**option] = **value;
-    save();
+    save(options_line(intent_));
     if (**option == "ntb") use_bridges();
   }
   const auto iommu = intent_.options.find("iommu");

@@ -132,7 +132,7 @@ void Node::on(const DeviceProbed& probed) {
   }
   if (!known) {
     intent_.devices[index] = Intent::Device{.address = device->address};
-    save();
+    save(device_line(intent_, index));
     emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
   }
   announce(probed.device);
@@ -153,7 +153,7 @@ void Node::on(const DeviceOpened& opened) {
   }
   devices_.identify(index_of(opened.device), *opened.identity);
   auto& wanted = intent_.devices[index_of(opened.device)];
-  if (!std::exchange(wanted.available, true)) save();
+  if (!std::exchange(wanted.available, true)) save(device_line(intent_, index_of(opened.device)));
   set_state(opened.device, *device, DeviceState::available);
   reply(device->waiting, Json{{"device", to_string(opened.device)}});
 }

@@ -75,7 +75,7 @@ void Node::apply_filter(const Scan& scan, const std::vector<std::string>& addres
     other.available = true;
     changed = intent_.filters.erase(other) != 0 || changed;
   }
-  if (changed) save();
+  if (changed) save(filters_line(intent_));
   const auto batch = next_request_++;
   batches_[batch] = Batch{.request = *scan.request};
   if (addresses.empty())

@@ -145,7 +145,7 @@ void Node::borrower_up(NodeId node, Borrower& borrower) {
   if (node != settings_.node) {
     if (borrower.leavers.empty() && intent_.connections[node] != borrower.address) {
       intent_.connections[node] = borrower.address;
-      save();
+      save(connection_line(intent_, node));
     }
     emit("peer-up", {{"node", number(node)}, {"role", "borrower"}});
     log(6, fmt::format("connected to node {} at {}", number(node), borrower.address));

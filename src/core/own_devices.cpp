@@ -45,7 +45,7 @@ std::optional<OwnDevices::Index> OwnDevices::lowest_free() const {
 }
 
 OwnDevice& OwnDevices::add(Index index, std::string address) {
-  addresses_[address] = index;
+  addresses_.try_emplace(address, index);
   auto& device = devices_[index] = OwnDevice{.address = std::move(address)};
   while (lowest_free_ <= 0xffff && devices_.contains(static_cast<Index>(lowest_free_))) ++lowest_free_;
   return device;
@@ -54,7 +54,7 @@ OwnDevice& OwnDevices::add(Index index, std::string address) {
 void OwnDevices::remove(Index index) {
   const auto device = devices_.extract(index);
   if (device.empty()) return;
-  addresses_.erase(device.mapped().address);
+  if (by_address(device.mapped().address) == index) addresses_.erase(device.mapped().address);
   if (const auto group = device.mapped().identity.iommu_group) erase_from(groups_, *group, index);
   lowest_free_ = std::min<unsigned>(lowest_free_, index);
 }

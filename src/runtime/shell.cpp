@@ -121,9 +121,11 @@ Result<void> Shell::open_directories() {
   }
   if (config_.state_dir.empty()) return {};
   state_lock_ = TRY(own_directory(config_.state_dir));
-  state_file_.emplace(io_, config_.state_dir + "/state.json", [this](const Error& error) {
-    if (config_.log) config_.log(3, "the state could not be saved: " + to_string(error));
-  });
+  state_file_.emplace(
+      io_, config_.state_dir + "/state.json", [this] { return node_->state(); },
+      [this](const Error& error) {
+        if (config_.log) config_.log(3, "the state could not be saved: " + to_string(error));
+      });
   return {};
 }
 
@@ -265,7 +267,7 @@ void Shell::perform(core::Emit& effect) {
 }
 
 void Shell::perform(core::Save& effect) {
-  if (state_file_) state_file_->save(std::move(effect.state));
+  if (state_file_) state_file_->save(effect.line);
 }
 
 void Shell::perform(core::Arm& effect) {

@@ -5,9 +5,13 @@
 #include <boost/asio/post.hpp>
 
 namespace smartio {
+namespace {
+constexpr std::size_t fewest_changes = 64U << 10; ///< bytes, that make it worth writing the whole
+} // namespace
 
-StateFile::StateFile(boost::asio::io_context& io, std::string path, Failed failed)
-    : io_(io), path_(std::move(path)), failed_(std::move(failed)), thread_([this] { write(); }) {}
+StateFile::StateFile(boost::asio::io_context& io, std::string path, Whole whole, Failed failed)
+    : io_(io), path_(std::move(path)), whole_(std::move(whole)), failed_(std::move(failed)),
+      thread_([this] { write(); }) {}
 
 StateFile::~StateFile() {
   {
@@ -16,15 +20,28 @@ StateFile::~StateFile() {
   }
   wanted_.notify_one();
   thread_.join();
+  if (broken_) (void)replace_file(path_, whole_()); // perhaps there is room again
 }
 
-void StateFile::save(std::string content) {
-  const auto number = ++given_;
-  {
-    const std::lock_guard lock(mutex_);
-    next_ = std::move(content);
-    next_number_ = number;
-  }
+void StateFile::save(const std::string& line) {
+  ++given_;
+  const std::lock_guard lock(mutex_);
+  if (whole_bytes_ == 0 || broken_ || changed_ > whole_bytes_ + fewest_changes) return put_whole();
+  changed_ += line.size();
+  if (next_)
+    next_->text += line;
+  else
+    next_ = Content{false, line, 0};
+  next_->number = given_;
+  wanted_.notify_one();
+}
+
+/// With the mutex held.
+void StateFile::put_whole() {
+  next_ = Content{true, whole_(), given_};
+  whole_bytes_ = next_->text.size();
+  changed_ = 0;
+  broken_ = false;
   wanted_.notify_one();
 }
 
@@ -40,17 +57,29 @@ void StateFile::write() {
     wanted_.wait(lock, [this] { return next_ || ending_; });
     if (!next_) return;
     const auto content = *std::exchange(next_, std::nullopt);
-    const auto number = next_number_;
     lock.unlock();
-    auto result = replace_file(path_, content);
+    auto result = content.whole ? replace_file(path_, content.text) : append_to_file(path_, content.text);
     lock.lock();
-    if (!ending_) boost::asio::post(io_, [this, number, result = std::move(result)] { written(number, result); });
+    if (!result && !(next_ && next_->whole)) {
+      broken_ = true; // no change may stand behind half of another
+      next_.reset();
+    }
+    if (!ending_)
+      boost::asio::post(io_, [this, number = content.number, whole = content.whole, result = std::move(result)] {
+        written(number, whole, result);
+      });
   }
 }
 
-void StateFile::written(std::uint64_t number, const Result<void>& result) {
-  if (!result) failed_(result.error());
-  saved_ = number;
+/// What cannot be appended may still fit into the place of what is there; whoever waits, waits for that.
+void StateFile::written(std::uint64_t number, bool whole, const Result<void>& result) {
+  if (!result) {
+    if (whole) failed_(result.error());
+    const std::lock_guard lock(mutex_);
+    if (broken_ && (!whole || given_ > number)) put_whole();
+    if (!whole) return;
+  }
+  saved_ = std::max(saved_, number);
   while (!waiting_.empty() && waiting_.front().number <= saved_) {
     auto done = std::move(waiting_.front().done);
     waiting_.pop_front();

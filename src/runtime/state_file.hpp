@@ -13,26 +13,34 @@
 
 namespace smartio {
 
-/// Everything is called on the event loop's thread.
+/// A line with everything, and a line for each change since (core/intent.hpp): a change costs as much as it is long,
+/// however much there is. Written anew as a whole at the first change, when the changes are longer than the whole, and
+/// after the disk has failed. Everything is called on the event loop's thread.
 class StateFile {
 public:
+  using Whole = std::function<std::string()>;
   using Failed = std::function<void(const Error&)>;
 
-  /// `io` must live as long as this. `failed` is called for each content that could not be written; the file then has
-  /// an earlier one.
-  StateFile(boost::asio::io_context& io, std::string path, Failed failed);
-  ~StateFile(); ///< waits until the newest content is on the disk, or cannot be brought there; calls nothing back
+  /// `io` must live as long as this. `whole` gives the line with everything as it is now, also from the destructor.
+  /// `failed` is called when that could not be written either; the file then has what it had before.
+  StateFile(boost::asio::io_context& io, std::string path, Whole whole, Failed failed);
+  ~StateFile(); ///< waits until everything is on the disk, or cannot be brought there; calls nothing back
 
-  /// The file's new content. Of several while the disk is busy only the newest is written.
-  void save(std::string content);
+  /// Something has changed: a line, or "" to have the file written. Changes that meet a busy disk are written together.
+  void save(const std::string& line);
 
-  /// Runs `done` once every content given so far, or a newer one, is on the disk, or could not be brought there: at
-  /// once if that is so already.
+  /// Runs `done` once every change so far is on the disk, or could not be brought there: at once if that is so already.
   void when_saved(std::move_only_function<void()> done);
 
 private:
+  struct Content {
+    bool whole;
+    std::string text;
+    std::uint64_t number; ///< of the last change in it
+  };
+  void put_whole();
   void write();
-  void written(std::uint64_t number, const Result<void>& result);
+  void written(std::uint64_t number, bool whole, const Result<void>& result);
 
   struct Waiting {
     std::uint64_t number;
@@ -40,14 +48,15 @@ private:
   };
   boost::asio::io_context& io_;
   std::string path_;
+  Whole whole_;
   Failed failed_;
-  std::uint64_t given_ = 0, saved_ = 0; ///< how many contents
+  std::uint64_t given_ = 0, saved_ = 0;       ///< how many changes
+  std::size_t whole_bytes_ = 0, changed_ = 0; ///< of the last whole, and of the changes since
   std::deque<Waiting> waiting_;
-  std::mutex mutex_; ///< of the four below
+  std::mutex mutex_; ///< of the three below
   std::condition_variable wanted_;
-  std::optional<std::string> next_;
-  std::uint64_t next_number_ = 0;
-  bool ending_ = false;
+  std::optional<Content> next_;
+  bool broken_ = false, ending_ = false; ///< the former: what the file ends with is not known
   std::thread thread_;
 };
 

@@ -130,7 +130,7 @@ private:
   }
   void perform(const Emit& emit) { emit.event.dump(); }
   void perform(const Save& save) {
-    state_ = save.state;
+    state_ = save.line.empty() ? node_.state() : state_ + save.line;
     require(parse_intent(state_, self).has_value());
   }
   void perform(const Dial& dial) {

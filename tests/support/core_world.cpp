@@ -54,7 +54,23 @@ void World::tell(unsigned host, Event event) {
   if (!h.node) return;
   ++events;
   auto effects = h.node->handle(std::move(event), Time{} + clock.now);
+  const auto saved = h.saved.size();
   for (auto& effect : effects) std::visit([this, host](auto& e) { on(host, e); }, effect);
+  if (h.node && h.saved.size() != saved) check_saved(h);
+}
+
+void World::on(unsigned host, Save& e) {
+  auto& h = hosts[host];
+  if (e.line.empty())
+    h.saved = h.node->state();
+  else
+    h.saved += e.line;
+}
+
+/// What is read back after a crash is what the node means to keep.
+void World::check_saved(const Host& host) {
+  const auto read = parse_intent(host.saved, host.id);
+  if (!read || encode(*read, host.id) != host.node->state()) fault("a state file holds something else than its node");
 }
 
 void World::later(unsigned host, milliseconds delay, std::function<Event()> event) {

@@ -76,7 +76,8 @@ public:
 private:
   void on(unsigned host, Reply& e);
   void on(unsigned host, Emit& e);
-  void on(unsigned host, Save& e) { hosts[host].saved = e.state; }
+  void on(unsigned host, Save& e);
+  void check_saved(const Host& host);
   void on(unsigned host, Dial& e);
   void on(unsigned host, Send& e);
   void on(unsigned host, Drop& e);

@@ -85,3 +85,12 @@ TEST_CASE("who has something of a node is known until it ends") {
   CHECK(devices.lent_to(four).empty());
   CHECK_FALSE(devices.any_lent());
 }
+
+TEST_CASE(
+    "of two devices with one address, as a file edited by hand may have them, the first is found, and each can go") {
+  auto devices = three();
+  devices.add(9, "a");
+  CHECK(devices.by_address("a") == 0);
+  devices.remove(9);
+  CHECK(devices.by_address("a") == 0);
+}
