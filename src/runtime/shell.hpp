@@ -62,6 +62,7 @@ private:
   void handle(core::Event event);
   void perform(core::Reply&);
   void answer(core::Reply& reply);
+  void answer_all();
   void perform(core::Emit&);
   void perform(core::Save&);
   void perform(core::Dial&);

@@ -9,7 +9,10 @@ namespace smartio {
 StateFile::StateFile(boost::asio::io_context& io, std::string path, Failed failed)
     : io_(io), path_(std::move(path)), failed_(std::move(failed)), thread_([this] { write(); }) {}
 
-StateFile::~StateFile() {
+StateFile::~StateFile() { end(); }
+
+void StateFile::end() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
@@ -18,7 +21,14 @@ StateFile::~StateFile() {
   thread_.join();
 }
 
+void StateFile::finish() {
+  if (!thread_.joinable()) return;
+  end();
+  written(given_, last_);
+}
+
 void StateFile::save(std::string content) {
+  if (!thread_.joinable()) return;
   const auto number = ++given_;
   {
     const std::lock_guard lock(mutex_);
@@ -44,11 +54,13 @@ void StateFile::write() {
     lock.unlock();
     auto result = replace_file(path_, content);
     lock.lock();
+    last_ = result;
     if (!ending_) boost::asio::post(io_, [this, number, result = std::move(result)] { written(number, result); });
   }
 }
 
 void StateFile::written(std::uint64_t number, const Result<void>& result) {
+  if (number <= saved_) return;
   if (!result) failed_(result.error());
   saved_ = number;
   while (!waiting_.empty() && waiting_.front().number <= saved_) {

@@ -23,6 +23,10 @@ public:
   StateFile(boost::asio::io_context& io, std::string path, Failed failed);
   ~StateFile(); ///< waits until the newest content is on the disk, or cannot be brought there; calls nothing back
 
+  /// Blocks until the newest content is on the disk, or cannot be brought there; then whoever waits runs. Nothing is
+  /// saved any more.
+  void finish();
+
   /// The file's new content. Of several while the disk is busy only the newest is written.
   void save(std::string content);
 
@@ -33,6 +37,7 @@ public:
 private:
   void write();
   void written(std::uint64_t number, const Result<void>& result);
+  void end();
 
   struct Waiting {
     std::uint64_t number;
@@ -43,11 +48,12 @@ private:
   Failed failed_;
   std::uint64_t given_ = 0, saved_ = 0; ///< how many contents
   std::deque<Waiting> waiting_;
-  std::mutex mutex_; ///< of the four below
+  std::mutex mutex_; ///< of all below but the thread
   std::condition_variable wanted_;
   std::optional<std::string> next_;
   std::uint64_t next_number_ = 0;
   bool ending_ = false;
+  Result<void> last_{}; ///< of the thread when it ends
   std::thread thread_;
 };
 
