@@ -6,6 +6,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <cstring>
+#include <deque>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@ namespace {
 
 constexpr std::chrono::seconds ticket_timeout{2};
 constexpr std::chrono::milliseconds accept_pause{100}; ///< when there are no descriptors left
+constexpr std::size_t most_waiting = 64; ///< for a ticket, which comes at once: the oldest gives up its place
 constexpr std::size_t nonce_size = 64;
 constexpr std::size_t ticket_size = nonce_size + 4 + 8; // nonce, device, epoch; both ends are on one host
 using Bytes = std::array<char, ticket_size>;
@@ -78,7 +80,13 @@ struct LocalListener::State : std::enable_shared_from_this<State> {
   }
 
   void read_ticket(Socket socket) {
+    while (waiting.size() >= most_waiting) {
+      error_code not_open;
+      if (const auto oldest = waiting.front().lock()) oldest->socket.close(not_open);
+      waiting.pop_front();
+    }
     const auto arrival = std::make_shared<Arrival>(std::move(socket));
+    waiting.push_back(arrival);
     arrival->timer.expires_after(ticket_timeout);
     arrival->timer.async_wait([arrival](error_code error) {
       error_code ignored;
@@ -96,6 +104,7 @@ struct LocalListener::State : std::enable_shared_from_this<State> {
   asio::steady_timer pause;
   std::string path;
   Arrived arrived;
+  std::deque<std::weak_ptr<Arrival>> waiting; ///< for their tickets, or done with that; the oldest first
 };
 
 Result<std::unique_ptr<LocalListener>> LocalListener::listen(asio::io_context& io, const std::string& path,

@@ -23,6 +23,30 @@ Result<void> write_all(int fd, std::string_view text, const std::string& path) {
   return {};
 }
 
+/// Whoever may write to it could put a link or a socket in place of this process's own.
+Result<void> check_own(int directory, const std::string& path) {
+  struct stat status {};
+  if (::fstat(directory, &status) != 0) return fail_errno(errno, "look at " + path);
+  if (status.st_uid != 0 && status.st_uid != ::geteuid())
+    return fail(Errc::not_permitted, "{} belongs to another user ({})", path, status.st_uid);
+  const bool group = (status.st_mode & S_IWGRP) != 0 && status.st_gid != 0 && status.st_gid != ::getegid();
+  if (group || (status.st_mode & S_IWOTH) != 0)
+    return fail(Errc::not_permitted, "{} can be written to by others", path);
+  return {};
+}
+
+/// Over a symbolic link only if it is this user's, or root's. Needs no right to read it.
+Result<Fd> open_own(const std::string& path) {
+  struct stat link {};
+  if (::lstat(path.c_str(), &link) != 0) return fail_errno(errno, "look at " + path);
+  if (S_ISLNK(link.st_mode) && link.st_uid != 0 && link.st_uid != ::geteuid())
+    return fail(Errc::not_permitted, "{} is a symbolic link of another user ({})", path, link.st_uid);
+  Fd directory(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC | (S_ISLNK(link.st_mode) ? 0 : O_NOFOLLOW)));
+  if (!directory) return fail_errno(errno, "open " + path);
+  TRY(check_own(directory.get(), path));
+  return directory;
+}
+
 } // namespace
 
 Result<std::optional<std::string>> read_file(const std::string& path) {
@@ -65,7 +89,8 @@ Result<void> append_to_file(const std::string& path, const std::string& text) {
 Result<Fd> own_directory(const std::string& directory, unsigned mode) {
   if (::mkdir(directory.c_str(), mode) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + directory);
   const auto path = directory + "/lock";
-  Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const auto opened = TRY(open_own(directory));
+  Fd lock(::openat(opened.get(), "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return fail_errno(errno, "open " + path);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) return fail(Errc::busy, "{} is in use by another smartiod", directory);

@@ -20,7 +20,8 @@ Result<void> replace_file(const std::string& path, const std::string& text);
 Result<void> append_to_file(const std::string& path, const std::string& text);
 
 /// Makes the directory if its parent exists, and locks DIRECTORY/lock for as long as the descriptor lives. Errc::busy
-/// if another process has it. The mode of a directory that is there already stays.
+/// if another process has it. The mode of a directory that is there already stays; not_permitted if it, or a symbolic
+/// link to it, is another user's (but root's), or if others may write to it.
 Result<Fd> own_directory(const std::string& directory, unsigned mode = 0700);
 
 } // namespace smartio

@@ -76,6 +76,7 @@ struct Accepted {
   std::string nonce;
   std::string from{}; ///< address of the other end, for a person
 };                    ///< a lender dialled us
+struct Crowded {};    ///< somebody dialled us, and there is no place for one more
 struct Dialled {
   NodeId node;
   LinkId link;
@@ -165,10 +166,10 @@ struct UsageChanged {
   Usage usage;
 }; ///< at the borrower
 
-using Event = std::variant<Started, Stopping, Command, ControlClosed, Accepted, Dialled, DialFailed, Received, LinkDown,
-                           TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished,
-                           DeviceAppeared, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
-                           LoanOpened, LoanClosed, FabricLost, UsageChanged>;
+using Event = std::variant<Started, Stopping, Command, ControlClosed, Accepted, Crowded, Dialled, DialFailed, Received,
+                           LinkDown, TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed,
+                           DeviceVanished, DeviceAppeared, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded,
+                           UseEnded, LoanOpened, LoanClosed, FabricLost, UsageChanged>;
 
 // Effects
 struct Reply {

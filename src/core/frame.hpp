@@ -30,6 +30,7 @@ std::string encode_frame(FrameKind kind, std::string_view payload);
 class FrameReader {
 public:
   explicit FrameReader(std::size_t limit = frame_limit) : limit_(limit) {}
+  void set_limit(std::size_t limit) { limit_ = limit; }
   void feed(std::string_view bytes) { buffer_.append(bytes); }
   /// The next whole frame, nullopt if more bytes are needed, Errc::bad_request (for good) on a length of 0 or above the
   /// limit, or an unknown kind.

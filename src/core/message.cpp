@@ -114,7 +114,12 @@ Result<std::string> local_socket(const Json& object) {
     return fail(Errc::bad_request, "'fabrics' is missing or not a short list");
   for (const auto& fabric : *fabrics) {
     const auto kind = TRY(get_text(fabric, "kind"));
-    if (kind == "local") return get_text(fabric, "socket");
+    if (kind != "local") continue;
+    auto path = TRY(get_text(fabric, "socket"));
+    // A name that begins with a zero byte would be one of the abstract sockets, which belong to anybody.
+    if (!path.starts_with('/') || path.find('\0') != std::string::npos)
+      return fail(Errc::bad_request, "'socket' is not an absolute path");
+    return path;
   }
   return std::string{};
 }

@@ -10,8 +10,23 @@
 
 namespace smartio::core {
 
+namespace {
+constexpr unsigned most_lines = 200; ///< of one peer's doing, in
+constexpr std::chrono::seconds talk_interval{10};
+
+template <class T> const LinkId* link_of(const Event& event) {
+  const auto* found = std::get_if<T>(&event);
+  return found == nullptr ? nullptr : &found->link;
+}
+} // namespace
+
 std::vector<Effect> Node::handle(Event event, Time now) {
   now_ = now;
+  speaker_.reset();
+  for (const auto* link : {link_of<Received>(event), link_of<LinkDown>(event)})
+    if (const auto found = link == nullptr ? links_.end() : links_.find(*link); found != links_.end())
+      speaker_ = found->second.peer;
+  if (std::holds_alternative<Crowded>(event)) speaker_ = NodeId{};
   std::visit([this](auto& e) { on(e); }, event);
   deliver_to_self();
   update_heartbeats();
@@ -163,7 +178,23 @@ void Node::emit(const char* kind, Json fields) {
 void Node::save(std::string line) { effects_.push_back(Save{std::move(line)}); }
 
 /// Texts of peers are among what is logged: they must not look like other lines.
-void Node::log(int level, std::string text) { effects_.push_back(Log{level, printable(std::move(text))}); }
+void Node::log(int level, std::string text) {
+  if (speaker_ && !may_say(*speaker_)) return;
+  effects_.push_back(Log{level, printable(std::move(text))});
+}
+
+/// Nobody fills the log by what it does over and over.
+bool Node::may_say(NodeId about) {
+  auto& talk = talk_[about];
+  if (now_ >= talk.since + talk_interval || now_ < talk.since) {
+    const auto left_out = std::exchange(talk, Talk{.since = now_}).left_out;
+    const auto who = about == NodeId{} ? "unknown peers" : fmt::format("node {}", number(about));
+    if (left_out != 0) effects_.push_back(Log{4, fmt::format("{} lines about {} were left out", left_out, who)});
+  }
+  if (++talk.lines <= most_lines) return true;
+  ++talk.left_out;
+  return false;
+}
 
 std::chrono::milliseconds Node::peer_timeout() const {
   const auto option = intent_.options.find("peer-timeout");

@@ -164,6 +164,7 @@ private:
 
   // node_peers.cpp
   void on(const Accepted&);
+  void on(const Crowded&);
   void on(const Dialled&);
   void on(const DialFailed&);
   void on(Received&);
@@ -303,6 +304,13 @@ private:
   Json filters_json() const;
   Result<Json> show_document(DeviceId id) const;
 
+  bool may_say(NodeId about);
+  /// Lines that a peer causes: so many in a while, the others are counted.
+  struct Talk {
+    Time since{};
+    unsigned lines = 0, left_out = 0;
+  };
+
   Settings settings_;
   Intent intent_;
   Time now_{};
@@ -327,6 +335,8 @@ private:
   bool stopping_ = false, idle_ = false; ///< the latter: told
   std::uint64_t next_number_ = 1, next_epoch_ = settings_.first_epoch, next_event_ = 1;
   std::map<std::string, std::uint64_t> counters_;
+  std::optional<NodeId> speaker_; ///< whose doing the event at hand is; 0: somebody who has not said who it is
+  std::map<NodeId, Talk> talk_;
 };
 
 inline constexpr std::chrono::milliseconds heartbeat_interval{500};

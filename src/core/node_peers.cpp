@@ -67,6 +67,19 @@ void Node::on(Received& received) {
   std::visit([this, &received](auto& message) { receive(received.link, message); }, received.message);
 }
 
+/// The oldest of those who offer and lend nothing gives up its place; a lender that was one of them dials again.
+void Node::on(const Crowded&) {
+  for (const auto& [link, state] : links_) {
+    const auto peer = state.peer;
+    const auto lender = lenders_.find(peer);
+    const bool offers = lender != lenders_.end() && lender->second.link == link && !lender->second.devices.empty();
+    const bool lends = std::ranges::any_of(loans_, [peer](const auto& loan) { return lender_of(loan.first) == peer; });
+    if (link < first_link || state.dialled || offers || lends) continue;
+    close_link(link, "its place was needed, and it offered nothing");
+    return forget_lender(peer);
+  }
+}
+
 void Node::receive(LinkId link, const Hello& hello) {
   auto& state = links_[link];
   if (hello.version != protocol_version)

@@ -1,13 +1,26 @@
-// Accepting connections, also when the process has run out of descriptors: then it waits, and says so once.
+// Accepting connections, also when the process has run out of descriptors: then it waits, and says so once. What a
+// program that embeds the node executes inherits none of them, which Asio alone does not see to.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
+#include <cerrno>
 #include <chrono>
 #include <functional>
+#include <sys/socket.h>
+#include <unistd.h>
 
 namespace smartio {
 
-/// Goes on until the acceptor is closed. Both must live until the event loop ends.
+/// Close-on-exec from the start.
+template <class Socket, class Protocol>
+void open_close_on_exec(Socket& socket, const Protocol& protocol, boost::system::error_code& error) {
+  const int fd = ::socket(protocol.family(), protocol.type() | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol.protocol());
+  if (fd < 0) return error.assign(errno, boost::system::system_category());
+  socket.assign(protocol, fd, error);
+  if (error) ::close(fd);
+}
+
+/// Goes on until the acceptor, opened as above, is closed. Both must live until the event loop ends.
 template <class Acceptor> class Accepting {
 public:
   using Socket = typename Acceptor::protocol_type::socket;
@@ -16,19 +29,27 @@ public:
       : acceptor_(acceptor), pause_(acceptor.get_executor()), accepted_(std::move(accepted)), warn_(std::move(warn)) {}
 
   void start() {
-    acceptor_.async_accept([this](boost::system::error_code error, Socket socket) {
-      if (!acceptor_.is_open()) return;
-      if (is_shortage(error)) return wait();
-      if (!error) short_ = false;
-      if (!error) accepted_(std::move(socket));
-      start();
+    acceptor_.async_wait(Acceptor::wait_read, [this](boost::system::error_code error) {
+      if (error || !acceptor_.is_open()) return;
+      const int fd = ::accept4(acceptor_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+      if (fd < 0 && is_shortage(errno)) return wait();
+      if (fd >= 0) accept(fd);
+      if (acceptor_.is_open()) start();
     });
   }
 
 private:
-  static bool is_shortage(boost::system::error_code error) {
-    return error == boost::asio::error::no_descriptors || error == boost::asio::error::no_memory ||
-           error == boost::asio::error::no_buffer_space || error == boost::system::errc::too_many_files_open_in_system;
+  static bool is_shortage(int number) {
+    return number == EMFILE || number == ENFILE || number == ENOMEM || number == ENOBUFS;
+  }
+  void accept(int fd) {
+    boost::system::error_code error;
+    Socket socket(acceptor_.get_executor());
+    const auto here = acceptor_.local_endpoint(error);
+    if (!error) socket.assign(here.protocol(), fd, error);
+    if (error) return void(::close(fd));
+    short_ = false;
+    accepted_(std::move(socket));
   }
   /// Nothing tells when there are descriptors again.
   void wait() {

@@ -72,8 +72,13 @@ void FrameStream::send(std::string frame) {
 }
 
 void FrameStream::write() {
+  write_timer_.expires_after(6 * patience_);
+  write_timer_.async_wait([weak = weak_from_this()](error_code error) {
+    if (const auto self = weak.lock(); self && !error && self->socket_.is_open()) self->fail("it does not read");
+  });
   asio::async_write(socket_, asio::buffer(queue_.front()), [self = shared_from_this()](error_code error, std::size_t) {
     if (!self->socket_.is_open()) return;
+    self->write_timer_.cancel();
     if (error) return self->fail(error.message());
     self->queued_ -= self->queue_.front().size();
     self->queue_.pop_front();
@@ -104,6 +109,7 @@ void FrameStream::finish() {
 void FrameStream::close() {
   error_code ignored;
   timer_.cancel();
+  write_timer_.cancel();
   timing_ = false;
   on_frame_ = nullptr;
   on_closed_ = nullptr;

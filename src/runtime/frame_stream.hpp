@@ -22,13 +22,17 @@ public:
 
   /// A frame that has begun is over after `patience`, or the stream is.
   FrameStream(Socket socket, std::size_t limit, std::chrono::milliseconds patience = std::chrono::seconds(5))
-      : socket_(std::move(socket)), reader_(limit), patience_(patience), timer_(socket_.get_executor()) {}
+      : socket_(std::move(socket)), reader_(limit), patience_(patience), timer_(socket_.get_executor()),
+        write_timer_(socket_.get_executor()) {}
 
   /// Reads until either end closes or something malformed comes; then `closed` is called once.
   void start(OnFrame frame, OnClosed closed);
-  void send(std::string frame); ///< an encoded one; a reader that is 32 MiB behind is cut off
-  void finish();                ///< closes once everything sent has gone, or after 1 s; no callback follows
-  void close();                 ///< at once; no callback follows
+  void set_limit(std::size_t limit) { reader_.set_limit(limit); } ///< of frames to come
+  /// An encoded one. A reader that is 32 MiB behind is cut off, or that took no whole frame for 6 times `patience`.
+  void send(std::string frame);
+  bool is_idle() const { return queue_.empty(); } ///< all that was sent has gone
+  void finish(); ///< closes once everything sent has gone, or after 1 s; no callback follows
+  void close();  ///< at once; no callback follows
 
 private:
   void read();
@@ -42,7 +46,7 @@ private:
   core::FrameReader reader_;
   std::chrono::milliseconds patience_;
   std::uint64_t frames_ = 0; ///< that have come
-  boost::asio::steady_timer timer_;
+  boost::asio::steady_timer timer_, write_timer_;
   std::array<char, 16384> buffer_{};
   std::deque<std::string> queue_;
   std::size_t queued_ = 0;

@@ -94,10 +94,13 @@ Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
   TRY(shell->open_directories());
   shell->host_ = TRY(HostDevices::open(shell->io_, config.state_dir, config.log));
   auto intent = TRY(shell->read_state());
+  std::error_code ignored;
+  const auto run_dir = config.run_dir.empty() ? "" : std::filesystem::absolute(config.run_dir, ignored).string();
   const auto boot_id = TRY(read_file("/proc/sys/kernel/random/boot_id")).value_or("");
   core::Settings settings{.node = config.node,
                           .boot_id = boot_id.substr(0, boot_id.find('\n')),
-                          .fabric_socket = config.run_dir.empty() ? "" : config.run_dir + "/fabric.sock",
+                          .fabric_socket =
+                              run_dir.empty() ? "" : run_dir + "/fabric.sock", // a peer has another directory
                           .nonce = make_nonce(),
                           .can_borrow = !config.run_dir.empty(),
                           .nodes = config.nodes,
@@ -153,7 +156,7 @@ Result<void> Shell::open_sockets() {
   const auto path = config_.run_dir + "/smartiod.sock";
   ::unlink(path.c_str());
   error_code error;
-  controls_.open(asio::local::stream_protocol(), error);
+  open_close_on_exec(controls_, asio::local::stream_protocol(), error);
   if (!error) controls_.bind(asio::local::stream_protocol::endpoint(path), error);
   if (!error && ::chmod(path.c_str(), 0600) != 0) return fail_errno(errno, "chmod " + path);
   if (!error) controls_.listen(asio::socket_base::max_listen_connections, error);
@@ -204,15 +207,21 @@ void Shell::stop_now() {
   uevents_.reset();
   // Stops once the last device is closed, then the bridges, and all are back with their drivers.
   const std::shared_ptr<void> bridges_closed(
-      nullptr, [this](void*) { host_->give_back_all([this] { asio::post(io_, [this] { io_.stop(); }); }); });
+      nullptr, [this](void*) { host_->give_back_all([this] { asio::post(io_, [this] { answer_all(); }); }); });
   const std::shared_ptr<void> finished(nullptr, [this, bridges_closed](void*) {
     while (!bridges_.empty()) close_bridge(bridges_.extract(bridges_.begin()), [bridges_closed] {});
   });
   for (const auto& [id, device] : std::exchange(devices_, {})) device->close([finished] {});
   for (const auto& [link, stream] : std::exchange(links_, {})) stream->close();
-  for (const auto& [control, stream] : std::exchange(control_streams_, {})) stream->close();
   timers_.clear();
+}
+
+/// The last thing: what was done is told as soon as it is on the disk, what was not is refused.
+void Shell::answer_all() {
+  if (state_file_) state_file_->finish();
   for (auto& [request, done] : std::exchange(requests_, {})) done(fail(Errc::peer_down, "the node is stopping"), "");
+  for (const auto& [control, stream] : std::exchange(control_streams_, {})) stream->finish();
+  io_.stop();
 }
 
 void Shell::handle(core::Event event) {

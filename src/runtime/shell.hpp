@@ -62,6 +62,7 @@ private:
   void handle(core::Event event);
   void perform(core::Reply&);
   void answer(core::Reply& reply);
+  void answer_all();
   void perform(core::Emit&);
   void perform(core::Save&);
   void perform(core::Dial&);
@@ -176,6 +177,8 @@ private:
   /// Connections of a kind take no more than their share of the process's descriptors, so that others find some.
   const std::size_t most_links_ = share_of_descriptors(4, 4096), most_controls_ = share_of_descriptors(8, 1024);
   std::map<core::LinkId, std::shared_ptr<FrameStream>> links_;
+  core::Message last_sent_{};
+  std::string last_frame_{}; ///< it encoded; empty: none yet
   std::map<core::ControlId, std::shared_ptr<FrameStream>> control_streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their control connection
   std::map<core::RequestId, Done> requests_;

@@ -24,6 +24,11 @@ Json error_json(const Error& error) {
           {"message", to_string(error)}};
 }
 
+Error too_long(std::size_t bytes) {
+  return {std::make_error_code(std::errc::message_size),
+          fmt::format("the answer has {} bytes, and no more than {} can be sent", bytes, core::answer_limit)};
+}
+
 } // namespace
 
 void Shell::add_control(stream_protocol::socket socket) {
@@ -74,7 +79,10 @@ void Shell::control_frame(core::ControlId control, ::pid_t pid, const std::share
             else
               reply["result"] = std::move(*result);
             if (!note.empty()) reply["note"] = note;
-            self->send(encode(reply));
+            auto text = encode(reply);
+            if (text.size() > core::answer_limit)
+              text = encode({{"id", id}, {"error", error_json(too_long(text.size()))}});
+            self->send(std::move(text));
             if (name != "monitor") return;
             watchers_.push_back([weak](const std::string& event) {
               const auto watching = weak.lock();

@@ -15,6 +15,7 @@ using boost::system::error_code;
 namespace {
 
 constexpr std::chrono::seconds dial_timeout{3};
+constexpr std::size_t hello_limit = 128U << 10; ///< of a frame from whom this node has not greeted
 
 struct HostPort {
   std::string host;
@@ -60,7 +61,7 @@ Result<void> Shell::listen_for_peers() {
     return fail(Errc::not_permitted,
                 "{} is not a loopback address: peers are not authenticated, so --insecure is needed", host);
   const tcp::endpoint endpoint(address, static_cast<std::uint16_t>(*number));
-  peers_.open(endpoint.protocol(), error);
+  open_close_on_exec(peers_, endpoint.protocol(), error);
   if (!error) peers_.set_option(tcp::acceptor::reuse_address(true), error);
   if (!error) peers_.bind(endpoint, error);
   if (!error) peers_.listen(asio::socket_base::max_listen_connections, error);
@@ -69,6 +70,7 @@ Result<void> Shell::listen_for_peers() {
 }
 
 void Shell::accept_peer(tcp::socket socket) {
+  if (links_.size() >= most_links_) handle(core::Crowded{});
   if (links_.size() >= most_links_) return;
   error_code error;
   tune(socket);
@@ -80,7 +82,7 @@ void Shell::accept_peer(tcp::socket socket) {
 
 core::LinkId Shell::add_link(FrameStream::Socket socket) {
   const auto link = next_link_++;
-  links_[link] = std::make_shared<FrameStream>(std::move(socket), core::frame_limit);
+  links_[link] = std::make_shared<FrameStream>(std::move(socket), hello_limit);
   return link;
 }
 
@@ -124,6 +126,8 @@ void Shell::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoint
     error_code ignored;
     if (!error) dialling->socket.close(ignored);
   });
+  error_code opened; // if it fails, connecting does
+  open_close_on_exec(dialling->socket, endpoint.protocol(), opened);
   dialling->socket.async_connect(endpoint, [this, node, dialling, endpoints](error_code error) {
     dialling->timer.cancel();
     if (stopping_) return;
@@ -137,9 +141,15 @@ void Shell::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoint
   });
 }
 
+/// What many are told is encoded once.
 void Shell::perform(core::Send& effect) {
-  if (const auto link = links_.find(effect.link); link != links_.end())
-    link->second->send(core::encode_frame(core::FrameKind::json, core::encode(effect.message)));
+  const auto link = links_.find(effect.link);
+  if (link == links_.end()) return;
+  if (last_frame_.empty() || last_sent_ != effect.message) {
+    last_sent_ = std::move(effect.message);
+    last_frame_ = core::encode_frame(core::FrameKind::json, core::encode(last_sent_));
+  }
+  link->second->send(last_frame_);
 }
 
 void Shell::perform(core::Drop& effect) {

@@ -13,17 +13,27 @@ StateFile::StateFile(boost::asio::io_context& io, std::string path, Whole whole,
     : io_(io), path_(std::move(path)), whole_(std::move(whole)), failed_(std::move(failed)),
       thread_([this] { write(); }) {}
 
-StateFile::~StateFile() {
+StateFile::~StateFile() { end(); }
+
+void StateFile::end() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
   }
   wanted_.notify_one();
   thread_.join();
-  if (broken_) (void)replace_file(path_, whole_()); // perhaps there is room again
+  if (std::exchange(broken_, false)) last_ = replace_file(path_, whole_()); // perhaps there is room again
+}
+
+void StateFile::finish() {
+  if (!thread_.joinable()) return;
+  end();
+  written(given_, true, last_);
 }
 
 void StateFile::save(const std::string& line) {
+  if (!thread_.joinable()) return;
   ++given_;
   const std::lock_guard lock(mutex_);
   if (whole_bytes_ == 0 || broken_ || changed_ > whole_bytes_ + fewest_changes) return put_whole();
@@ -60,6 +70,7 @@ void StateFile::write() {
     lock.unlock();
     auto result = content.whole ? replace_file(path_, content.text) : append_to_file(path_, content.text);
     lock.lock();
+    last_ = result;
     if (!result && !(next_ && next_->whole)) {
       broken_ = true; // no change may stand behind half of another
       next_.reset();
@@ -73,13 +84,14 @@ void StateFile::write() {
 
 /// What cannot be appended may still fit into the place of what is there; whoever waits, waits for that.
 void StateFile::written(std::uint64_t number, bool whole, const Result<void>& result) {
+  if (number <= saved_) return;
   if (!result) {
     if (whole) failed_(result.error());
     const std::lock_guard lock(mutex_);
     if (broken_ && (!whole || given_ > number)) put_whole();
     if (!whole) return;
   }
-  saved_ = std::max(saved_, number);
+  saved_ = number;
   while (!waiting_.empty() && waiting_.front().number <= saved_) {
     auto done = std::move(waiting_.front().done);
     waiting_.pop_front();

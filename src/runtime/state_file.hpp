@@ -26,6 +26,10 @@ public:
   StateFile(boost::asio::io_context& io, std::string path, Whole whole, Failed failed);
   ~StateFile(); ///< waits until everything is on the disk, or cannot be brought there; calls nothing back
 
+  /// Blocks until everything is on the disk, or cannot be brought there; then whoever waits runs. Nothing is saved any
+  /// more.
+  void finish();
+
   /// Something has changed: a line, or "" to have the file written. Changes that meet a busy disk are written together.
   void save(const std::string& line);
 
@@ -41,6 +45,7 @@ private:
   void put_whole();
   void write();
   void written(std::uint64_t number, bool whole, const Result<void>& result);
+  void end();
 
   struct Waiting {
     std::uint64_t number;
@@ -53,10 +58,11 @@ private:
   std::uint64_t given_ = 0, saved_ = 0;       ///< how many changes
   std::size_t whole_bytes_ = 0, changed_ = 0; ///< of the last whole, and of the changes since
   std::deque<Waiting> waiting_;
-  std::mutex mutex_; ///< of the three below
+  std::mutex mutex_; ///< of all below but the thread
   std::condition_variable wanted_;
   std::optional<Content> next_;
   bool broken_ = false, ending_ = false; ///< the former: what the file ends with is not known
+  Result<void> last_{};                  ///< of the thread when it ends
   std::thread thread_;
 };
 

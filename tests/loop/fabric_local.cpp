@@ -125,6 +125,25 @@ TEST_CASE("who says nothing, or all but the last byte, is closed after two secon
   CHECK(good.silent()); // whose time is not counted any more
 }
 
+TEST_CASE("of many who say nothing only the newest are kept, and whoever has shown a ticket is not counted") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  auto served = bed.connect();
+  REQUIRE(served.send(bed.bytes_of(ticket)));
+  run_until(bed.io, [&bed] { return bed.tickets.size() == 1; });
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Raw> mute;
+  for (int i = 0; i < 100; ++i) {
+    mute.push_back(bed.connect());
+    settle(bed.io);
+  }
+  CHECK(mute.front().closed());
+  CHECK(mute[35].closed());
+  CHECK(since(start) < 1900ms); // not by their time
+  CHECK(mute.back().silent());
+  CHECK(served.silent());
+}
+
 TEST_CASE("a borrower shows its ticket, then speaks vfio-user; its socket is closed on exec") {
   Bed bed;
   REQUIRE(bed.listen().has_value());

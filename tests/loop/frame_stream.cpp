@@ -5,8 +5,10 @@
 
 #include <boost/asio/local/connect_pair.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
+#include <thread>
 
 using namespace smartio;
 using namespace std::chrono_literals;
@@ -57,4 +59,23 @@ TEST_CASE("a frame that does not end in time ends the connection, however busily
   }
   CHECK(pair.frames == 0);
   CHECK(pair.why == "a frame it began did not end in time");
+}
+
+TEST_CASE("whoever takes nothing of what was sent is cut off in time, whoever takes it slowly is not") {
+  Pair pair;
+  const auto frame = core::encode_frame(core::FrameKind::json, std::string(1 << 20, ' '));
+  std::string taken(frame.size(), ' ');
+  for (int i = 0; i < 3; ++i) { // for longer than one frame may take
+    pair.stream->send(frame);
+    pair.run(700ms);
+    CHECK(pair.why.empty());
+    std::thread reader([&] { boost::asio::read(pair.far, boost::asio::buffer(taken)); });
+    while (!pair.stream->is_idle()) pair.run(10ms);
+    reader.join();
+  }
+  pair.stream->send(frame);
+  pair.run(1100ms);
+  CHECK(pair.why.empty());
+  pair.run(300ms);
+  CHECK(pair.why == "it does not read");
 }

@@ -2,8 +2,10 @@
 #include "catch.hpp"
 #include "checks.hpp"
 #include "control_client.hpp"
+#include "file.hpp"
 #include "shell.hpp"
 #include "simulated_disk.hpp"
+#include "state_file.hpp"
 
 #include <future>
 #include <smartio/node.hpp>
@@ -119,4 +121,41 @@ TEST_CASE("an attached node goes on with the daemon that was started anew") {
   daemon = std::make_unique<Daemon>(place.path);
   CHECK(node.status_json());
   CHECK(eventually([&] { return node.monitor([](std::string_view) { return true; }).has_value(); }));
+}
+
+TEST_CASE("what a program executes inherits no socket of its node") {
+  const Place place;
+  boost::asio::io_context io;
+  boost::asio::ip::tcp::acceptor probe(io, {boost::asio::ip::address_v4::loopback(), 0});
+  const auto port = probe.local_endpoint().port();
+  probe.close();
+  const auto address = "127.0.0.1:" + std::to_string(port);
+  const auto borrower = Node::start({.node = NodeId{4}, .listen = address, .run_dir = place.path}).value();
+  const auto lender = Node::start({.node = NodeId{8}}).value();
+  REQUIRE(lender.connect(NodeId{4}, address)); // a socket that listens, one that dialled, one that was accepted
+  const auto attached = Node::attach(place.path).value();
+  std::string inherited;
+  const std::unique_ptr<FILE, int (*)(FILE*)> list(::popen("ls -l /proc/self/fd", "r"), ::pclose);
+  for (std::array<char, 256> line; std::fgets(line.data(), line.size(), list.get()) != nullptr;)
+    inherited += line.data();
+  CAPTURE(inherited);
+  CHECK(inherited.find("pipe:") != std::string::npos);
+  CHECK(inherited.find("socket:") == std::string::npos);
+}
+
+TEST_CASE("whoever waits for the state file has the answer when the node stops") {
+  const Place place;
+  boost::asio::io_context io;
+  StateFile file(io, place.path + "/state.json", [](const Error&) {});
+  unsigned answered = 0;
+  for (const char* content : {"first", "second", "third"}) {
+    file.save(content);
+    file.when_saved([&answered] { ++answered; });
+  }
+  CHECK(answered == 0);
+  file.finish();
+  CHECK(answered == 3);
+  CHECK(read_file(place.path + "/state.json").value() == "third");
+  io.run(); // what the disk said meanwhile is nobody's any more
+  CHECK(answered == 3);
 }

@@ -286,7 +286,7 @@ BAD_PEERS = {
                                  "kind vfio-user": "spoke out of turn"}.get(name, TOO_LONG))
        for name, data in BAD_FRAMES.items()},
     **{f"JSON: {name}": (frame(data), {"no JSON": NO_OBJECT, "no object": NO_OBJECT, "number": NO_OBJECT,
-                                       "no UTF-8": NO_OBJECT, "deep": TOO_DEEP, "deep object": TOO_DEEP}.get(name, NO_TYPE))
+                                       "no UTF-8": NO_OBJECT, "deep": TOO_LONG, "deep object": TOO_LONG}.get(name, NO_TYPE))
        for name, data in BAD_REQUESTS.items()},
     "nothing": (b"", "it sent no hello"), "not a hello": (frame({"type": "heartbeat"}), "spoke out of turn"),
     "other version": (hello(version=99), "speaks version 99"),
@@ -300,6 +300,7 @@ BAD_PEERS = {
     "fabric path": (hello(fabrics=[{"kind": "local", "socket": "/" + "x" * 5000}]), "'socket' is longer"),
     "hello twice": (hello() + hello(), "spoke out of turn"),
     **{name: (hello() + data, why) for name, (data, why) in {
+        "deep": (frame(BAD_REQUESTS["deep"]), TOO_DEEP),
         "unknown type": (frame({"type": "nonsense"}), "message of an unknown type"),
         "type number": (frame({"type": 5}), NO_TYPE),
         "device of another node": (devices(id="80000"), "offered a device of another node"),
@@ -384,6 +385,28 @@ def test_many_silent_peers_hold_nobody_up(unchanged):
             with contextlib.suppress(ConnectionResetError):
                 while peer.recv(65536):
                     pass
+
+
+def test_an_answer_that_is_too_long_is_told_as_that(unchanged):
+    """Many devices with long names: more than a reply may hold."""
+    _, borrower, _ = unchanged
+    with leaving(borrower), socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+        def taken():
+            """Whether the node has read all that was sent: it answers."""
+            peer.sendall(frame({"type": "heartbeat", "asks": True}))
+            with peer.makefile("rb", buffering=0) as stream:
+                return b"heartbeat" in stream.read(65536)
+        peer.sendall(hello())
+        assert b"hello" in peer.recv(65536)
+        for first in range(0, 16384 + 2048, 512):
+            peer.sendall(frame({"type": "devices", "removed": [], "changed": [
+                entry(id=f"{0x70000 + first + i:x}", name="x" * 1024) for i in range(512)]}))
+        assert taken()
+        answer = borrower.tool("list")
+        assert answer.exit == 1 and "no more than 16777216 can be sent" in answer.err, answer
+        peer.sendall(frame({"type": "devices", "changed": [],
+                            "removed": [f"{0x70000 + i:x}" for i in range(2048, 16384 + 2048)]}))
+        assert taken() and borrower.tool("list").exit == 0
 
 
 # The socket of a loan

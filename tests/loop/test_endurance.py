@@ -1,13 +1,17 @@
 # What must not end, hold up or confuse a node: its peers, its clients, its host's shortages.
+import contextlib
 import os
 import resource
 import signal
 import socket
+import struct
 import time
 
 import pytest
 
-from harness import NVME, run, sanitized, sanitizer, wait_for
+from conftest import lend
+from control import frame
+from harness import NVME, PATIENCE, run, sanitized, sanitizer, wait_for
 from raw_client import RawClient, guest_memory
 
 CONFIG, ONES, PAGE = 7, b"\xff" * 4, 4096
@@ -116,6 +120,59 @@ def test_peers_take_no_more_than_their_share_of_the_descriptors(world):
     assert lender.status()["node"] == 8
     for peer in peers:
         peer.close()
+
+
+@pytest.fixture
+def crowded(world):
+    """A loan, whose borrower may have 1,024 descriptors, with a client of its own; and a disk that is about to be lent."""
+    lender, borrower, disk = world.node(8), world.node(4, start=False), world.disk()
+    borrower.wrapper = ["sh", "-c", 'ulimit -n 1024 && exec "$0" "$@"']
+    lend(lender, borrower.start(), disk)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    path = borrower.ok("borrow", "80000").splitlines()[1]
+    with contextlib.ExitStack() as crowd, RawClient(path) as client:
+        yield lender, borrower, path, client, crowd
+    borrower.ok("return", "80000")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def goes_on(lender, borrower, client):
+    """The client, its events, commands and the lender's connection work as ever."""
+    assert len(client.read(CONFIG, 0, 4)) == 4
+    client.set_error_interrupt()
+    assert client.map(0x100000, 4096, fd=os.memfd_create("m")) != 0  # an empty file: refused, and not for want of one
+    assert borrower.status()["node"] == 4
+    assert lender.peer(4, "borrower") == "up" and borrower.peer(8, "lender") == "up"
+
+
+@pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
+def test_a_thousand_greeted_peers_of_one_user_end_no_loan_and_keep_no_lender_out(world, crowded):
+    lender, borrower, _, client, crowd = crowded
+    for number in range(1000, 2030):
+        peer = crowd.enter_context(socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE))
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(frame({"type": "hello", "version": 1, "node": number, "to": 4, "boot_id": "x",
+                                "nonce": "0" * 64, "fabrics": []}))
+            peer.recv(5)
+    goes_on(lender, borrower, client)
+    newcomer = world.node(9)
+    newcomer.ok("connect", 4, "--address", borrower.address)
+    goes_on(lender, borrower, client)
+
+
+@pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
+def test_clients_full_of_descriptors_end_no_loan_but_their_own(crowded):
+    lender, borrower, path, client, crowd = crowded
+    event = os.eventfd(0)
+    for _ in range(58):
+        hoarder = crowd.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        hoarder.connect(path)
+        with contextlib.suppress(ConnectionError):  # a message that never ends
+            socket.send_fds(hoarder, [struct.pack("<HHIII", 1, 1, 4096, 0, 0)], [event] * 16)
+    time.sleep(0.5)  # until all that will be taken has been
+    goes_on(lender, borrower, client)
+    os.close(event)
 
 
 def test_a_name_that_nobody_answers_for_holds_nobody_up(world, tmp_path):

@@ -1,10 +1,14 @@
 // The stream's own limits, with short times.
 #include "catch.hpp"
+#include "skipped.hpp"
 #include "user/stream.hpp"
 #include "vfio_user_raw.hpp"
 
+#include <boost/asio/ip/tcp.hpp>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 
 using namespace smartio;
 using namespace smartio::vfio::user;
@@ -139,4 +143,71 @@ TEST_CASE("descriptors that come are closed on exec") {
   run_until(io, [&got] { return got.size() == 2; });
   for (const auto& fd : got) CHECK((::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC) != 0);
   stream->close();
+}
+
+TEST_CASE("a socket that lingers is closed beside the event loop") {
+  Ended ended({});
+  boost::asio::ip::tcp::acceptor acceptor(ended.io, {boost::asio::ip::address_v4::loopback(), 0});
+  boost::asio::ip::tcp::socket lingers(ended.io), unread(ended.io);
+  lingers.connect(acceptor.local_endpoint());
+  acceptor.accept(unread);
+  lingers.non_blocking(true);
+  const Bytes much(1 << 20);
+  for (boost::system::error_code error; !error;) lingers.write_some(boost::asio::buffer(much), error);
+  lingers.set_option(boost::asio::socket_base::linger(true, 3));
+  ended.stream->pause();
+  ended.raw.send(message(Command::reset), {lingers.native_handle()});
+  ::close(lingers.release()); // the last one is the stream's
+  const auto start = Clock::now();
+  ended.stream->resume();
+  run_until(ended.io, [&ended] { return ended.sizes.size() == 1; });
+  CHECK(ended.sizes.size() == 1);
+  CHECK(Clock::now() - start < std::chrono::seconds(2));
+}
+
+TEST_CASE("a file of a file system that nobody answers for is neither looked at nor closed by the event loop") {
+  const Fd server(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  std::string place = "/tmp/silent.XXXXXX";
+  REQUIRE(::mkdtemp(place.data()) != nullptr);
+  const auto options = "fd=" + std::to_string(server.get()) + ",rootmode=40000,user_id=0,group_id=0";
+  if (!server || ::mount("silent", place.c_str(), "fuse", MS_NOSUID | MS_NODEV, options.c_str()) != 0) {
+    ::rmdir(place.c_str());
+    SKIPPED("no file system in user space can be mounted");
+  }
+  Fd file(::open(place.c_str(), O_PATH | O_CLOEXEC));
+  const auto stands_in = harmless(std::move(file), Unknown::passed);
+  struct stat status {};
+  CHECK(::fstat(stands_in.get(), &status) == 0);
+  CHECK(S_ISFIFO(status.st_mode));
+  CHECK(::umount2(place.c_str(), MNT_DETACH) == 0);
+  ::rmdir(place.c_str());
+}
+
+TEST_CASE("what is on this host, and answered by its kernel alone, comes as it was sent") {
+  const auto passes = [](Fd fd, Unknown unknown = Unknown::refused) {
+    struct stat before {
+    }, after{};
+    REQUIRE(::fstat(fd.get(), &before) == 0);
+    const auto kept = harmless(std::move(fd), unknown);
+    return ::fstat(kept.get(), &after) == 0 && before.st_ino == after.st_ino && before.st_dev == after.st_dev;
+  };
+  const auto open = [](const char* path) { return Fd(::open(path, O_RDONLY | O_CLOEXEC)); };
+  CHECK(passes(make_memfd("memory", 4096).value()));
+  CHECK(passes(make_eventfd().value()));
+  CHECK(passes(open("/")));
+  CHECK(passes(open("/dev/null")));
+  CHECK(passes(open("/proc/self/status")));
+  CHECK_FALSE(passes(Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))));
+  const Fd keyboard(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  CHECK_FALSE(passes(keyboard.duplicate().value()));
+}
+
+TEST_CASE("the type of a mount is found by its id") {
+  const std::string_view mounts = "2 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+                                  "22 2 0:20 / /a\\040-\\040b rw - fuse.sshfs x rw\n3 2 0:21 / /c rw";
+  CHECK(mounted_type(mounts, "2") == "ext4");
+  CHECK(mounted_type(mounts, "22") == "fuse.sshfs");
+  CHECK(mounted_type(mounts, "3").empty());
+  CHECK(mounted_type(mounts, "4").empty());
+  CHECK(mounted_type(mounts, "").empty());
 }

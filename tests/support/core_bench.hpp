@@ -14,6 +14,7 @@ public:
   Node node;
   std::vector<Effect> effects;
   std::map<Timer, std::chrono::milliseconds> timers; ///< armed
+  Time now{};
 
   explicit Bench(NodeId id, Intent intent = {}, const std::string& boot_id = "here")
       : node({.node = id,
@@ -26,7 +27,7 @@ public:
   }
 
   void on(Event event) {
-    effects = node.handle(std::move(event), Time{});
+    effects = node.handle(std::move(event), now);
     for (const auto& effect : effects) {
       if (const auto* arm = std::get_if<Arm>(&effect)) timers[arm->timer] = arm->after;
       if (const auto* disarm = std::get_if<Disarm>(&effect)) timers.erase(disarm->timer);

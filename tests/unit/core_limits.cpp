@@ -48,9 +48,10 @@ TEST_CASE("a message's texts have 1024 bytes at most") {
     if (object.contains("nonce")) object["nonce"] = nonce_of(1);
     const auto whole = object.dump();
     CAPTURE(whole, field);
-    CHECK(taken(whole.c_str(), field, ""));
-    CHECK(taken(whole.c_str(), field, letters(1024)));
-    CHECK_FALSE(taken(whole.c_str(), field, letters(1025)));
+    const std::string start = std::string(field).ends_with("/socket") ? "/" : "";
+    CHECK(taken(whole.c_str(), field, start));
+    CHECK(taken(whole.c_str(), field, start + letters(1024 - start.size())));
+    CHECK_FALSE(taken(whole.c_str(), field, start + letters(1025 - start.size())));
   }
 }
 
@@ -272,4 +273,74 @@ TEST_CASE("a state file names devices and options that a node can use, or is ref
       CAPTURE(field, odd.dump());
       CHECK_FALSE(is_taken(field, odd));
     }
+}
+
+TEST_CASE(
+    "what a peer does over and over is told so often, and how often it was left out; others are told of as ever") {
+  Crossroads node;
+  std::vector<std::string> lines;
+  const auto refused = [&](std::uint64_t times, LinkId first) {
+    lines.clear();
+    for (LinkId link = first; link < first + times; ++link) {
+      node.on(Accepted{link, nonce_of(link)});
+      node.on(LinkDown{link, "it sent nonsense"});
+      for (const auto& effect : node.effects)
+        if (const auto* log = std::get_if<Log>(&effect)) lines.push_back(log->text);
+    }
+  };
+  node.now = Time{std::chrono::hours(1)};
+  refused(1000, 1000);
+  CHECK(lines.size() == 200);
+  node.on(LinkDown{four, "cut"});
+  CHECK(node.find<Log>() != nullptr);
+  node.now += std::chrono::seconds(10);
+  refused(1, 3000);
+  CHECK(lines == std::vector<std::string>{"800 lines about unknown peers were left out",
+                                          "a connection was refused: it sent nonsense"});
+  node.now += std::chrono::seconds(10);
+  refused(1, 4000);
+  CHECK(lines.size() == 1);
+}
+
+TEST_CASE("a node is met at an absolute path, and at no abstract socket") {
+  Json object = Json::parse(hello);
+  object["nonce"] = nonce_of(1);
+  const auto whole = object.dump();
+  CHECK(taken(whole.c_str(), "/fabrics/0/socket", "/run/smartio/fabric.sock"));
+  for (const std::string& odd : {std::string("\0abstract", 9), std::string("/run\0x", 6), std::string("relative"),
+                                 std::string(" /x"), std::string("@x")})
+    CHECK_FALSE(taken(whole.c_str(), "/fabrics/0/socket", odd));
+}
+
+TEST_CASE("when there is no place for one more connection, the oldest that offers nothing gives up its own") {
+  Crossroads node; // six and seven offer a device each; `early` has not said who it is
+  constexpr LinkId idle = 300, newer = 301;
+  node.accept(NodeId{9}, idle);
+  node.receive(idle, Devices{{}, {make_device_id(NodeId{9}, 0)}});
+  node.on(Accepted{newer, nonce_of(newer)});
+  const auto given_up = [&node] {
+    node.on(Crowded{});
+    return node.find<Drop>() == nullptr ? LinkId{0} : node.find<Drop>()->link;
+  };
+  CHECK(given_up() == early);
+  CHECK(given_up() == idle);
+  CHECK(node.node.status_document().dump().find("\"node\":9") == std::string::npos);
+  CHECK(given_up() == newer);
+  CHECK(given_up() == 0); // nobody who lends, offers or borrows
+  node.receive(six, Devices{{}, {node.of_six}});
+  CHECK(given_up() == six);
+}
+
+TEST_CASE("a lender of a loan keeps its place, whatever it takes off its list") {
+  Crossroads node;
+  node.ask(node.of_six, six);
+  node.receive(six, Devices{{}, {node.of_six}});
+  node.receive(seven, Devices{{}, {node.of_seven}});
+  for (const auto given_up : {seven, early}) { // the older first
+    node.on(Crowded{});
+    REQUIRE(node.find<Drop>() != nullptr);
+    CHECK(node.find<Drop>()->link == given_up);
+  }
+  node.on(Crowded{});
+  CHECK(node.find<Drop>() == nullptr);
 }

@@ -131,6 +131,44 @@ TEST_CASE("a directory is its owner's alone, and one process's at a time") {
   CHECK_FALSE(own_directory(scratch / "no/parent"));
 }
 
+TEST_CASE("a directory that somebody else can write to, or leads to, is not taken") {
+  const Scratch scratch;
+  const auto code = [](const std::string& path) {
+    const auto taken = own_directory(path);
+    return taken ? std::error_code() : taken.error().code;
+  };
+  const auto refused = make_error_code(Errc::not_permitted);
+  const auto folder = scratch / "folder", link = scratch / "link";
+  REQUIRE(::mkdir(folder.c_str(), 0700) == 0);
+  for (const auto& [mode, group, is_refused] : {std::tuple{0777U, 0U, true},
+                                                {0702U, 0U, true},
+                                                {01777U, 0U, true},
+                                                {0770U, 65534U, true},
+                                                {0770U, 0U, false},
+                                                {0755U, 65534U, false},
+                                                {0711U, 0U, false}}) {
+    CAPTURE(mode, group);
+    REQUIRE(::chown(folder.c_str(), 0, group) == 0);
+    REQUIRE(::chmod(folder.c_str(), mode) == 0);
+    CHECK(code(folder) == (is_refused ? refused : std::error_code()));
+  }
+  REQUIRE(::symlink(folder.c_str(), link.c_str()) == 0);
+  CHECK(code(link) == std::error_code());
+  REQUIRE(::lchown(link.c_str(), 65534, 65534) == 0);
+  CHECK(code(link) == refused);
+  REQUIRE(::chown(folder.c_str(), 65534, 65534) == 0);
+  CHECK(code(folder) == refused);
+}
+
+TEST_CASE("a lock that is a symbolic link is not followed") {
+  const Scratch scratch;
+  const auto folder = scratch / "folder";
+  REQUIRE(::mkdir(folder.c_str(), 0700) == 0);
+  REQUIRE(::symlink((scratch / "elsewhere").c_str(), (folder + "/lock").c_str()) == 0);
+  CHECK_FALSE(own_directory(folder));
+  CHECK_FALSE(std::filesystem::exists(scratch / "elsewhere"));
+}
+
 TEST_CASE("a file that is not there is no error, one that cannot be read is") {
   const Scratch scratch;
   CHECK_FALSE(read_file(scratch / "nothing").value().has_value());

@@ -5,10 +5,12 @@
 #include "checks.hpp"
 #include "skipped.hpp"
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <linux/netlink.h>
 #include <string>
 #include <sys/socket.h>
+#include <vector>
 
 using namespace smartio;
 using namespace smartio::vfio::host;
@@ -70,5 +72,31 @@ TEST_CASE("messages of anyone but the kernel are dropped, and the listener can e
   CHECK(seen == 0);
   CHECK(!testing::readable(uevents->fd()));
   { const Uevents ended = std::move(*uevents); }
+  context.run(); // returns: nothing waits any more
+}
+
+TEST_CASE("a listener whose socket fails gets another, and says that something may have been lost") {
+  boost::asio::io_context context;
+  std::vector<Uevent::Kind> seen;
+  auto uevents = Uevents::open(context.get_executor(), [&seen](const Uevent& event) { seen.push_back(event.kind); });
+  if (!uevents) SKIPPED(to_string(uevents.error()));
+  sockaddr_nl address{};
+  socklen_t size = sizeof address;
+  REQUIRE(::getsockname(uevents->fd(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  address.nl_groups = 0;
+  Fd as_it_was(::dup(uevents->fd())); // the event loop goes on watching it
+  const Fd forger(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT)),
+      other = make_eventfd().value();
+  const auto text = message("add");
+  REQUIRE(::dup2(other.get(), uevents->fd()) >= 0); // to receive from it is an error from now on
+  if (::sendto(forger.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
+    SKIPPED("only root can try this");
+  context.run_one_for(std::chrono::seconds(5));
+  as_it_was.reset();
+  for (int i = 0; i < 100 && seen.empty(); ++i) context.run_for(std::chrono::milliseconds(100));
+  CHECK(std::ranges::count(seen, Uevent::Kind::lost) == 1);
+  CHECK(::getsockname(uevents->fd(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  { const Uevents ended = std::move(*uevents); }
+  context.restart();
   context.run(); // returns: nothing waits any more
 }

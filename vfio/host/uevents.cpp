@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <linux/netlink.h>
 #include <string_view>
 #include <sys/socket.h>
@@ -15,6 +17,7 @@ namespace {
 constexpr std::uint32_t kernel_group = 1; ///< udev repeats what it has handled in group 2
 constexpr std::size_t largest = 16384;    ///< a message is at most 2048 bytes and a path (UEVENT_BUFFER_SIZE)
 constexpr int room = 1 << 20;             ///< bytes of messages that may wait
+constexpr std::chrono::seconds pause{1};  ///< before a socket that failed is replaced
 
 std::optional<Uevent::Kind> kind_of(std::string_view action) {
   if (action == "add") return Uevent::Kind::appeared;
@@ -84,12 +87,13 @@ std::optional<Uevent> parse_uevent(std::span<const std::byte> message) {
 
 struct Uevents::State : std::enable_shared_from_this<State> {
   State(boost::asio::any_io_executor executor, Fd fd, Handler to)
-      : socket(std::move(executor), fd.release()), handler(std::move(to)) {}
+      : socket(executor, fd.release()), timer(std::move(executor)), handler(std::move(to)) {}
 
   void wait() {
     socket.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                       [self = shared_from_this()](const boost::system::error_code& error) {
-                        if (!error) self->read_all();
+                        if (!error) return self->read_all();
+                        if (self->socket.is_open()) self->listen_again();
                       });
   }
 
@@ -98,13 +102,37 @@ struct Uevents::State : std::enable_shared_from_this<State> {
     for (;;) {
       if (!socket.is_open()) return; // the handler has ended it
       const auto got = receive(socket.native_handle(), event);
-      if (got == Got::error) return;
+      if (got == Got::error) return listen_again();
       if (got == Got::no_more) return wait();
       if (got == Got::event) handler(event);
     }
   }
 
+  /// What has failed may work again; what happened meanwhile is lost.
+  void listen_again() {
+    timer.expires_after(pause);
+    timer.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
+      if (error || self->ended) return;
+      auto fresh = open_socket();
+      if (!fresh) return self->listen_again();
+      boost::system::error_code ignored;
+      self->socket.close(ignored);
+      self->socket.assign(fresh->release(), ignored);
+      self->handler({.kind = Uevent::Kind::lost, .bdf = {}});
+      if (!self->ended) self->wait();
+    });
+  }
+
+  void end() noexcept {
+    ended = true;
+    boost::system::error_code ignored;
+    socket.close(ignored);
+    timer.cancel();
+  }
+
   boost::asio::posix::stream_descriptor socket;
+  boost::asio::steady_timer timer;
+  bool ended = false;
   Handler handler;
 };
 
@@ -127,8 +155,7 @@ Uevents::~Uevents() { close(); }
 int Uevents::fd() const noexcept { return state_->socket.native_handle(); }
 
 void Uevents::close() noexcept {
-  boost::system::error_code ignored;
-  if (state_) state_->socket.close(ignored);
+  if (state_) state_->end();
 }
 
 } // namespace smartio::vfio::host

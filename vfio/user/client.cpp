@@ -132,7 +132,7 @@ void Client::State::greet(const std::shared_ptr<Client>& client, Socket socket, 
   owner = client;
   opened = std::move(when_opened);
   stream = std::make_shared<Stream>(
-      std::move(socket), StreamLimits{.output = 64 * 1024 * 1024, .stall = timeout},
+      std::move(socket), StreamLimits{.output = 64 * 1024 * 1024, .stall = timeout, .files = Unknown::passed},
       [weak = owner](Message message) {
         if (const auto kept = weak.lock()) kept->state_->received(std::move(message));
       },

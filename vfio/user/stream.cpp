@@ -151,7 +151,7 @@ bool Stream::keep_descriptors(const msghdr& message) {
     for (std::size_t i = 0; i < count; ++i) {
       int fd = -1;
       std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-      last_fds_.emplace_back(fd);
+      last_fds_.push_back(harmless(Fd(fd), limits_.files));
     }
   }
   return (message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) == 0;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "fd.hpp"
+#include "user/foreign.hpp"
 #include "wire.hpp"
 
 #include <boost/asio/local/stream_protocol.hpp>
@@ -25,6 +26,7 @@ struct StreamLimits {
   std::size_t output = 16 * 1024 * 1024; ///< bytes waiting to be sent; more ends the stream
   std::size_t output_high = SIZE_MAX;    ///< bytes waiting beyond which nothing more is read
   std::chrono::milliseconds stall{5000}; ///< for the rest of a started message, in either direction
+  Unknown files = Unknown::refused;      ///< of other mount namespaces
 };
 
 /// One message as it came. `payload` is good until the handler returns; descriptors nobody takes are closed.
