@@ -18,9 +18,15 @@ from harness import World, context_switches, free_port, wait_for
 
 DEVICES, PEERS, FIRST_PEER = 100, 5, 1000
 SHARERS = 32  # of a device
-STEPS = {  # what is measured → its unit, and how it may grow with the numbers of devices and peers together
-    "add a device": ("ms", 1), "connect a peer": ("ms", 10), "available + unavailable": ("ms", 10), "list": ("ms", 10),
-    "status --json": ("ms", 10), "memory": ("MiB", 10), "rest": ("% of a core", 10)}
+UNITS = {"add a device": "ms", "connect a peer": "ms", "available + unavailable": "ms", "list": "ms", "status --json": "ms",
+         "memory": "MiB", "rest": "% of a core"}
+
+
+def processor_seconds(node):
+    """What the node has used so far, and all commands that have ended."""
+    tasks = pathlib.Path(f"/proc/{node.process.pid}/task").glob("*/schedstat")
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9 + ended.ru_utime + ended.ru_stime
 
 
 class Growing:
@@ -68,19 +74,13 @@ class Growing:
         self.connected += count
         self.together(("connect", {"node": node, "address": f"127.0.0.1:{self.port}"}) for node in range(first, first + count))
 
-    def processor_seconds(self):
-        """What the node has used so far, and all commands that have ended."""
-        tasks = pathlib.Path(f"/proc/{self.lender.process.pid}/task").glob("*/schedstat")
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9 + ended.ru_utime + ended.ru_stime
-
     def cost(self, step, times):
         """Milliseconds of each of `times`, in the cheapest of three batches."""
         def batch():
-            before = self.processor_seconds()
+            before = processor_seconds(self.lender)
             for _ in range(times):
                 step()
-            return 1000 * (self.processor_seconds() - before) / times
+            return 1000 * (processor_seconds(self.lender) - before) / times
         return min(batch() for _ in range(3))
 
     def take_and_give(self):
@@ -101,9 +101,9 @@ class Growing:
 
     def rest(self, seconds=4):
         """Per cent of a core, with a loan of each of the first peers."""
-        before, start = self.processor_seconds(), time.monotonic()
+        before, start = processor_seconds(self.lender), time.monotonic()
         time.sleep(seconds)
-        return 100 * (self.processor_seconds() - before) / (time.monotonic() - start)
+        return 100 * (processor_seconds(self.lender) - before) / (time.monotonic() - start)
 
     def memory(self):
         lines = pathlib.Path(f"/proc/{self.lender.process.pid}/status").read_text().splitlines()
@@ -118,7 +118,7 @@ class Growing:
 def measure(factor, rest=True):
     """{step: figure}, at `factor` times the least numbers."""
     with contextlib.closing(World()) as world, contextlib.closing(Growing(world, factor)) as growing:
-        found = {"add a device": growing.cost(lambda: growing.add(1), 20)} # of which the few peers are told
+        found = {"add a device": growing.cost(lambda: growing.add(1), 20)}  # of which the few peers are told
         growing.connect(growing.most - PEERS)
         wait_for(lambda: sum(peer["state"] == "up" for peer in growing.lender.status()["peers"]) > growing.most, "all peers")
         found |= {"connect a peer": growing.cost(lambda: growing.connect(1), 3),
@@ -150,7 +150,7 @@ def main():
     print("| " + " | ".join(["", *(f"{f * DEVICES} devices, {f * PEERS} peers" for f in found), "grows by"]) + " |")
     print("|---" * (len(found) + 2) + "|")
     first, last = found[arguments.factors[0]], found[arguments.factors[-1]]
-    for step, (unit, _) in STEPS.items():
+    for step, unit in UNITS.items():
         grows = shape(first[step], last[step], arguments.factors[-1] // arguments.factors[0])
         print(f"| {step}, {unit} | " + " | ".join(f"{figures[step]:.2f}" for figures in found.values()) + f" | {grows} |")
     wake_ups = ", ".join(f"{figures['wake-ups']:.1f}" for figures in found.values())

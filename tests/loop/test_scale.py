@@ -1,7 +1,7 @@
 # Many devices, many peers, and nothing to do.
 import os
 import pathlib
-import resource
+import sys
 import time
 
 import pytest
@@ -9,6 +9,8 @@ import pytest
 from control import Control
 from harness import context_switches, sanitized, sanitizer, wait_for
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+import growth  # noqa: E402
 
 MANY_DEVICES, MANY_PEERS = (100, 10) if sanitized() else (1000, 50)
 
@@ -18,18 +20,11 @@ def is_quick(node, limit, *words):
     and does not wait for anything, either. The best of some, since other programs only ever make it slower."""
     worked, took = [], []
     for _ in range(7):
-        start, before = time.monotonic(), processor_seconds(node)
+        start, before = time.monotonic(), growth.processor_seconds(node)
         node.ok(*words)
-        worked.append(processor_seconds(node) - before)
+        worked.append(growth.processor_seconds(node) - before)
         took.append(time.monotonic() - start)
     return sanitized() or min(worked) < limit and min(took) < 20 * limit
-
-
-def processor_seconds(node):
-    """What the node has used so far, and all commands that have ended."""
-    own = sum(int(path.read_text().split()[0]) for path in pathlib.Path(f"/proc/{node.process.pid}/task").glob("*/schedstat"))
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own / 1e9 + ended.ru_utime + ended.ru_stime
 
 
 def test_many_devices_are_listed_at_once(pair, world):
@@ -68,6 +63,13 @@ def test_many_peers_are_served(world):
         borrower.tool("borrow", "80000").failed(4)
     borrowers[0].ok("return", "80000")
     assert is_quick(lender, 0.2, "status", "--json")
+
+
+@pytest.mark.skipif(sanitized(), reason="times of instrumented programs say nothing")
+def test_no_cost_grows_faster_than_the_number_of_devices_and_peers():
+    few, many = growth.measure(1, rest=False), growth.measure(10, rest=False)
+    assert many["add a device"] < 2.5 * few["add a device"], (few, many)  # a tenth of linear, and noise
+    assert all(many[step] < 15 * few[step] for step in few), (few, many)
 
 
 @pytest.mark.skipif(sanitizer() == "thread", reason="the sanitizer has a thread that wakes up by itself")
