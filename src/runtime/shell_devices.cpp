@@ -32,6 +32,14 @@ vfio::user::Client::Opened opened_user(DeviceSource::Opened opened) {
   };
 }
 
+/// A device's server may reach the borrower's memory by message too.
+vfio::user::Client::Opened serving_memory(vfio::user::Client::Opened opened) {
+  return [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+    if (client) (*client)->serve_mapped_memory();
+    opened(std::move(client));
+  };
+}
+
 vfio::kernel::Interface interface_of(const std::string& option) {
   if (option == "type1") return vfio::kernel::Interface::type1;
   return option == "iommufd" ? vfio::kernel::Interface::iommufd : vfio::kernel::Interface::automatic;
@@ -73,7 +81,7 @@ DeviceSource Shell::local_source(const core::OpenLoan& loan) {
 
 DeviceSource Shell::user_source(const std::string& path) {
   return {[this, path](DeviceSource::Opened opened) {
-            vfio::user::Client::connect(io_, path, config_.timeout, opened_user(std::move(opened)));
+            vfio::user::Client::connect(io_, path, config_.timeout, serving_memory(opened_user(std::move(opened))));
           },
           "the device's server closed the connection",
           {}};

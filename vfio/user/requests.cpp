@@ -54,6 +54,7 @@ void Client::State::submit(Request request, Completion done) {
   if (auto* set = std::get_if<SetIrqs>(&request)) return submit_irqs(std::move(*set), std::move(done));
   if (const auto* read = std::get_if<RegionRead>(&request)) return submit_read(*read, std::move(done));
   if (const auto* write = std::get_if<RegionWrite>(&request)) return submit_write(*write, std::move(done));
+  if (memory) done = memory->noting(request, std::move(done));
   send(std::move(request), std::move(done));
 }
 

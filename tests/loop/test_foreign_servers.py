@@ -1,0 +1,59 @@
+# Devices lent whose servers are not of this project, and use what the vfio-user specification leaves to them.
+import errno
+import os
+
+import pytest
+
+from harness import wait_for
+from raw_client import READ, WRITE, RawClient, guest_memory
+from raw_server import RawServer
+
+PAGE = 4096
+
+
+@pytest.fixture
+def server(tmp_path):
+    with RawServer(tmp_path / "device.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def nodes(world):
+    lender, borrower = world.node(8), world.node(4)
+    lender.ok("connect", 4, "--address", borrower.address)
+    return lender, borrower
+
+
+def lend(nodes, server):
+    lender, borrower = nodes
+    lender.ok("add", server.device)
+    lender.ok("available", server.device)
+    wait_for(lambda: borrower.devices().get("80000", {}).get("state") == "available", "the borrower sees the device")
+
+
+def borrow(node):
+    return node.ok("borrow", "80000").splitlines()[1]
+
+
+def test_a_server_reads_and_writes_by_message_what_the_loan_has_mapped_and_nothing_else(nodes, server):
+    lend(nodes, server)
+    memory, registers = guest_memory(4 * PAGE), bytes(range(256)) * 16
+    os.pwrite(memory, registers, PAGE)
+    with RawClient(borrow(nodes[1])) as client:
+        assert client.map(0x10000, 2 * PAGE, READ | WRITE, memory, PAGE) == 0
+        assert client.map(0x20000, PAGE, READ, memory) == 0
+        assert client.map(0x30000, PAGE, WRITE, memory) == 0
+        assert server.dma_read(0x10000, PAGE) == registers
+        assert server.dma_write(0x10000 + PAGE + 5, b"written") == b""
+        assert os.pread(memory, 7, 2 * PAGE + 5) == b"written"
+        assert server.dma_write(0x20000, b"no") == errno.EACCES and server.dma_read(0x30000, 4) == errno.EACCES
+        assert server.dma_write(0x10000 + 2 * PAGE - 1, b"no") == errno.EFAULT
+        assert server.dma_read(0x10000 - 1, 2) == errno.EFAULT and server.dma_read((1 << 64) - 2, 4) == errno.EFAULT
+        assert os.pread(memory, PAGE, 0) == bytes(PAGE) and os.pread(memory, 1, 3 * PAGE - 1) == b"\0"
+        assert client.unmap(0x10000, 2 * PAGE)
+        assert server.dma_read(0x10000, 4) == errno.EFAULT and server.dma_write(0x10000, b"no") == errno.EFAULT
+        assert server.dma_write(0x30000, b"yes") == b"" and os.pread(memory, 3, 0) == b"yes"
+    wait_for(lambda: server.resets == 1, "the device is reset after its client")
+    with RawClient(nodes[1].status()["loans"][0]["socket"]):
+        assert server.dma_read(0x20000, 4) == errno.EFAULT  # the next client has mapped nothing
+    os.close(memory)
