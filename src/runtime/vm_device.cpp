@@ -39,6 +39,9 @@ const char* advice(int number) {
   case ERANGE:
     return "a shared device gives each client 16 GiB of addresses of its own, in which the guest's memory does not "
            "lie: borrow it exclusively";
+  case ETIMEDOUT:
+    return "its pages cannot be found and pinned in the time that a client waits: use large pages, or give the guest "
+           "less";
   default: return "give the guest memory of a file that can be shared";
   }
 }

@@ -302,6 +302,28 @@ TEST_CASE("what the device does not complete is answered in time for QEMU") {
   pair.answer<Done>(Reset{});
 }
 
+TEST_CASE("a window that the device maps when its client has been told otherwise is unmapped again, and only once") {
+  Pair pair(std::chrono::seconds(20));
+  pair.device->manner = SmallDevice::Manner::later;
+  const auto map = [](std::uint64_t iova) {
+    return DmaMap{Iova{iova}, 4096, Access::read, make_memfd("window", 4096).value()};
+  };
+  std::vector<int> errors;
+  for (const std::uint64_t iova : {0, 4096, 8192})
+    pair.client->submit(map(iova), [&errors](const Reply& reply) { errors.push_back(reply ? 0 : reply.error()); });
+  run_until(pair.io, [&errors] { return errors.size() == 3; });
+  CHECK(errors == std::vector<int>(3, ETIMEDOUT));
+  pair.client->submit(DmaUnmap{Iova{4096}, 4096}, [](const Reply&) {});
+  run_until(pair.io, [&pair] { return pair.device->waiting.size() == 4; });
+  pair.device->complete();
+  REQUIRE(pair.device->waiting.size() == 4);
+  const auto* undone = std::get_if<DmaUnmap>(&pair.device->waiting.back().first);
+  REQUIRE(undone);
+  CHECK((undone->iova == Iova{0} && undone->size == 4096 && !undone->all));
+  pair.device->complete(); // the client itself unmaps that one
+  CHECK(pair.device->waiting.size() == 3);
+}
+
 TEST_CASE("the device reads and writes the client's memory while the client waits for the device") {
   Pair pair;
   Bytes memory = pattern(65536);
