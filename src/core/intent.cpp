@@ -9,6 +9,7 @@ Result<void> parse_devices(const Json& list, Intent& intent) {
     Intent::Device device;
     device.address = TRY(get_string(item, "address"));
     device.available = TRY(get_bool(item, "available"));
+    device.without_reset = get_bool(item, "without_reset").value_or(false);
     intent.devices[index] = std::move(device);
   }
   return {};
@@ -58,8 +59,11 @@ std::string encode(const Intent& intent, NodeId node) {
   Json state{{"schema_version", 1},          {"node", number(node)},      {"devices", Json::array()},
              {"connections", Json::array()}, {"options", intent.options}, {"filters", Json::array()},
              {"removed", intent.removed}};
-  for (const auto& [index, device] : intent.devices)
-    state["devices"].push_back({{"index", index}, {"address", device.address}, {"available", device.available}});
+  for (const auto& [index, device] : intent.devices) {
+    auto& entry = state["devices"].emplace_back(
+        Json{{"index", index}, {"address", device.address}, {"available", device.available}});
+    if (device.without_reset) entry["without_reset"] = true;
+  }
   for (const auto& [peer, address] : intent.connections)
     state["connections"].push_back({{"node", static_cast<unsigned>(peer)}, {"address", address}});
   for (const auto& rule : intent.filters)

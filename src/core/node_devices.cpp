@@ -59,7 +59,7 @@ void Node::open(DeviceId id, OwnDevice& device, bool force) {
   for (const auto& [index, other] : devices_) companions.push_back(other.address);
   const auto iommu = intent_.options.find("iommu");
   effects_.push_back(OpenDevice{id, device.address, iommu == intent_.options.end() ? "auto" : iommu->second, force,
-                                std::move(companions)});
+                                std::move(companions), device.without_reset});
 }
 
 /// Ends at `unavailable` (or opens it again), when no loan is left.
@@ -157,7 +157,9 @@ void Node::on(const DeviceOpened& opened) {
   }
   device->identity = *opened.identity;
   auto& wanted = intent_.devices[static_cast<std::uint16_t>(static_cast<std::uint32_t>(opened.device) & 0xffff)];
-  if (!std::exchange(wanted.available, true)) save();
+  const bool changed = wanted.without_reset != device->without_reset;
+  wanted.without_reset = device->without_reset;
+  if (!std::exchange(wanted.available, true) || changed) save();
   set_state(opened.device, *device, DeviceState::available);
   reply(device->waiting, Json{{"device", to_string(opened.device)}});
 }

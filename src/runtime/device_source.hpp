@@ -23,7 +23,8 @@ struct OpenedDevice {
   std::string interface, driver; ///< core::Identity's
   std::optional<unsigned> iommu_group;
   bool filters_config = false; ///< a borrower's configuration writes need an allow-list
-  bool needs_reset = false;    ///< only a reset clears what a borrower left in it: without one it is not lent
+  /// Only a reset clears what a borrower left in it: why it is not lent without one. Empty: it is.
+  std::string needs_reset{};
 };
 
 struct DeviceSource {

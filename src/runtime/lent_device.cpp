@@ -77,10 +77,10 @@ asio::awaitable<Result<void>> LentDevice::open_now() {
     co_return std::unexpected(description.error());
   }
   if (!open_.device) co_return fail(Errc::wrong_state, "the device was closed meanwhile");
-  if (open_.needs_reset && !description->can_reset) {
+  if (!open_.needs_reset.empty() && !description->can_reset) {
+    const auto why = open_.needs_reset;
     co_await close_now();
-    co_return fail(Errc::not_permitted, "the device's reset does not work: what one borrower left in it would reach "
-                                        "the next");
+    co_return fail(Errc::not_permitted, "{}", why);
   }
   description_ = std::move(*description);
   description_.identity.interface = open_.interface;

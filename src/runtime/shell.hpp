@@ -100,7 +100,7 @@ private:
   void open_device(DeviceId id, DeviceSource source);
   void open_failed(DeviceId id, const Error& error);
   DeviceSource local_source(const core::OpenLoan& loan);
-  DeviceSource user_source(const std::string& path);
+  DeviceSource user_source(const std::string& path, bool needs_reset = false);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
   static std::string random_uuid();
   static std::size_t share_of_descriptors(std::size_t part, std::size_t most);

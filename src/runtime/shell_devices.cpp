@@ -18,8 +18,8 @@ std::string hex(const std::vector<std::byte>& bytes) {
   return text;
 }
 
-vfio::user::Client::Opened opened_user(DeviceSource::Opened opened) {
-  return [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, bool needs_reset = false) {
+  return [opened = std::move(opened), needs_reset](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
     if (!client) return opened(std::unexpected(client.error()));
     OpenedDevice device;
     device.device = *client;
@@ -28,6 +28,9 @@ vfio::user::Client::Opened opened_user(DeviceSource::Opened opened) {
       closed();
     };
     device.interface = "vfio-user";
+    if (needs_reset)
+      device.needs_reset = "the device's server cannot reset it: what one borrower left in it would reach the next "
+                           "(--without-reset lends it all the same)";
     opened(std::move(device));
   };
 }
@@ -79,9 +82,10 @@ DeviceSource Shell::local_source(const core::OpenLoan& loan) {
           {}};
 }
 
-DeviceSource Shell::user_source(const std::string& path) {
-  return {[this, path](DeviceSource::Opened opened) {
-            vfio::user::Client::connect(io_, path, config_.timeout, serving_memory(opened_user(std::move(opened))));
+DeviceSource Shell::user_source(const std::string& path, bool needs_reset) {
+  return {[this, path, needs_reset](DeviceSource::Opened opened) {
+            vfio::user::Client::connect(io_, path, config_.timeout,
+                                        serving_memory(opened_user(std::move(opened), needs_reset)));
           },
           "the device's server closed the connection",
           {}};
@@ -119,7 +123,7 @@ OpenedDevice Shell::opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::ke
   opened.driver = "vfio-pci";
   opened.iommu_group = device->group();
   opened.filters_config = true;
-  opened.needs_reset = true;
+  opened.needs_reset = "the device's reset does not work: what one borrower left in it would reach the next";
   return opened;
 }
 
@@ -141,7 +145,7 @@ void Shell::perform(core::ProbeDevice& effect) {
 void Shell::perform(core::OpenDevice& effect) {
   const auto id = effect.device;
   const auto bdf = parse_bdf(effect.address);
-  if (!bdf) return open_device(id, user_source(effect.address.substr(user_prefix.size())));
+  if (!bdf) return open_device(id, user_source(effect.address.substr(user_prefix.size()), !effect.without_reset));
   taken_[id] = *bdf;
   auto source = kernel_source(*bdf, interface_of(effect.iommu));
   host_->take(*bdf, effect.force, std::move(effect.companions),

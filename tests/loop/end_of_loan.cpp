@@ -283,7 +283,7 @@ TEST_CASE("a device whose reset does not work is not lent where only a reset cle
   DeviceSource source{[&](DeviceSource::Opened opened) {
                         OpenedDevice open;
                         open.device = device;
-                        open.needs_reset = needs_reset;
+                        if (needs_reset) open.needs_reset = "it leaks";
                         open.close = [log](std::move_only_function<void()> closed) {
                           log->push_back("close");
                           closed();

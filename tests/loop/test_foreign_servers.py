@@ -6,7 +6,7 @@ import pytest
 
 from harness import wait_for
 from raw_client import READ, WRITE, RawClient, guest_memory
-from raw_server import RawServer
+from raw_server import CAN_RESET, PCI, RawServer
 
 PAGE = 4096
 
@@ -33,6 +33,26 @@ def lend(nodes, server):
 
 def borrow(node):
     return node.ok("borrow", "80000").splitlines()[1]
+
+
+def test_a_device_that_cannot_be_reset_is_not_lent_unless_its_owner_says_so(nodes, server):
+    lender, borrower = nodes
+    server.flags = PCI
+    lender.ok("add", server.device)
+    refused = lender.tool("available", server.device)
+    assert refused.exit == 5 and "cannot reset it" in refused.err and "--without-reset" in refused.err
+    lender.ok("available", "--without-reset", server.device)
+    wait_for(lambda: borrower.devices().get("80000", {}).get("state") == "available", "the borrower sees the device")
+    with RawClient(borrow(borrower)) as client:
+        client.write(0, 0, b"kept")
+    borrower.ok("return", "80000")
+    lender.end()
+    lender.start()  # it is remembered
+    wait_for(lambda: lender.devices().get("80000", {}).get("state") == "available", "the device is available again")
+    lender.ok("unavailable", "80000")
+    assert lender.tool("available", "80000").exit == 5
+    server.flags = PCI | CAN_RESET
+    lender.ok("available", "80000")
 
 
 def test_a_server_reads_and_writes_by_message_what_the_loan_has_mapped_and_nothing_else(nodes, server):
