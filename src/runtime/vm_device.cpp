@@ -33,8 +33,8 @@ const char* advice(int number) {
   case ENOMEM:
     return "raise the limit on locked memory of the lender's smartiod (LimitMEMLOCK), or give the guest less";
   case ENOSPC:
-    return "the lender's IOMMU takes no more windows: raise the module option dma_entry_limit of vfio_iommu_type1, or "
-           "run the guest without a virtual IOMMU";
+    return "the device takes no more windows: run the guest without a virtual IOMMU, or, for a PCI device of the "
+           "lender's host, raise the module option dma_entry_limit of vfio_iommu_type1";
   case EINVAL: return "the lender's IOMMU reserves or lacks these addresses: move or shrink the guest's memory";
   case ERANGE:
     return "a shared device gives each client 16 GiB of addresses of its own, in which the guest's memory does not "
