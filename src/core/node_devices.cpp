@@ -111,6 +111,11 @@ void Node::on(const DeviceAppeared& appeared) {
       device.reason.clear();
       effects_.push_back(ProbeDevice{*id, device.address});
     }
+    // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
+    if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && !device.closing && !device.opening) {
+      device.reopens = true;
+      if (device.shares.empty()) close(*id, device);
+    }
   }
   scan({.purpose = ScanFor::appeared, .rules = {}});
 }

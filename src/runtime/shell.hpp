@@ -15,6 +15,7 @@
 #include "ntb/peer.hpp"
 #include "remote_client.hpp"
 #include "remote_device.hpp"
+#include "server_watch.hpp"
 #include "state_file.hpp"
 
 #include <atomic>
@@ -106,6 +107,8 @@ private:
   static std::size_t share_of_descriptors(std::size_t part, std::size_t most);
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
+  void try_server(DeviceId id, const std::string& path);
+  void server_missed(DeviceId id);
 
   // shell_bridges.cpp
   struct Bridge {
@@ -186,7 +189,9 @@ private:
   std::uint64_t next_generation_ = 1;
   std::shared_ptr<PeerWindows> peer_windows_ = std::make_shared<PeerWindows>();
   std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
-  std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be
+  ServerWatch servers_{io_, [this](const std::string& path) { handle(core::DeviceAppeared{"vfio-user:" + path}); }};
+  std::map<DeviceId, std::string> server_paths_; ///< of devices that have one
+  std::map<DeviceId, Bdf> taken_;                ///< from their drivers, or about to be
   std::unique_ptr<HostDevices> host_;
   /// One for all, so that functions of one IOMMU group find each other.
   std::shared_ptr<vfio::kernel::System> kernel_ = vfio::kernel::real_system();

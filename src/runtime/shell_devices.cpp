@@ -119,6 +119,7 @@ OpenedDevice Shell::opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::ke
   OpenedDevice opened;
   opened.device = device;
   opened.close = [device](std::move_only_function<void()> closed) { device->close(std::move(closed)); };
+  opened.on_error = [device](std::move_only_function<void()> error) { device->on_error(std::move(error)); };
   opened.interface = device->interface() == vfio::kernel::Interface::iommufd ? "iommufd" : "type1";
   opened.driver = "vfio-pci";
   opened.iommu_group = device->group();
@@ -127,16 +128,30 @@ OpenedDevice Shell::opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::ke
   return opened;
 }
 
+void Shell::try_server(DeviceId id, const std::string& path) {
+  server_paths_[id] = path;
+  servers_.trying(path);
+}
+
+void Shell::server_missed(DeviceId id) {
+  const auto path = server_paths_.find(id);
+  if (path != server_paths_.end() && !stopping_) servers_.missed(path->second);
+}
+
 void Shell::perform(core::ProbeDevice& effect) {
   const auto id = effect.device;
   if (const auto bdf = parse_bdf(effect.address))
     return host_->probe(*bdf, [this, id](Result<core::Identity> identity) {
       handle(core::DeviceProbed{id, std::move(identity)});
     });
+  try_server(id, effect.address.substr(user_prefix.size()));
   LentDevice::open(
       io_, id, user_source(effect.address.substr(user_prefix.size())), peer_windows_, [](const core::Event&) {},
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
-        if (!device) return handle(core::DeviceProbed{id, std::unexpected(device.error())});
+        if (!device) {
+          server_missed(id);
+          return handle(core::DeviceProbed{id, std::unexpected(device.error())});
+        }
         const auto identity = (*device)->identity();
         (*device)->close([this, id, identity] { handle(core::DeviceProbed{id, identity}); });
       });
@@ -145,7 +160,12 @@ void Shell::perform(core::ProbeDevice& effect) {
 void Shell::perform(core::OpenDevice& effect) {
   const auto id = effect.device;
   const auto bdf = parse_bdf(effect.address);
-  if (!bdf) return open_device(id, user_source(effect.address.substr(user_prefix.size()), !effect.without_reset));
+  if (!bdf) {
+    try_server(id, effect.address.substr(user_prefix.size()));
+    auto server = user_source(effect.address.substr(user_prefix.size()), !effect.without_reset);
+    server.comes_back = true;
+    return open_device(id, std::move(server));
+  }
   taken_[id] = *bdf;
   auto source = kernel_source(*bdf, interface_of(effect.iommu));
   host_->take(*bdf, effect.force, std::move(effect.companions),
@@ -159,7 +179,14 @@ void Shell::perform(core::OpenDevice& effect) {
 
 void Shell::open_device(DeviceId id, DeviceSource source) {
   LentDevice::open(
-      io_, id, std::move(source), peer_windows_, [this](core::Event event) { handle(std::move(event)); },
+      io_, id, std::move(source), peer_windows_,
+      [this, id](core::Event event) {
+        const auto* use = std::get_if<core::UseEnded>(&event);
+        const auto* loan = std::get_if<core::LoanEnded>(&event);
+        const bool failed = (use != nullptr && use->error) || (loan != nullptr && loan->error);
+        if (failed || std::holds_alternative<core::DeviceLost>(event)) server_missed(id);
+        handle(std::move(event));
+      },
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
         if (stopping_) return (*device)->close();
@@ -170,6 +197,7 @@ void Shell::open_device(DeviceId id, DeviceSource source) {
 
 /// What cannot be lent goes back to its driver before anybody is told.
 void Shell::open_failed(DeviceId id, const Error& error) {
+  server_missed(id);
   const auto taken = taken_.extract(id);
   if (taken.empty()) return handle(core::DeviceOpened{id, std::unexpected(error)});
   host_->give_back(taken.mapped(), [this, id, error](Result<std::string> driver) {
@@ -181,6 +209,7 @@ void Shell::open_failed(DeviceId id, const Error& error) {
 
 void Shell::perform(core::CloseDevice& effect) {
   const auto id = effect.device;
+  if (const auto path = server_paths_.find(id); path != server_paths_.end()) servers_.forget(path->second);
   const auto found = devices_.extract(id);
   if (found.empty()) return give_back(id);
   found.mapped()->close([this, id, keep = found.mapped()] { give_back(id); });

@@ -37,6 +37,7 @@ class RawServer:
         self.start()
 
     def start(self):
+        self.closing = False
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(self.path))
         self.listener.listen(8)
@@ -46,6 +47,7 @@ class RawServer:
 
     def close(self):
         """As if its process ended."""
+        self.closing = True
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         if session := self.session:
@@ -71,6 +73,8 @@ class RawServer:
                 return
             with session:
                 self.session = session
+                if self.closing:  # before that was seen
+                    return
                 greeted = self.serve_client(session)
                 self.session = None
             if greeted:

@@ -1,11 +1,12 @@
 # Devices lent whose servers are not of this project, and use what the vfio-user specification leaves to them.
 import errno
 import os
+import threading
 
 import pytest
 
 from harness import wait_for
-from raw_client import READ, WRITE, RawClient, guest_memory
+from raw_client import CONFIG, READ, WRITE, RawClient, guest_memory
 from raw_server import CAN_RESET, PCI, RawServer
 
 PAGE = 4096
@@ -77,3 +78,58 @@ def test_a_server_reads_and_writes_by_message_what_the_loan_has_mapped_and_nothi
     with RawClient(nodes[1].status()["loans"][0]["socket"]):
         assert server.dma_read(0x20000, 4) == errno.EFAULT  # the next client has mapped nothing
     os.close(memory)
+
+
+def test_a_server_that_ends_after_each_client_and_is_started_again_is_lent_all_the_same(nodes, server):
+    lender, borrower = nodes
+    timers = []
+
+    def start_again():
+        server.close()
+        timers.append(threading.Timer(0.4, server.start))
+        timers[-1].start()
+
+    server.on_leave = start_again
+    lend(nodes, server)
+    socket = borrow(borrower)
+    for _ in range(3):
+        with RawClient(socket) as client:
+            assert client.read(CONFIG, 0, 2) == b"\x34\x12"
+        wait_for(lambda: borrower.status()["loans"][0]["client"] is None, "the client has left")
+    borrower.ok("return", "80000")
+    assert lender.devices()["80000"]["state"] == "available"
+    server.on_leave = lambda: None
+    for timer in timers:
+        timer.join()
+    assert server.clients == 5  # to be looked at, to be available, and after each of its clients
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_a_device_whose_server_dies_is_available_again_when_that_is_back(nodes, server, in_use):
+    lender, borrower = nodes
+    lend(nodes, server)
+    client = RawClient(borrow(borrower)) if in_use else None
+    server.close()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "quarantined", "its loss is noticed")
+    if client:
+        client.socket.close()
+    server.start()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again")
+    with RawClient(borrow(borrower)) as again:
+        assert again.read(CONFIG, 0, 2) == b"\x34\x12"
+    server.close()
+    lender.ok("unavailable", "80000")
+    server.start()
+    assert lender.devices()["80000"]["state"] == "unavailable"
+
+
+def test_a_node_that_starts_before_its_devices_server_finds_it_later(nodes, server):
+    lender, _ = nodes
+    lend(nodes, server)
+    lender.end()
+    server.close()
+    lender.start()
+    wait_for(lambda: "80000" in lender.devices(), "the node has looked for it")
+    assert lender.devices()["80000"]["state"] == "unavailable"
+    server.start()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again")
