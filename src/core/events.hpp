@@ -211,6 +211,7 @@ struct OpenDevice {
   std::string iommu = "auto";            ///< the option of that name
   bool force = false;                    ///< whether or not something uses it
   std::vector<std::string> companions{}; ///< addresses of all added devices: these of its group may be bound with it
+  bool without_reset = false;            ///< although it cannot be reset
 };
 struct CloseDevice {
   DeviceId device;

@@ -17,6 +17,7 @@ Result<void> parse_devices(const Json& list, Intent& intent) {
     device.address = TRY(get_string(item, "address"));
     if (!is_address(device.address)) return fail(Errc::bad_request, "'{}' is not a device", device.address);
     device.available = TRY(get_bool(item, "available"));
+    device.without_reset = get_bool(item, "without_reset").value_or(false);
     intent.devices[index] = std::move(device);
   }
   return {};
@@ -96,7 +97,9 @@ Result<void> check_owner(const Json& state, NodeId node) {
 }
 
 Json json_of(std::uint16_t index, const Intent::Device& device) {
-  return {{"index", index}, {"address", device.address}, {"available", device.available}};
+  Json json{{"index", index}, {"address", device.address}, {"available", device.available}};
+  if (device.without_reset) json["without_reset"] = true;
+  return json;
 }
 
 Json json_of(NodeId peer, const std::string& address) { return {{"node", number(peer)}, {"address", address}}; }

@@ -25,6 +25,7 @@ struct Intent {
   struct Device {
     std::string address;
     bool available = false;
+    bool without_reset = false; ///< its owner lends it although nothing clears it between its borrowers
     bool operator==(const Device&) const = default;
   };
   std::map<std::uint16_t, Device> devices;    ///< by index: an id stays the same while its device stays added

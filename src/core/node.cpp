@@ -51,6 +51,7 @@ void Node::on(const Started&) {
     auto& device = devices_.add(index, wanted.address);
     const auto id = make_device_id(settings_.node, index);
     device.probing = true;
+    device.without_reset = wanted.without_reset;
     effects_.push_back(ProbeDevice{id, device.address});
   }
   scan({.purpose = ScanFor::appeared, .rules = {}});

@@ -173,6 +173,10 @@ void Node::command_available(Command& c) {
   if (device->state == DeviceState::available || device->state == DeviceState::borrowed)
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("device {} is {} already", to_string(*id), to_string(device->state)));
+  const bool without_reset = flag(c.arguments, "without_reset");
+  if (without_reset && parse_bdf(device->address))
+    return reply(c.request, fail(Errc::not_permitted, "{} is a device of the host: it is not lent without a reset",
+                                 device->address));
   if (device->state == DeviceState::quarantined) {
     if (!flag(c.arguments, "force"))
       return reply(c.request, fail(Errc::wrong_state, "device {} is quarantined ({}): --force tries it again",
@@ -184,6 +188,7 @@ void Node::command_available(Command& c) {
     return close(*id, *device);
   }
   device->waiting.push_back(c.request);
+  device->without_reset = without_reset;
   open(*id, *device, flag(c.arguments, "force"));
 }
 

@@ -55,7 +55,7 @@ void Node::open(DeviceId id, OwnDevice& device, bool force) {
     for (const auto& [index, other] : devices_) companions.push_back(other.address);
   const auto iommu = intent_.options.find("iommu");
   effects_.push_back(OpenDevice{id, device.address, iommu == intent_.options.end() ? "auto" : iommu->second, force,
-                                std::move(companions)});
+                                std::move(companions), device.without_reset});
 }
 
 /// Ends at `unavailable` (or opens it again), when no loan is left.
@@ -107,6 +107,11 @@ void Node::on(const DeviceAppeared& appeared) {
       device.reason.clear();
       effects_.push_back(ProbeDevice{*id, device.address});
     }
+    // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
+    if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && !device.closing && !device.opening) {
+      device.reopens = true;
+      if (device.shares.empty()) close(*id, device);
+    }
   }
   scan({.purpose = ScanFor::appeared, .rules = {}});
 }
@@ -153,7 +158,9 @@ void Node::on(const DeviceOpened& opened) {
   }
   devices_.identify(index_of(opened.device), *opened.identity);
   auto& wanted = intent_.devices[index_of(opened.device)];
-  if (!std::exchange(wanted.available, true)) save(device_line(intent_, index_of(opened.device)));
+  const bool changed = wanted.without_reset != device->without_reset;
+  wanted.without_reset = device->without_reset;
+  if (!std::exchange(wanted.available, true) || changed) save(device_line(intent_, index_of(opened.device)));
   set_state(opened.device, *device, DeviceState::available);
   reply(device->waiting, Json{{"device", to_string(opened.device)}});
 }

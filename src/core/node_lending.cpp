@@ -191,7 +191,7 @@ void Node::on(const LoanEnded& ended) {
     quarantine(id, *device, to_string(*ended.error));
   else if (!device->shares.empty())
     announce(id);
-  else if (device->leaving)
+  else if (device->leaving || device->reopens)
     close(id, *device);
   else if (device->state == DeviceState::borrowed)
     set_state(id, *device, DeviceState::available);

@@ -31,6 +31,7 @@ struct OwnDevice {
   bool leaving = false;                                   ///< becomes unavailable once its last loan ended
   bool reopens = false;                                   ///< with closing: only to be opened again
   bool vanished = false;                                  ///< of this host, and not there now
+  bool without_reset = false;                             ///< lent although it cannot be reset
   bool wanted = false;                                    ///< a filter makes it available once it was added
   std::map<std::uint64_t, Share> shares{};                ///< by epoch
   std::vector<RequestId> waiting{};                       ///< add, available or unavailable under way

@@ -24,7 +24,7 @@ bool is_file(const Fd& fd) {
 
 void BorrowedDevice::connected(OpenedDevice lender) {
   lender_ = std::move(lender);
-  for (auto& [request, done] : std::exchange(waiting_, {})) submit(std::move(request), std::move(done));
+  resume();
 }
 
 void BorrowedDevice::submit(Request request, Completion done) {
@@ -34,10 +34,85 @@ void BorrowedDevice::submit(Request request, Completion done) {
   if (const auto* info = std::get_if<vfio::GetIrqInfo>(&request); info != nullptr && info->index >= vfio::err)
     return done(vfio::IrqInfo{vfio::irq_flag_eventfd | vfio::irq_flag_noresize, info->index == vfio::err ? 1U : 0U});
   if (revoked_) return answer_revoked(request, done);
-  if (!lender_.device) return waiting_.push_back({std::move(request), std::move(done)}), void();
+  if (!lender_.device || busy_ || !waiting_.empty())
+    return waiting_.push_back({std::move(request), std::move(done)}), void();
+  forward(std::move(request), std::move(done));
+}
+
+void BorrowedDevice::forward(Request request, Completion done) {
   if (std::holds_alternative<vfio::GetRegionInfo>(request)) done = with_trust(std::move(done));
   auto completion = counted(request, std::move(done));
+  if (in_pieces(request, completion)) return;
   lender_.device->submit(std::move(request), std::move(completion));
+}
+
+/// What waited goes out, in order, up to the next window that takes a while.
+void BorrowedDevice::resume() {
+  busy_ = false;
+  while (!busy_ && lender_.device && !waiting_.empty()) {
+    auto [request, done] = std::move(waiting_.front());
+    waiting_.pop_front(); // after it, in this function or one that it calls
+    forward(std::move(request), std::move(done));
+  }
+}
+
+/// Takes a request about windows that are cut.
+bool BorrowedDevice::in_pieces(Request& request, Completion& done) {
+  if (auto* map = std::get_if<vfio::DmaMap>(&request)) {
+    if (pieces_of(std::to_underlying(map->iova), map->size).size() < 2 || !is_file(map->fd)) return false;
+    busy_ = true;
+    const auto stuck = [weak = weak_from_this()] {
+      const auto self = weak.lock();
+      if (!self || self->revoked_) return;
+      self->revoke(false); // the device may still reach the memory: the lender ends that
+      self->close();
+    };
+    pieces()->map(std::move(*map), std::chrono::steady_clock::now() + patience_, stuck, then_resume(std::move(done)));
+    return true;
+  }
+  const auto* unmap = std::get_if<vfio::DmaUnmap>(&request);
+  if (unmap == nullptr || unmap->all) return false;
+  auto cut_up = cut(*unmap);
+  if (!cut_up) return done(std::unexpected(cut_up.error())), true;
+  if (cut_up->empty()) return false;
+  busy_ = true;
+  pieces()->unmap(std::move(*cut_up), then_resume(std::move(done)));
+  return true;
+}
+
+Completion BorrowedDevice::then_resume(Completion done) {
+  return [self = shared_from_this(), done = std::move(done)](vfio::Reply reply) mutable {
+    done(std::move(reply));
+    self->resume();
+  };
+}
+
+std::shared_ptr<InPieces> BorrowedDevice::pieces() {
+  return std::make_shared<InPieces>([weak = weak_from_this()](Request request, Completion done) {
+    const auto self = weak.lock();
+    const auto device = self ? self->lender_.device : nullptr;
+    if (!device || self->revoked_) return done(std::unexpected(ENODEV));
+    device->submit(std::move(request), std::move(done));
+  });
+}
+
+/// What the lender must unmap instead of the range: nothing else where no window in it is cut, otherwise the pieces of
+/// each window. EINVAL: the range ends within such a window.
+std::expected<std::vector<vfio::DmaUnmap>, int> BorrowedDevice::cut(const vfio::DmaUnmap& range) const {
+  const auto first = std::to_underlying(range.iova), last = first + (range.size - 1);
+  std::vector<vfio::DmaUnmap> all;
+  bool any = false;
+  auto at = windows_.upper_bound(first);
+  if (at != windows_.begin() && std::prev(at)->first + (std::prev(at)->second - 1) >= first) --at;
+  for (; at != windows_.end() && at->first <= last; ++at) {
+    const auto pieces = pieces_of(at->first, at->second);
+    const bool whole = at->first >= first && at->first + (at->second - 1) <= last;
+    if (pieces.size() > 1 && !whole) return std::unexpected(EINVAL);
+    any = any || pieces.size() > 1;
+    for (const auto& [iova, size] : pieces) all.push_back({Iova{iova}, size});
+  }
+  if (!any) all.clear();
+  return all;
 }
 
 void BorrowedDevice::set_error_interrupt(vfio::SetIrqs& irqs, Completion& done) {

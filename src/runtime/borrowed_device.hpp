@@ -5,6 +5,7 @@
 #include "device.hpp"
 #include "device_source.hpp"
 #include "events.hpp"
+#include "in_pieces.hpp"
 
 #include <deque>
 #include <map>
@@ -17,8 +18,13 @@ namespace smartio {
 class BorrowedDevice final : public vfio::Device, public std::enable_shared_from_this<BorrowedDevice> {
 public:
   /// `changed` is called when windows, vectors or the access changed. A client that is not `trusted` gets no descriptor
-  /// that would give it more than the registers it asked for.
-  BorrowedDevice(bool trusted, std::function<void()> changed) : trusted_(trusted), changed_(std::move(changed)) {}
+  /// that would give it more than the registers it asked for. A window is mapped within `patience` or not at all, and a
+  /// GiB at a time; what the client asks meanwhile waits for it.
+  BorrowedDevice(bool trusted, std::function<void()> changed, std::chrono::milliseconds patience = window_patience)
+      : trusted_(trusted), changed_(std::move(changed)), patience_(patience) {}
+
+  /// Half a second before a client gets its answer anyway (vfio::user::Connection), to take back what was mapped.
+  static constexpr std::chrono::milliseconds window_patience{4000};
 
   /// The connection to the lender is there: what the client asked meanwhile goes out.
   void connected(OpenedDevice lender);
@@ -40,6 +46,12 @@ public:
 
 private:
   void set_error_interrupt(vfio::SetIrqs& irqs, vfio::Completion& done);
+  void forward(vfio::Request request, vfio::Completion done);
+  void resume();
+  bool in_pieces(vfio::Request& request, vfio::Completion& done);
+  vfio::Completion then_resume(vfio::Completion done);
+  std::expected<std::vector<vfio::DmaUnmap>, int> cut(const vfio::DmaUnmap& range) const;
+  std::shared_ptr<InPieces> pieces();
   vfio::Completion with_trust(vfio::Completion done);
   vfio::Completion counted(const vfio::Request& request, vfio::Completion done);
   void answer_revoked(vfio::Request& request, vfio::Completion& done) const;
@@ -50,8 +62,10 @@ private:
   };
   bool trusted_, trapped_ = false, holds_function_ = false;
   std::function<void()> changed_;
-  OpenedDevice lender_; ///< nothing before it is connected, and after close()
-  std::deque<Waiting> waiting_;
+  std::chrono::milliseconds patience_;
+  OpenedDevice lender_;         ///< nothing before it is connected, and after close()
+  std::deque<Waiting> waiting_; ///< for the connection, or the window under way in pieces
+  bool busy_ = false;           ///< with such a window
   std::map<std::uint64_t, std::uint64_t> windows_;
   std::set<std::uint32_t> vectors_;
   Fd error_event_;

@@ -59,6 +59,7 @@ Result<void> DeviceCore::connect(const std::string& path, std::chrono::milliseco
       if (!opened) return done(std::unexpected(std::move(opened).error()));
       client = std::move(*opened);
       client->on_lost([this] { take_back(false); });
+      client->serve_mapped_memory();
       done({});
     });
   });

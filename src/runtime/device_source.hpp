@@ -20,10 +20,13 @@ struct OpenedDevice {
   std::shared_ptr<vfio::Device> device;
   /// Ends what is under way; calls back once nothing of it is open any more, possibly before it returns.
   std::move_only_function<void(std::move_only_function<void()> closed)> close;
+  /// Sets who is called when the device reports an error that nothing corrects (VFIO's ERR: AER, fatal). May be empty.
+  std::function<void(std::move_only_function<void()>)> on_error{};
   std::string interface, driver; ///< core::Identity's
   std::optional<unsigned> iommu_group;
   bool filters_config = false; ///< a borrower's configuration writes need an allow-list
-  bool needs_reset = false;    ///< only a reset clears what a borrower left in it: without one it is not lent
+  /// Only a reset clears what a borrower left in it: why it is not lent without one. Empty: it is.
+  std::string needs_reset{};
 };
 
 struct DeviceSource {
@@ -32,6 +35,8 @@ struct DeviceSource {
   std::string lost;                 ///< what has happened when a device is lost
   /// Who else has the device, as a phrase; "" where that cannot be told. May be empty.
   std::function<void(std::move_only_function<void(std::string)>)> holders{};
+  /// What is not there may be in a moment: a device's server may end after each client, and be started again.
+  bool comes_back = false;
 };
 
 } // namespace smartio

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <csignal>
 
 namespace smartio {
 
@@ -28,6 +29,21 @@ Error as_busy(Error error) {
   if (error.code == Errc::timed_out) error.code = make_error_code(Errc::busy);
   return error;
 }
+
+/// Threads that are made meanwhile take none of the program's signals.
+class SignalsBlocked {
+public:
+  SignalsBlocked() {
+    ::sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+private:
+  ::sigset_t before_{};
+};
 
 core::Identity identity_of(const host::Function& function) {
   core::Identity identity;
@@ -55,6 +71,7 @@ Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, con
     if (log && recovered)
       for (const auto& sentence : *recovered) log(4, sentence);
   }
+  const SignalsBlocked blocked;
   return std::unique_ptr<HostDevices>(new HostDevices(io, std::move(binder)));
 }
 

@@ -15,7 +15,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto reopen_patience = 2000ms; // for a device's server to notice that its client has gone
+constexpr auto reopen_patience = 2000ms; // for a device's server to notice that its client has gone, or to start again
+constexpr auto first_pause = 5ms, longest_pause = 160ms;
 
 asio::awaitable<Result<OpenedDevice>> open_source(DeviceSource& source) {
   auto opened = co_await completed<Result<OpenedDevice>>([&source](auto done) { source.open(std::move(done)); });
@@ -56,10 +57,11 @@ asio::awaitable<Result<void>> LentDevice::open_now() {
   const auto self = shared_from_this();
   const auto deadline = std::chrono::steady_clock::now() + reopen_patience;
   auto opened = co_await open_source(source_);
-  while (!opened && opened.error().code == Errc::busy && description_.identity.vendor != 0 &&
-         std::chrono::steady_clock::now() < deadline && !closed_) {
+  std::chrono::milliseconds time = first_pause;
+  while (!opened && may_change(opened.error()) && std::chrono::steady_clock::now() < deadline && !closed_) {
     asio::steady_timer timer(io_); // nothing tells when another process has read the end of its socket, or unmapped
-    co_await pause(timer, 10ms);
+    co_await pause(timer, time);
+    time = std::min<std::chrono::milliseconds>(2 * time, longest_pause);
     opened = co_await open_source(source_);
   }
   if (!opened) {
@@ -77,10 +79,10 @@ asio::awaitable<Result<void>> LentDevice::open_now() {
     co_return std::unexpected(description.error());
   }
   if (!open_.device) co_return fail(Errc::wrong_state, "the device was closed meanwhile");
-  if (open_.needs_reset && !description->can_reset) {
+  if (!open_.needs_reset.empty() && !description->can_reset) {
+    const auto why = open_.needs_reset;
     co_await close_now();
-    co_return fail(Errc::not_permitted, "the device's reset does not work: what one borrower left in it would reach "
-                                        "the next");
+    co_return fail(Errc::not_permitted, "{}", why);
   }
   description_ = std::move(*description);
   description_.identity.interface = open_.interface;
@@ -89,6 +91,12 @@ asio::awaitable<Result<void>> LentDevice::open_now() {
   lost_ = false;
   watch();
   co_return Result<void>{};
+}
+
+/// Whether it is worth a moment's wait: somebody still has the device as this node had it, or its server starts again.
+bool LentDevice::may_change(const Error& error) const {
+  if (error.code == Errc::busy) return source_.comes_back || description_.identity.vendor != 0;
+  return error.code == Errc::peer_down && source_.comes_back;
 }
 
 asio::awaitable<void> LentDevice::close_now() {
@@ -116,6 +124,12 @@ void LentDevice::watch() {
     if (!self || self->closed_ || self->open_.device.get() != device) return;
     self->lost_ = true;
     self->events_(core::DeviceLost{self->id_, self->source_.lost});
+  });
+  if (!open_.on_error) return;
+  open_.on_error([weak = weak_from_this(), device = open_.device.get()] {
+    const auto self = weak.lock();
+    if (!self || self->closed_ || self->open_.device.get() != device) return;
+    self->events_(core::DeviceLost{self->id_, "the device reported an error that cannot be corrected (AER)"});
   });
 }
 

@@ -72,6 +72,7 @@ private:
   LentDevice(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
              Events events);
   boost::asio::awaitable<Result<void>> open_now();
+  bool may_change(const Error& error) const;
   boost::asio::awaitable<void> close_now();
   boost::asio::awaitable<void> withdraw_registers(const vfio::Device* device);
   boost::asio::awaitable<void> shut_down(std::move_only_function<void()> closed);

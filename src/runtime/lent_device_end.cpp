@@ -60,7 +60,7 @@ asio::awaitable<std::optional<Error>> LentDevice::perform(Step step, const Job& 
     if (job.last) co_await withdraw_registers(open_.device.get());
     break;
   case Step::reset: {
-    if (!description_.can_reset) break; // closing it resets it: a vfio-user server starts each client afresh
+    if (!description_.can_reset) break; // its owner lends it all the same
     vfio::Request request = vfio::Reset{};
     const auto reply = co_await ask_now(std::move(request));
     if (lost_) break; // what is gone needs no reset

@@ -182,7 +182,12 @@ void RemoteClient::answer_region(const DeviceMessage& command, vfio::RegionInfo 
 /// The device signals here; each signal goes on to the client.
 int RemoteClient::relay(vfio::SetIrqs& irqs, const DeviceMessage& command) {
   if ((irqs.flags & vfio::irq_action_trigger) == 0) return 0;
-  if (irqs.count == 0) std::erase_if(relays_, [&irqs](const auto& r) { return r.first.first == irqs.index; });
+  const bool taken_away = irqs.count == 0 || ((irqs.flags & vfio::irq_data_eventfd) != 0 && irqs.eventfds.empty());
+  const auto within = [&irqs](const auto& relay) {
+    const auto& [index, vector] = relay.first;
+    return index == irqs.index && (irqs.count == 0 || (vector >= irqs.start && vector - irqs.start < irqs.count));
+  };
+  if (taken_away) std::erase_if(relays_, within);
   for (std::uint32_t i = 0; i < irqs.eventfds.size(); ++i) {
     auto copy = irqs.eventfds[i].duplicate();
     if (!copy) return EMFILE;

@@ -115,7 +115,9 @@ void RemoteDevice::send_command(bool window, std::vector<std::uint8_t> doorbells
 /// Eventfds stay here, each with a doorbell while there are any.
 void RemoteDevice::send_interrupts(vfio::SetIrqs& irqs) {
   const bool trigger = (irqs.flags & vfio::irq_action_trigger) != 0;
+  const bool assigns = trigger && (irqs.flags & vfio::irq_data_eventfd) != 0;
   if (trigger && irqs.count == 0) disconnect_interrupts(irqs.index);
+  if (assigns && irqs.eventfds.empty()) disconnect_interrupts(irqs.index, irqs.start, irqs.count);
   std::vector<std::uint8_t> doorbells;
   if (irqs.eventfds.size() > 255) return finish(std::unexpected(EINVAL));
   for (auto& event : std::exchange(irqs.eventfds, {}))
@@ -137,9 +139,9 @@ std::uint8_t RemoteDevice::connect_interrupt(std::uint32_t index, std::uint32_t 
   return interrupt.doorbell;
 }
 
-void RemoteDevice::disconnect_interrupts(std::uint32_t index) {
-  std::erase_if(interrupts_, [this, index](const auto& entry) {
-    if (entry.first.first != index) return false;
+void RemoteDevice::disconnect_interrupts(std::uint32_t index, std::uint64_t start, std::uint64_t count) {
+  std::erase_if(interrupts_, [=, this](const auto& entry) {
+    if (entry.first.first != index || entry.first.second < start || entry.first.second - start >= count) return false;
     if (entry.second.doorbell != core::no_doorbell) bridge_->release_doorbell(entry.second.doorbell);
     return true;
   });

@@ -55,7 +55,7 @@ private:
   vfio::RegionInfo with_aperture(std::uint32_t region, vfio::RegionInfo info, bool window);
   void unexpose(const vfio::DmaUnmap& range, std::move_only_function<void()> done);
   std::uint8_t connect_interrupt(std::uint32_t index, std::uint32_t vector, Fd event);
-  void disconnect_interrupts(std::uint32_t index);
+  void disconnect_interrupts(std::uint32_t index, std::uint64_t start = 0, std::uint64_t count = UINT32_MAX);
 
   core::LoanId loan_;
   std::uint32_t session_, number_ = 0;

@@ -15,6 +15,7 @@
 #include "ntb/peer.hpp"
 #include "remote_client.hpp"
 #include "remote_device.hpp"
+#include "server_watch.hpp"
 #include "state_file.hpp"
 
 #include <atomic>
@@ -101,12 +102,14 @@ private:
   void open_device(DeviceId id, DeviceSource source);
   void open_failed(DeviceId id, const Error& error);
   DeviceSource local_source(const core::OpenLoan& loan);
-  DeviceSource user_source(const std::string& path);
+  DeviceSource user_source(const std::string& path, bool needs_reset = false);
   DeviceSource kernel_source(const Bdf& bdf, vfio::kernel::Interface interface);
   static std::string random_uuid();
   static std::size_t share_of_descriptors(std::size_t part, std::size_t most);
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
+  void try_server(DeviceId id, const std::string& path);
+  void server_missed(DeviceId id);
 
   // shell_bridges.cpp
   struct Bridge {
@@ -190,7 +193,9 @@ private:
   std::uint64_t next_generation_ = 1;
   std::shared_ptr<PeerWindows> peer_windows_ = std::make_shared<PeerWindows>();
   std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
-  std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be
+  ServerWatch servers_{io_, [this](const std::string& path) { handle(core::DeviceAppeared{"vfio-user:" + path}); }};
+  std::map<DeviceId, std::string> server_paths_; ///< of devices that have one
+  std::map<DeviceId, Bdf> taken_;                ///< from their drivers, or about to be
   std::unique_ptr<HostDevices> host_;
   /// One for all, so that functions of one IOMMU group find each other.
   std::shared_ptr<vfio::kernel::System> kernel_ = vfio::kernel::real_system();

@@ -18,8 +18,8 @@ std::string hex(const std::vector<std::byte>& bytes) {
   return text;
 }
 
-vfio::user::Client::Opened opened_user(DeviceSource::Opened opened) {
-  return [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, bool needs_reset = false) {
+  return [opened = std::move(opened), needs_reset](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
     if (!client) return opened(std::unexpected(client.error()));
     OpenedDevice device;
     device.device = *client;
@@ -28,7 +28,18 @@ vfio::user::Client::Opened opened_user(DeviceSource::Opened opened) {
       closed();
     };
     device.interface = "vfio-user";
+    if (needs_reset)
+      device.needs_reset = "the device's server cannot reset it: what one borrower left in it would reach the next "
+                           "(--without-reset lends it all the same)";
     opened(std::move(device));
+  };
+}
+
+/// A device's server may reach the borrower's memory by message too.
+vfio::user::Client::Opened serving_memory(vfio::user::Client::Opened opened) {
+  return [opened = std::move(opened)](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+    if (client) (*client)->serve_mapped_memory();
+    opened(std::move(client));
   };
 }
 
@@ -71,9 +82,10 @@ DeviceSource Shell::local_source(const core::OpenLoan& loan) {
           {}};
 }
 
-DeviceSource Shell::user_source(const std::string& path) {
-  return {[this, path](DeviceSource::Opened opened) {
-            vfio::user::Client::connect(io_, path, config_.timeout, opened_user(std::move(opened)));
+DeviceSource Shell::user_source(const std::string& path, bool needs_reset) {
+  return {[this, path, needs_reset](DeviceSource::Opened opened) {
+            vfio::user::Client::connect(io_, path, config_.timeout,
+                                        serving_memory(opened_user(std::move(opened), needs_reset)));
           },
           "the device's server closed the connection",
           {}};
@@ -107,12 +119,23 @@ OpenedDevice Shell::opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::ke
   OpenedDevice opened;
   opened.device = device;
   opened.close = [device](std::move_only_function<void()> closed) { device->close(std::move(closed)); };
+  opened.on_error = [device](std::move_only_function<void()> error) { device->on_error(std::move(error)); };
   opened.interface = device->interface() == vfio::kernel::Interface::iommufd ? "iommufd" : "type1";
   opened.driver = "vfio-pci";
   opened.iommu_group = device->group();
   opened.filters_config = true;
-  opened.needs_reset = true;
+  opened.needs_reset = "the device's reset does not work: what one borrower left in it would reach the next";
   return opened;
+}
+
+void Shell::try_server(DeviceId id, const std::string& path) {
+  server_paths_[id] = path;
+  servers_.trying(path);
+}
+
+void Shell::server_missed(DeviceId id) {
+  const auto path = server_paths_.find(id);
+  if (path != server_paths_.end() && !stopping_) servers_.missed(path->second);
 }
 
 void Shell::perform(core::ProbeDevice& effect) {
@@ -121,10 +144,14 @@ void Shell::perform(core::ProbeDevice& effect) {
     return host_->probe(*bdf, [this, id](Result<core::Identity> identity) {
       handle(core::DeviceProbed{id, std::move(identity)});
     });
+  try_server(id, effect.address.substr(user_prefix.size()));
   LentDevice::open(
       io_, id, user_source(effect.address.substr(user_prefix.size())), peer_windows_, [](const core::Event&) {},
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
-        if (!device) return handle(core::DeviceProbed{id, std::unexpected(device.error())});
+        if (!device) {
+          server_missed(id);
+          return handle(core::DeviceProbed{id, std::unexpected(device.error())});
+        }
         const auto identity = (*device)->identity();
         (*device)->close([this, id, identity] { handle(core::DeviceProbed{id, identity}); });
       });
@@ -133,7 +160,12 @@ void Shell::perform(core::ProbeDevice& effect) {
 void Shell::perform(core::OpenDevice& effect) {
   const auto id = effect.device;
   const auto bdf = parse_bdf(effect.address);
-  if (!bdf) return open_device(id, user_source(effect.address.substr(user_prefix.size())));
+  if (!bdf) {
+    try_server(id, effect.address.substr(user_prefix.size()));
+    auto server = user_source(effect.address.substr(user_prefix.size()), !effect.without_reset);
+    server.comes_back = true;
+    return open_device(id, std::move(server));
+  }
   taken_[id] = *bdf;
   auto source = kernel_source(*bdf, interface_of(effect.iommu));
   host_->take(*bdf, effect.force, std::move(effect.companions),
@@ -147,7 +179,14 @@ void Shell::perform(core::OpenDevice& effect) {
 
 void Shell::open_device(DeviceId id, DeviceSource source) {
   LentDevice::open(
-      io_, id, std::move(source), peer_windows_, [this](core::Event event) { handle(std::move(event)); },
+      io_, id, std::move(source), peer_windows_,
+      [this, id](core::Event event) {
+        const auto* use = std::get_if<core::UseEnded>(&event);
+        const auto* loan = std::get_if<core::LoanEnded>(&event);
+        const bool failed = (use != nullptr && use->error) || (loan != nullptr && loan->error);
+        if (failed || std::holds_alternative<core::DeviceLost>(event)) server_missed(id);
+        handle(std::move(event));
+      },
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
         if (stopping_) return (*device)->close();
@@ -158,6 +197,7 @@ void Shell::open_device(DeviceId id, DeviceSource source) {
 
 /// What cannot be lent goes back to its driver before anybody is told.
 void Shell::open_failed(DeviceId id, const Error& error) {
+  server_missed(id);
   const auto taken = taken_.extract(id);
   if (taken.empty()) return handle(core::DeviceOpened{id, std::unexpected(error)});
   host_->give_back(taken.mapped(), [this, id, error](Result<std::string> driver) {
@@ -169,6 +209,7 @@ void Shell::open_failed(DeviceId id, const Error& error) {
 
 void Shell::perform(core::CloseDevice& effect) {
   const auto id = effect.device;
+  if (const auto path = server_paths_.find(id); path != server_paths_.end()) servers_.forget(path->second);
   const auto found = devices_.extract(id);
   if (found.empty()) return give_back(id);
   found.mapped()->close([this, id, keep = found.mapped()] { give_back(id); });

@@ -33,12 +33,15 @@ const char* advice(int number) {
   case ENOMEM:
     return "raise the limit on locked memory of the lender's smartiod (LimitMEMLOCK), or give the guest less";
   case ENOSPC:
-    return "the lender's IOMMU takes no more windows: raise the module option dma_entry_limit of vfio_iommu_type1, or "
-           "run the guest without a virtual IOMMU";
+    return "the device takes no more windows: run the guest without a virtual IOMMU, or, for a PCI device of the "
+           "lender's host, raise the module option dma_entry_limit of vfio_iommu_type1";
   case EINVAL: return "the lender's IOMMU reserves or lacks these addresses: move or shrink the guest's memory";
   case ERANGE:
     return "a shared device gives each client 16 GiB of addresses of its own, in which the guest's memory does not "
            "lie: borrow it exclusively";
+  case ETIMEDOUT:
+    return "its pages cannot be found and pinned in the time that a client waits: use large pages, or give the guest "
+           "less";
   default: return "give the guest memory of a file that can be shared";
   }
 }

@@ -50,6 +50,22 @@ TEST_CASE("the device reaches the memory of a window, and no longer when its des
   CHECK(windows_of(server) == 0);
 }
 
+TEST_CASE("a server reads the memory of a window by message too, as long as the window is there") {
+  TestServer server("by-message");
+  const auto device = open_device(server.address());
+  const auto memory = Memory::allocate(page);
+  REQUIRE((device && memory));
+  memory->bytes()[7] = std::byte{42};
+  Iova iova{};
+  {
+    const auto window = device->map_dma(*memory, Access::read);
+    REQUIRE(window);
+    iova = window->iova();
+    CHECK(server.dma_read(Iova{std::to_underlying(iova) + 7}, 1) == std::vector{std::byte{42}});
+  }
+  CHECK(server.dma_read(iova, 1) == std::unexpected(EFAULT));
+}
+
 TEST_CASE("very much memory is mapped a GiB at a time, at contiguous addresses, and none of it stays") {
   constexpr std::uint64_t size = 5 * gib / 2;
   TestServer server("large");

@@ -30,8 +30,9 @@ struct Ending {
   std::shared_ptr<Client> client;
   std::optional<core::LoanId> releases = loan; ///< whose end the borrower answers at once
   bool opens = true;
-  bool revives = false;         ///< a lost device is there again once it was closed
-  std::optional<Error> verdict; ///< of the latest end
+  std::move_only_function<void()> report_error; ///< the device reports one
+  bool revives = false;                         ///< a lost device is there again once it was closed
+  std::optional<Error> verdict;                 ///< of the latest end
 
   Ending() {
     LentDevice::open(
@@ -55,6 +56,7 @@ struct Ending {
               if (!opens) return opened(std::unexpected(Error{make_error_code(Errc::peer_down), "it is gone"}));
               OpenedDevice open;
               open.device = device;
+              open.on_error = [this](std::move_only_function<void()> then) { report_error = std::move(then); };
               open.close = [this](std::move_only_function<void()> closed) {
                 note("close");
                 if (revives) device->revive();
@@ -274,6 +276,17 @@ TEST_CASE("a client that waits for its turn is not let in once its loan has ende
   CHECK(ending.attach(next_loan)->device); // others are
 }
 
+TEST_CASE("an error that the device reports ends its loan as its loss does, and it is reset all the same") {
+  Ending ending;
+  REQUIRE(ending.report_error);
+  ending.report_error();
+  CHECK(ending.log->front() == "lost");
+  ending.lent->end(loan, true);
+  ending.run();
+  CHECK(std::ranges::find(*ending.log, "reset") != ending.log->end());
+  CHECK(ending.log->back() == "loan ended");
+}
+
 TEST_CASE("a device whose reset does not work is not lent where only a reset clears it, and is closed again") {
   const bool needs_reset = GENERATE(false, true), can_reset = GENERATE(false, true);
   boost::asio::io_context io;
@@ -283,7 +296,7 @@ TEST_CASE("a device whose reset does not work is not lent where only a reset cle
   DeviceSource source{[&](DeviceSource::Opened opened) {
                         OpenedDevice open;
                         open.device = device;
-                        open.needs_reset = needs_reset;
+                        if (needs_reset) open.needs_reset = "it leaks";
                         open.close = [log](std::move_only_function<void()> closed) {
                           log->push_back("close");
                           closed();

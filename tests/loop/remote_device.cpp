@@ -114,6 +114,22 @@ TEST_CASE("the end of interrupts gives doorbells back") {
   CHECK(most == 31);
 }
 
+TEST_CASE("a vector that is taken away gives its doorbell back, and the others keep theirs") {
+  Session session;
+  const auto other = session.connect(1);
+  for (int round = 0; round < 3; ++round) {
+    const auto event = session.connect(0);
+    REQUIRE(session.ask(vfio::SetIrqs{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::msix, 0, 1, {}, {}}));
+    session.lent->fire(0);
+    session.lent->fire(1);
+    CHECK(session.reach([&] { return drain_eventfd(other.get()) == 1; }));
+    CHECK(drain_eventfd(event.get()) == 0);
+  }
+  int most = 0;
+  while (session.a->claim_doorbell([] {})) ++most;
+  CHECK(most == 30);
+}
+
 TEST_CASE("memory is refused when the lender cannot give its device the aperture, and may be dropped") {
   Session session;
   const auto memory = make_memfd("memory", 8 * page).value(), other = make_memfd("memory", 8 * page).value();

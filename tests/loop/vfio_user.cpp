@@ -6,6 +6,8 @@
 #include "vfio_user_raw.hpp"
 
 #include <boost/asio/local/connect_pair.hpp>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 using namespace smartio;
@@ -300,6 +302,28 @@ TEST_CASE("what the device does not complete is answered in time for QEMU") {
   pair.answer<Done>(Reset{});
 }
 
+TEST_CASE("a window that the device maps when its client has been told otherwise is unmapped again, and only once") {
+  Pair pair(std::chrono::seconds(20));
+  pair.device->manner = SmallDevice::Manner::later;
+  const auto map = [](std::uint64_t iova) {
+    return DmaMap{Iova{iova}, 4096, Access::read, make_memfd("window", 4096).value()};
+  };
+  std::vector<int> errors;
+  for (const std::uint64_t iova : {0, 4096, 8192})
+    pair.client->submit(map(iova), [&errors](const Reply& reply) { errors.push_back(reply ? 0 : reply.error()); });
+  run_until(pair.io, [&errors] { return errors.size() == 3; });
+  CHECK(errors == std::vector<int>(3, ETIMEDOUT));
+  pair.client->submit(DmaUnmap{Iova{4096}, 4096}, [](const Reply&) {});
+  run_until(pair.io, [&pair] { return pair.device->waiting.size() == 4; });
+  pair.device->complete();
+  REQUIRE(pair.device->waiting.size() == 4);
+  const auto* undone = std::get_if<DmaUnmap>(&pair.device->waiting.back().first);
+  REQUIRE(undone);
+  CHECK((undone->iova == Iova{0} && undone->size == 4096 && !undone->all));
+  pair.device->complete(); // the client itself unmaps that one
+  CHECK(pair.device->waiting.size() == 3);
+}
+
 TEST_CASE("the device reads and writes the client's memory while the client waits for the device") {
   Pair pair;
   Bytes memory = pattern(65536);
@@ -331,6 +355,110 @@ TEST_CASE("the device reads and writes the client's memory while the client wait
   CHECK_FALSE(answered);
   pair.device->complete();
   run_until(pair.io, [&answered] { return answered; });
+}
+
+namespace {
+
+/// What the client answers the device's server: bytes, or an errno.
+std::expected<Bytes, int> dma_read(Pair& pair, std::uint64_t iova, std::uint32_t count) {
+  std::optional<Reply> reply;
+  pair.connection->dma_read(Iova{iova}, count, [&reply](Reply answer) { reply = std::move(answer); });
+  run_until(pair.io, [&reply] { return reply.has_value(); });
+  if (!*reply) return std::unexpected(reply->error());
+  return std::get<Data>(std::move(**reply)).bytes;
+}
+int dma_write(Pair& pair, std::uint64_t iova, const Bytes& data) {
+  std::optional<Reply> reply;
+  pair.connection->dma_write(Iova{iova}, data, [&reply](Reply answer) { reply = std::move(answer); });
+  run_until(pair.io, [&reply] { return reply.has_value(); });
+  return *reply ? 0 : reply->error();
+}
+
+constexpr std::uint64_t page = 4096;
+
+} // namespace
+
+TEST_CASE("message DMA goes through windows that adjoin, and touches nothing unless all of it is allowed") {
+  Pair pair;
+  pair.client->serve_mapped_memory();
+  const auto low = make_memfd("low", 2 * page).value(), high = make_memfd("high", 2 * page).value();
+  pair.answer<Done>(DmaMap{Iova{0x10000}, page, Access::read_write, low.duplicate().value(), page});
+  pair.answer<Done>(DmaMap{Iova{0x11000}, page, Access::read_write, high.duplicate().value()});
+  pair.answer<Done>(DmaMap{Iova{0x12000}, page, Access::read, high.duplicate().value(), page});
+  const auto data = pattern(100);
+  CHECK(dma_write(pair, 0x11000 - 50, data) == 0);
+  Bytes found(100);
+  CHECK(::pread(low.get(), found.data(), 50, static_cast<off_t>(2 * page - 50)) == 50);
+  CHECK(::pread(high.get(), found.data() + 50, 50, 0) == 50);
+  CHECK(found == data);
+  CHECK(dma_read(pair, 0x11000 - 50, 100) == data);
+  CHECK(dma_write(pair, 0x12000 - 50, data) == EACCES);
+  CHECK(dma_read(pair, 0x12000 - 50, 100) == Bytes(100));
+  CHECK(dma_write(pair, 0x13000 - 50, data) == EACCES);
+  CHECK(dma_read(pair, 0x13000 - 50, 100) == std::unexpected(EFAULT));
+}
+
+TEST_CASE("message DMA of a window reaches its memory from when it is submitted until its unmap is answered") {
+  Pair pair;
+  pair.client->serve_mapped_memory();
+  const auto memory = make_memfd("memory", page).value();
+  pair.device->manner = SmallDevice::Manner::later;
+  const auto submit = [&pair](Request request) {
+    const auto before = pair.device->waiting.size();
+    pair.client->submit(std::move(request), [](const Reply&) {});
+    run_until(pair.io, [&pair, before] { return pair.device->waiting.size() > before; });
+  };
+  submit(DmaMap{Iova{0}, page, Access::read_write, memory.duplicate().value()});
+  CHECK(dma_write(pair, 0, pattern(8)) == 0); // the server may use it before it says that it has it
+  pair.device->complete();
+  submit(DmaUnmap{Iova{0}, page});
+  submit(DmaMap{Iova{0}, page, Access::read, memory.duplicate().value()}); // at once again
+  CHECK(dma_write(pair, 0, pattern(8)) == 0);
+  pair.device->complete();
+  pair.device->complete();
+  CHECK(dma_write(pair, 0, pattern(8)) == EACCES);
+  CHECK(dma_read(pair, 0, 8) == pattern(8));
+  submit(DmaUnmap{Iova{0}, 0, true});
+  pair.device->complete();
+  CHECK(dma_read(pair, 0, 8) == std::unexpected(EFAULT));
+}
+
+TEST_CASE("message DMA to a window that was refused, has shrunk or is no memory is an error") {
+  Pair pair;
+  pair.client->serve_mapped_memory();
+  const Fd shrinks(::memfd_create("shrinks", MFD_CLOEXEC));
+  std::string name = "/var/tmp/smartio-window-XXXXXX";
+  const Fd on_disk(::mkstemp(name.data()));
+  for (const auto* fd : {&shrinks, &on_disk}) REQUIRE(::ftruncate(fd->get(), page) == 0);
+  pair.answer<Done>(DmaMap{Iova{0}, page, Access::read_write, shrinks.duplicate().value()});
+  REQUIRE(::ftruncate(shrinks.get(), 0) == 0);
+  CHECK(dma_read(pair, 0, 8) == std::unexpected(EFAULT));
+  CHECK(dma_write(pair, 0, pattern(8)) == EFAULT);
+  if (::fcntl(on_disk.get(), F_GET_SEALS) < 0) { // where /var/tmp is a disk
+    pair.answer<Done>(DmaMap{Iova{page}, page, Access::read_write, on_disk.duplicate().value()});
+    CHECK(dma_read(pair, page, 8) == std::unexpected(EFAULT));
+  }
+  CHECK_FALSE(pair.ask(DmaMap{Iova{2 * page}, 2 * page, Access::read, make_memfd("short", page).value()}));
+  CHECK(dma_read(pair, 2 * page, 8) == std::unexpected(EFAULT));
+  ::unlink(name.c_str());
+}
+
+TEST_CASE("thousands of windows onto one file cost one descriptor, and none when they are unmapped") {
+  Pair pair;
+  pair.client->serve_mapped_memory();
+  const auto memory = make_memfd("memory", page).value();
+  const auto windows = [&pair](const Fd& fd, std::uint64_t count, std::uint64_t first) {
+    for (std::uint64_t i = 0; i < count; ++i)
+      pair.answer<Done>(DmaMap{Iova{(first + i) * page}, page, Access::read, fd.duplicate().value()});
+    pair.device->windows.clear(); // and with them its descriptors
+  };
+  const auto before = open_descriptors();
+  windows(memory, 2000, 0);
+  CHECK(open_descriptors() == before + 1);
+  for (std::uint64_t i = 0; i < 300; ++i) windows(make_memfd("other", page).value(), 1, 3000 + i);
+  CHECK(open_descriptors() <= before + 256);
+  pair.answer<Unmapped>(DmaUnmap{Iova{0}, 0, true});
+  CHECK(open_descriptors() == before);
 }
 
 TEST_CASE("message DMA is refused where it cannot be") {

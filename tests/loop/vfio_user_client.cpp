@@ -4,6 +4,9 @@
 #include "user/version.hpp"
 #include "vfio_user_raw.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 using namespace smartio;
 using namespace smartio::vfio;
 using namespace smartio::vfio::user;
@@ -254,6 +257,40 @@ TEST_CASE("a region's info that does not fit is asked for again, once") {
     driven.raw.send(reply_to(*second, test::raw(RegionInfoBody{16384, flags, 0, 0, 65536, 0})));
     run_until(io, [&reply] { return reply.has_value(); });
     CHECK(std::get<RegionInfo>(**reply).areas.empty());
+  }
+}
+
+TEST_CASE("a descriptor that cannot be a region's registers goes to nobody, and they are reached by message") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  const Fd out(ends[0]), in(ends[1]), directory(::open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const auto [socket, other] = Raw::pair(io);
+  const auto empty = make_memfd("empty", 0).value(), shorter = make_memfd("short", 8191).value();
+  const auto good = make_memfd("good", 8192).value();
+  const struct {
+    const char* what;
+    int fd;
+    bool mapped;
+  } rows[]{{"a pipe", out.get(), false},
+           {"its other end", in.get(), false},
+           {"a directory", directory.get(), false},
+           {"a socket", socket.fd(), false},
+           {"an empty file", empty.get(), false},
+           {"one that is a byte short", shorter.get(), false},
+           {"one that is as long", good.get(), true}};
+  for (const auto& row : rows) {
+    INFO(row.what);
+    std::optional<Reply> reply;
+    driven.client->submit(GetRegionInfo{0}, [&reply](Reply answer) { reply = std::move(answer); });
+    const auto command = driven.raw.receive();
+    driven.raw.send(reply_to(*command, test::raw(RegionInfoBody{32, 7, 0, 0, 4096, 4096})), {row.fd});
+    run_until(io, [&reply] { return reply.has_value(); });
+    REQUIRE(*reply);
+    const auto& info = std::get<RegionInfo>(**reply);
+    CHECK((info.size == 4096 && static_cast<bool>(info.fd) == row.mapped && info.areas.empty() != row.mapped));
+    CHECK(info.flags == (row.mapped ? 7 : 3));
   }
 }
 

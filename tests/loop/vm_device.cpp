@@ -189,7 +189,7 @@ TEST_CASE("without any window there is nothing to complain of: behind a virtual 
 
 TEST_CASE("a window that the device cannot have fails it as a whole, with what to do") {
   const auto [number, reason] = GENERATE(table<int, std::string>({{ENOMEM, "LimitMEMLOCK"},
-                                                                  {ENOSPC, "dma_entry_limit"},
+                                                                  {ENOSPC, "for a PCI device of the lender's host"},
                                                                   {EINVAL, "reserves"},
                                                                   {ERANGE, "borrow it exclusively"},
                                                                   {EIO, "file"}}));

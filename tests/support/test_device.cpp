@@ -171,6 +171,20 @@ TestServer::~TestServer() {
 
 void TestServer::run(std::packaged_task<void()> task) { boost::asio::post(state_->io, std::move(task)); }
 
+std::expected<std::vector<std::byte>, int> TestServer::dma_read(Iova iova, std::uint32_t count) {
+  std::promise<std::expected<std::vector<std::byte>, int>> answer;
+  with([&](TestDevice&) {
+    state_->server->connection()->dma_read(iova, count, [&answer](Reply reply) {
+      if (reply)
+        answer.set_value(std::get<Data>(std::move(*reply)).bytes);
+      else
+        answer.set_value(std::unexpected(reply.error()));
+    });
+    return true;
+  });
+  return answer.get_future().get();
+}
+
 void TestServer::drop_client() {
   with([this](TestDevice& device) {
     if (auto connection = state_->server->connection()) connection->close();

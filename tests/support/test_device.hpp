@@ -84,6 +84,9 @@ public:
     return result.get();
   }
 
+  /// What the client answers to DMA_READ.
+  std::expected<std::vector<std::byte>, int> dma_read(smartio::Iova iova, std::uint32_t count);
+
   void drop_client();                                      ///< closes the connection
   bool wait_until_left(std::chrono::milliseconds at_most); ///< for the client to close the connection
 

@@ -29,7 +29,7 @@ Growing one_of_each() {
   auto& intent = state.intent;
   intent.devices[0] = {"0000:06:00.0", false};
   state.changed(device_line(intent, 0));
-  intent.devices[7] = {"vfio-user:/d", true};
+  intent.devices[7] = {"vfio-user:/d", true, true};
   state.changed(device_line(intent, 7));
   intent.devices[0].available = true;
   state.changed(device_line(intent, 0));

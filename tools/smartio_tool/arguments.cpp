@@ -22,8 +22,9 @@ po::options_description describe(Arguments& arguments) {
   all.add_options()("run-dir", text(arguments.run_dir))("json", flag(arguments.json))("yes", flag(arguments.yes))(
       "help,h", flag(arguments.help))("version", flag(arguments.version));
   all.add_options()("address", text(arguments.address))("owner", text(arguments.owner))("wait", flag(arguments.wait))(
-      "force", flag(arguments.force))("shared", flag(arguments.shared))(",d", text(arguments.ids))(
-      ",s", text(arguments.slot))("raw", flag(arguments.raw))("emulated", flag(arguments.emulated));
+      "force", flag(arguments.force))("without-reset", flag(arguments.without_reset))("shared", flag(arguments.shared))(
+      ",d", text(arguments.ids))(",s", text(arguments.slot))("raw", flag(arguments.raw))("emulated",
+                                                                                         flag(arguments.emulated));
   all.add_options()("word", po::value(&arguments.words));
   return all;
 }

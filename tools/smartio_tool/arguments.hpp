@@ -24,6 +24,7 @@ struct Arguments {
   bool wait = false;
   bool force = false;
   bool shared = false;
+  bool without_reset = false;
   std::string ids;  ///< -d, as lspci takes it
   std::string slot; ///< -s, as lspci takes it
   bool raw = false;

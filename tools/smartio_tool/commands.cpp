@@ -22,9 +22,12 @@ constexpr std::array<Command, 21> all_commands{{
     {"add", "DEVICE", 1, 1, "put a device into the list, as unavailable",
      "Connected nodes see it; whatever uses the device now is left alone.\n", on_device},
     {"remove", "DEVICE", 1, 1, "take an unavailable device out of the list", "", on_device},
-    {"available", "[--force] DEVICE", 1, 1, "let connected nodes borrow a device",
+    {"available", "[--force] [--without-reset] DEVICE", 1, 1, "let connected nodes borrow a device",
      "Its local driver loses it. On a terminal this asks first when a driver is bound; --yes answers.\n"
-     "  --force  even if the device is in use; also tries a quarantined device again\n",
+     "  --force          even if the device is in use; also tries a quarantined device again\n"
+     "  --without-reset  even if the device's vfio-user server cannot reset it: what one borrower leaves in it, the "
+     "next "
+     "one finds\n",
      make_available},
     {"unavailable", "DEVICE", 1, 1, "reclaim a device for local use; a loan of it is taken back", "", on_device},
     {"add-filter", filter_arguments, 0, 0, "add all devices that match, now and when they appear", filter_details,

@@ -65,6 +65,7 @@ Result<void> make_available(Session& session) {
   json request = TRY(device_request(session));
   TRY(confirm(session, request));
   request["force"] = session.arguments().force;
+  if (session.arguments().without_reset) request["without_reset"] = true;
   return session.perform(request, nullptr);
 }
 

@@ -29,7 +29,8 @@ std::unique_ptr<pci_access, decltype(&pci_cleanup)> open_names() {
 std::string pci_name(std::uint16_t vendor, std::uint16_t device, std::uint32_t class_code) {
   // Without udev's database libpci 3.9 keeps some memory for every name it looks for there.
   constexpr int lookup = PCI_LOOKUP_NO_HWDB;
-  // Loading pci.ids takes milliseconds, so it stays loaded. Only the event loop's thread asks.
+  // Loading pci.ids takes milliseconds, so it stays loaded, for each thread that asks: the event loop's and
+  // the one for the host.
   thread_local const auto access = open_names();
   std::array<char, 256> class_text{}, device_text{};
   const char* class_name = pci_lookup_name(access.get(), class_text.data(), class_text.size(),

@@ -1,6 +1,8 @@
 // The client's commands: handed to the device in order, answered in order.
 #include "connection.hpp"
 
+#include "mapping.hpp"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -68,6 +70,7 @@ void Connection::State::carry_out(std::uint64_t number, Request request) {
   if (std::holds_alternative<GetInfo>(request)) return complete(number, view->info);
   if (std::holds_alternative<GetRegionInfo>(request)) return complete(number, Done{}); // see encode
   if (const auto* get = std::get_if<GetIrqInfo>(&request)) return complete(number, view->irqs[get->index]);
+  if (const auto* range = std::get_if<DmaUnmap>(&request)) forget_late(*range);
   const auto kept = device; // it may close this connection
   kept->submit(std::move(request),
                Answerer(owner.weak_from_this(), number, [](Connection& connection, std::uint64_t call, Reply reply) {
@@ -76,7 +79,9 @@ void Connection::State::carry_out(std::uint64_t number, Request request) {
 }
 
 void Connection::State::complete(std::uint64_t number, Reply reply) {
-  if (phase != Phase::ready || number < first_call) return;
+  if (phase != Phase::ready) return;
+  if (const auto late = late_windows.extract(number); late && reply) return undo(late.mapped());
+  if (number < first_call) return;
   auto& call = calls[number - first_call];
   if (call.done) return; // too late
   if (number != first_call) {
@@ -88,6 +93,22 @@ void Connection::State::complete(std::uint64_t number, Reply reply) {
   drop_first_call();
   for (; !calls.empty() && calls.front().done; drop_first_call()) answer(calls.front(), calls.front().reply);
   control_flow();
+}
+
+/// The client was told that the window is not there, and may use the memory for something else.
+void Connection::State::undo(const DmaUnmap& window) {
+  const auto kept = device;
+  kept->submit(window, [weak = owner.weak_from_this()](const Reply& reply) {
+    if (const auto self = weak.lock(); self && !reply) self->state_->finish(true);
+  });
+}
+
+/// What the client itself unmaps, after the window, is not there when the device has done both.
+void Connection::State::forget_late(const DmaUnmap& range) {
+  std::erase_if(late_windows, [&range](const auto& late) {
+    const auto first = std::to_underlying(late.second.iova), from = std::to_underlying(range.iova);
+    return range.all || (first >= from && in_range(first - from, late.second.size, range.size));
+  });
 }
 
 void Connection::State::drop_first_call() {
@@ -135,11 +156,15 @@ void Connection::State::watch_calls() {
 void Connection::State::calls_due() {
   const auto now = Clock::now();
   while (phase == Phase::ready && !calls.empty() && calls.front().deadline <= now) {
-    const auto& call = calls.front();
-    if (call.command != Command::region_read)
-      complete(first_call, std::unexpected(ETIMEDOUT));
+    const auto number = first_call;
+    const auto [command, sent] = std::pair(calls.front().command, calls.front().sent);
+    if (command != Command::region_read)
+      complete(number, std::unexpected(ETIMEDOUT));
     else
-      complete(first_call, Data{std::vector(load<AccessBody>(call.sent)->count, std::byte{0xff})});
+      complete(number, Data{std::vector(load<AccessBody>(sent)->count, std::byte{0xff})});
+    if (command != Command::dma_map) continue;
+    const auto map = load<DmaMapBody>(sent);
+    late_windows.emplace(number, DmaUnmap{Iova{map->iova}, map->size});
   }
   watch_calls();
 }

@@ -125,6 +125,13 @@ void Client::serve_dma(DmaRead read, DmaWrite write) {
   state_->dma_write = std::move(write);
 }
 
+void Client::serve_mapped_memory() {
+  const auto memory = std::make_shared<MappedMemory>();
+  state_->memory = memory;
+  serve_dma([memory](Iova iova, std::uint32_t count) { return memory->read(iova, count); },
+            [memory](Iova iova, std::span<const std::byte> data) { return memory->write(iova, data); });
+}
+
 Client::State::State(boost::asio::any_io_executor executor, std::chrono::milliseconds time)
     : timeout(time), timer(std::move(executor)) {}
 
@@ -194,6 +201,7 @@ void Client::State::lose(int error, bool notify) {
   lost = notify;
   if (stream) stream->close();
   timer.cancel();
+  if (memory) memory->clear();
   calls.clear([error](Call call) { call.done(std::unexpected(error)); });
   if (notify && when_lost) std::exchange(when_lost, nullptr)();
 }

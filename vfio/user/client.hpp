@@ -43,6 +43,10 @@ public:
   using DmaWrite = std::move_only_function<int(Iova, std::span<const std::byte>)>;
   void serve_dma(DmaRead read, DmaWrite write);
 
+  /// Serves them from the memory that is mapped for the device by descriptor, from the windows submitted after this on:
+  /// within them, with their rights (MappedMemory).
+  void serve_mapped_memory();
+
   /// Closes the connection; everything under way completes with ECANCELED, `lost` is not called.
   void close();
 

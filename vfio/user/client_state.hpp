@@ -3,6 +3,7 @@
 
 #include "client.hpp"
 #include "codec.hpp"
+#include "mapped_memory.hpp"
 #include "outstanding.hpp"
 #include "stream.hpp"
 #include "version.hpp"
@@ -66,6 +67,7 @@ struct Client::State {
   Outstanding<Call> calls;
   DmaRead dma_read;
   DmaWrite dma_write;
+  std::shared_ptr<MappedMemory> memory; ///< that they are served from, or null
 };
 
 } // namespace smartio::vfio::user

@@ -10,6 +10,7 @@
 
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
+#include <map>
 
 namespace smartio::vfio::user {
 
@@ -57,6 +58,8 @@ struct Connection::State {
   void complete(std::uint64_t number, Reply reply);
   void answer(const Call& call, const Reply& reply);
   std::expected<Payload, int> encode(const Call& call, const Reply& reply) const;
+  void undo(const DmaUnmap& window);
+  void forget_late(const DmaUnmap& range);
   void drop_first_call();
   void control_flow();
   void watch_calls();
@@ -86,9 +89,10 @@ struct Connection::State {
   bool withdrawn = false; ///< the view has no descriptors any more, and must get none
 
   std::deque<Call> calls;
-  std::uint64_t first_call = 0; ///< number of calls.front()
-  std::size_t weight = 0;       ///< of all calls
-  bool held_up = false;         ///< too many calls: nothing more is read
+  std::uint64_t first_call = 0;                   ///< number of calls.front()
+  std::size_t weight = 0;                         ///< of all calls
+  std::map<std::uint64_t, DmaUnmap> late_windows; ///< by number: the device has not said yet whether it has them
+  bool held_up = false;                           ///< too many calls: nothing more is read
 
   Outstanding<Dma> dmas;
   unsigned abandoned = 0; ///< dmas nobody waits for

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <iterator>
+#include <sys/stat.h>
 #include <utility>
 
 namespace smartio::vfio::user {
@@ -46,6 +47,25 @@ Completion part_of(std::shared_ptr<Gather> gather, std::size_t offset = 0) {
   };
 }
 
+/// Whether what the server gave for a region can be registers: pipes and directories can not, nor can a file that ends
+/// before they do.
+bool holds_registers(const RegionInfo& info) {
+  struct stat status {};
+  if (::fstat(info.fd.get(), &status) != 0) return false;
+  const auto type = status.st_mode & S_IFMT;
+  if (type != S_IFREG) return type == 0 || type == S_IFCHR; // VFIO's own have no type
+  return std::ranges::all_of(info.areas, [&](const RegionArea& area) {
+    return in_range(info.fd_offset + area.offset, area.size, static_cast<std::uint64_t>(status.st_size));
+  });
+}
+
+/// Its accesses are messages then.
+void map_nothing(RegionInfo& info) {
+  info.fd.reset();
+  info.areas.clear();
+  info.flags &= ~region_flag_mmap;
+}
+
 } // namespace
 
 void Client::submit(Request request, Completion done) { state_->submit(std::move(request), std::move(done)); }
@@ -54,6 +74,7 @@ void Client::State::submit(Request request, Completion done) {
   if (auto* set = std::get_if<SetIrqs>(&request)) return submit_irqs(std::move(*set), std::move(done));
   if (const auto* read = std::get_if<RegionRead>(&request)) return submit_read(*read, std::move(done));
   if (const auto* write = std::get_if<RegionWrite>(&request)) return submit_write(*write, std::move(done));
+  if (memory) done = memory->noting(request, std::move(done));
   send(std::move(request), std::move(done));
 }
 
@@ -150,6 +171,8 @@ void Client::State::reply(Message message) {
   if (header.command == Command::get_region_info && ask_again(message)) return;
   auto answer = decode_answer(header.command, call->sent, message.payload, std::move(message.fds));
   if (!answer) return lose(ENODEV, true);
+  if (auto* info = std::get_if<RegionInfo>(&*answer); info != nullptr && info->fd && !holds_registers(*info))
+    map_nothing(*info);
   calls.take(header.id).done(std::move(*answer));
 }
 

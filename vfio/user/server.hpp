@@ -26,9 +26,9 @@ struct Counters {
 /// One client of a device. Requests are handed to the device in order and answered in order; the first fatal error
 /// (malformed frame, lost stream) closes the connection, which drops nothing of the device: `closed` decides that.
 /// What the device does not complete within 4.5 s is answered for it (QEMU waits 5 s): a read with ones, all else with
-/// ETIMEDOUT; a completion dropped without a call counts as EIO. The device is asked about its regions and interrupts
-/// once, when the client comes; requests that lie outside of them never reach it. Eventfds of the client keep their
-/// flags, and never block whoever signals them by signal_eventfd.
+/// ETIMEDOUT, and a window that it maps later is unmapped again; a completion dropped without a call counts as EIO. The
+/// device is asked about its regions and interrupts once, when the client comes; requests that lie outside of them
+/// never reach it. Eventfds of the client keep their flags, and never block whoever signals them by signal_eventfd.
 class Connection final : public std::enable_shared_from_this<Connection> {
 public:
   /// Gives the device for a client, or the errno that its VERSION is refused with.

@@ -1,0 +1,171 @@
+// Windows that are too long for one message, on their way from a client to the lender.
+#include "borrowed_device.hpp"
+#include "catch.hpp"
+#include "small_device.hpp"
+
+#include <optional>
+
+using namespace smartio;
+using namespace smartio::test;
+using vfio::DmaMap;
+using vfio::DmaUnmap;
+
+namespace {
+
+constexpr std::uint64_t page = 4096, gib = 1ULL << 30;
+
+/// A borrowed device whose lender answers when it is told to.
+struct Loan {
+  std::shared_ptr<SmallDevice> lender = std::make_shared<SmallDevice>();
+  std::shared_ptr<BorrowedDevice> device;
+  bool closed = false;
+
+  explicit Loan(std::chrono::milliseconds patience = std::chrono::hours(1))
+      : device(std::make_shared<BorrowedDevice>(
+            true, [] {}, patience)) {
+    lender->manner = SmallDevice::Manner::later;
+    OpenedDevice open;
+    open.device = lender;
+    open.close = [this](std::move_only_function<void()> done) {
+      closed = true;
+      done();
+    };
+    device->connected(std::move(open));
+  }
+
+  std::shared_ptr<std::optional<vfio::Reply>> ask(vfio::Request request) const {
+    const auto reply = std::make_shared<std::optional<vfio::Reply>>();
+    device->submit(std::move(request), [reply](vfio::Reply answer) {
+      REQUIRE_FALSE(reply->has_value());
+      *reply = std::move(answer);
+    });
+    return reply;
+  }
+  std::shared_ptr<std::optional<vfio::Reply>> map(std::uint64_t iova, std::uint64_t size) const {
+    return ask(DmaMap{Iova{iova}, size, Access::read_write, make_memfd("memory", size + page).value(), page});
+  }
+  /// The one request that is at the lender.
+  template <class T> T& asked() {
+    REQUIRE(lender->waiting.size() == 1);
+    auto* request = std::get_if<T>(&lender->waiting.front().first);
+    REQUIRE(request);
+    return *request;
+  }
+  void answer(int error = 0) {
+    REQUIRE(lender->waiting.size() == 1);
+    auto [request, done] = std::move(lender->waiting.front());
+    lender->waiting.clear();
+    const auto* unmap = std::get_if<DmaUnmap>(&request);
+    if (error != 0) return done(std::unexpected(error));
+    done(unmap != nullptr ? vfio::Reply(vfio::Unmapped{unmap->size}) : vfio::Reply(vfio::Done{}));
+  }
+  void check_map(std::uint64_t iova, std::uint64_t size, std::uint64_t offset) {
+    const auto& piece = asked<DmaMap>();
+    CHECK((piece.iova == Iova{iova} && piece.size == size && piece.offset == offset));
+    CHECK((piece.fd && piece.access == Access::read_write));
+  }
+  void check_unmap(std::uint64_t iova, std::uint64_t size) {
+    const auto& piece = asked<DmaUnmap>();
+    CHECK((piece.iova == Iova{iova} && piece.size == size && !piece.all));
+  }
+};
+
+} // namespace
+
+TEST_CASE("a long window goes to the lender a GiB at a time, and comes back so") {
+  Loan loan;
+  const auto mapped = loan.map(gib - page, gib + 2 * page);
+  loan.check_map(gib - page, page, page);
+  loan.answer();
+  loan.check_map(gib, gib, 2 * page);
+  loan.answer();
+  CHECK_FALSE(*mapped);
+  loan.check_map(2 * gib, page, gib + 2 * page);
+  loan.answer();
+  CHECK((*mapped && **mapped));
+  CHECK(loan.device->usage().windows == 1);
+  const auto whole = loan.map(0, page); // another, short one
+  loan.check_map(0, page, page);
+  loan.answer();
+  CHECK(loan.ask(DmaUnmap{Iova{gib}, gib})->value() == std::unexpected(EINVAL)); // would cut the client's
+  const auto unmapped = loan.ask(DmaUnmap{Iova{0}, 3 * gib});
+  for (const auto& [iova, size] : {std::pair{0UL, page}, {gib - page, page}, {gib, gib}, {2 * gib, page}}) {
+    CHECK_FALSE(*unmapped);
+    loan.check_unmap(iova, size);
+    loan.answer();
+  }
+  CHECK(std::get<vfio::Unmapped>(unmapped->value().value()).size == gib + 3 * page);
+  CHECK(loan.device->usage().windows == 0);
+}
+
+TEST_CASE("what a client asks for while its window is mapped in pieces waits for it, in order") {
+  Loan loan;
+  const auto mapped = loan.map(0, 2 * gib);
+  const auto write = loan.ask(vfio::RegionWrite{0, 8, {std::byte{1}}});
+  const auto again = loan.map(4 * gib, 2 * gib);
+  const auto read = loan.ask(vfio::RegionRead{0, 8, 1});
+  loan.answer();
+  loan.answer();
+  CHECK((*mapped && **mapped && !*write));
+  REQUIRE(loan.lender->waiting.size() == 2);
+  CHECK(std::holds_alternative<vfio::RegionWrite>(loan.lender->waiting[0].first));
+  CHECK(std::holds_alternative<DmaMap>(loan.lender->waiting[1].first)); // for which the read waits
+  loan.lender->complete();
+  loan.answer();
+  loan.answer();
+  CHECK((*write && *again && !*read));
+  CHECK(loan.asked<vfio::RegionRead>().count == 1);
+}
+
+TEST_CASE("a window of which a piece is refused leaves none at the lender, and only then fails") {
+  Loan loan;
+  const auto mapped = loan.map(0, 3 * gib);
+  loan.answer();
+  loan.answer();
+  loan.answer(ENOMEM);
+  for (const auto iova : {0UL, gib}) {
+    CHECK_FALSE(*mapped);
+    loan.check_unmap(iova, gib);
+    loan.answer();
+  }
+  CHECK(mapped->value() == std::unexpected(ENOMEM));
+  CHECK(loan.device->usage().windows == 0);
+  CHECK(loan.lender->waiting.empty());
+  CHECK_FALSE(loan.closed);
+}
+
+TEST_CASE("a window that takes longer than a client waits is taken back") {
+  Loan loan(std::chrono::milliseconds(0));
+  const auto mapped = loan.map(0, 3 * gib);
+  loan.answer();
+  loan.check_unmap(0, gib);
+  loan.answer();
+  CHECK(mapped->value() == std::unexpected(ETIMEDOUT));
+}
+
+TEST_CASE("where a piece cannot be taken back the client loses the device, which the lender then cleans up") {
+  Loan loan;
+  const auto event = make_eventfd().value();
+  vfio::SetIrqs errors{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::err, 0, 1, {}, {}};
+  errors.eventfds.push_back(event.duplicate().value());
+  loan.ask(std::move(errors));
+  const auto mapped = loan.map(0, 2 * gib);
+  loan.answer();
+  loan.answer(EINVAL);
+  loan.answer(EIO);
+  CHECK(mapped->value() == std::unexpected(EINVAL));
+  CHECK(loan.closed);
+  CHECK(drain_eventfd(event.get()) == 1);
+  CHECK_FALSE(loan.ask(DmaUnmap{Iova{0}, 2 * gib})->value()); // it may still be written
+}
+
+TEST_CASE("a device that goes while a window is mapped in pieces answers it and what waited") {
+  Loan loan;
+  const auto mapped = loan.map(0, 2 * gib);
+  const auto read = loan.ask(vfio::RegionRead{0, 0, 1});
+  loan.device->revoke(true);
+  CHECK(std::get<vfio::Data>(read->value().value()).bytes == std::vector{std::byte{0xff}});
+  loan.answer(); // the first piece
+  CHECK(mapped->value() == std::unexpected(ENODEV));
+  CHECK(loan.lender->waiting.empty());
+}

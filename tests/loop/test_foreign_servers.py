@@ -1,0 +1,135 @@
+# Devices lent whose servers are not of this project, and use what the vfio-user specification leaves to them.
+import errno
+import os
+import threading
+
+import pytest
+
+from harness import wait_for
+from raw_client import CONFIG, READ, WRITE, RawClient, guest_memory
+from raw_server import CAN_RESET, PCI, RawServer
+
+PAGE = 4096
+
+
+@pytest.fixture
+def server(tmp_path):
+    with RawServer(tmp_path / "device.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def nodes(world):
+    lender, borrower = world.node(8), world.node(4)
+    lender.ok("connect", 4, "--address", borrower.address)
+    return lender, borrower
+
+
+def lend(nodes, server):
+    lender, borrower = nodes
+    lender.ok("add", server.device)
+    lender.ok("available", server.device)
+    wait_for(lambda: borrower.devices().get("80000", {}).get("state") == "available", "the borrower sees the device")
+
+
+def borrow(node):
+    return node.ok("borrow", "80000").splitlines()[1]
+
+
+def test_a_device_that_cannot_be_reset_is_not_lent_unless_its_owner_says_so(nodes, server):
+    lender, borrower = nodes
+    server.flags = PCI
+    lender.ok("add", server.device)
+    refused = lender.tool("available", server.device)
+    assert refused.exit == 5 and "cannot reset it" in refused.err and "--without-reset" in refused.err
+    lender.ok("available", "--without-reset", server.device)
+    wait_for(lambda: borrower.devices().get("80000", {}).get("state") == "available", "the borrower sees the device")
+    with RawClient(borrow(borrower)) as client:
+        client.write(0, 0, b"kept")
+    borrower.ok("return", "80000")
+    lender.end()
+    lender.start()  # it is remembered
+    wait_for(lambda: lender.devices().get("80000", {}).get("state") == "available", "the device is available again")
+    lender.ok("unavailable", "80000")
+    assert lender.tool("available", "80000").exit == 5
+    server.flags = PCI | CAN_RESET
+    lender.ok("available", "80000")
+
+
+def test_a_server_reads_and_writes_by_message_what_the_loan_has_mapped_and_nothing_else(nodes, server):
+    lend(nodes, server)
+    memory, registers = guest_memory(4 * PAGE), bytes(range(256)) * 16
+    os.pwrite(memory, registers, PAGE)
+    with RawClient(borrow(nodes[1])) as client:
+        assert client.map(0x10000, 2 * PAGE, READ | WRITE, memory, PAGE) == 0
+        assert client.map(0x20000, PAGE, READ, memory) == 0
+        assert client.map(0x30000, PAGE, WRITE, memory) == 0
+        assert server.dma_read(0x10000, PAGE) == registers
+        assert server.dma_write(0x10000 + PAGE + 5, b"written") == b""
+        assert os.pread(memory, 7, 2 * PAGE + 5) == b"written"
+        assert server.dma_write(0x20000, b"no") == errno.EACCES and server.dma_read(0x30000, 4) == errno.EACCES
+        assert server.dma_write(0x10000 + 2 * PAGE - 1, b"no") == errno.EFAULT
+        assert server.dma_read(0x10000 - 1, 2) == errno.EFAULT and server.dma_read((1 << 64) - 2, 4) == errno.EFAULT
+        assert os.pread(memory, PAGE, 0) == bytes(PAGE) and os.pread(memory, 1, 3 * PAGE - 1) == b"\0"
+        assert client.unmap(0x10000, 2 * PAGE)
+        assert server.dma_read(0x10000, 4) == errno.EFAULT and server.dma_write(0x10000, b"no") == errno.EFAULT
+        assert server.dma_write(0x30000, b"yes") == b"" and os.pread(memory, 3, 0) == b"yes"
+    wait_for(lambda: server.resets == 1, "the device is reset after its client")
+    with RawClient(nodes[1].status()["loans"][0]["socket"]):
+        assert server.dma_read(0x20000, 4) == errno.EFAULT  # the next client has mapped nothing
+    os.close(memory)
+
+
+def test_a_server_that_ends_after_each_client_and_is_started_again_is_lent_all_the_same(nodes, server):
+    lender, borrower = nodes
+    timers = []
+
+    def start_again():
+        server.close()
+        timers.append(threading.Timer(0.4, server.start))
+        timers[-1].start()
+
+    server.on_leave = start_again
+    lend(nodes, server)
+    socket = borrow(borrower)
+    for _ in range(3):
+        with RawClient(socket) as client:
+            assert client.read(CONFIG, 0, 2) == b"\x34\x12"
+        wait_for(lambda: borrower.status()["loans"][0]["client"] is None, "the client has left")
+    borrower.ok("return", "80000")
+    assert lender.devices()["80000"]["state"] == "available"
+    server.on_leave = lambda: None
+    for timer in timers:
+        timer.join()
+    assert server.clients == 5  # to be looked at, to be available, and after each of its clients
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_a_device_whose_server_dies_is_available_again_when_that_is_back(nodes, server, in_use):
+    lender, borrower = nodes
+    lend(nodes, server)
+    client = RawClient(borrow(borrower)) if in_use else None
+    server.close()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "quarantined", "its loss is noticed")
+    if client:
+        client.socket.close()
+    server.start()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again")
+    with RawClient(borrow(borrower)) as again:
+        assert again.read(CONFIG, 0, 2) == b"\x34\x12"
+    server.close()
+    lender.ok("unavailable", "80000")
+    server.start()
+    assert lender.devices()["80000"]["state"] == "unavailable"
+
+
+def test_a_node_that_starts_before_its_devices_server_finds_it_later(nodes, server):
+    lender, _ = nodes
+    lend(nodes, server)
+    lender.end()
+    server.close()
+    lender.start()
+    wait_for(lambda: "80000" in lender.devices(), "the node has looked for it")
+    assert lender.devices()["80000"]["state"] == "unavailable"
+    server.start()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again")
