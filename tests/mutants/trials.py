@@ -156,7 +156,8 @@ class Python(Program):
     own_files = ("tests/loop/",)
 
     def cases(self):
-        return [line.rpartition("/")[2] for line in self.listed("--collect-only") if "::" in line]
+        lines = (line.partition("::") for line in self.listed("--collect-only") if "::" in line)
+        return [f"{pathlib.PurePath(file).name}::{case}" for file, _, case in lines]
 
     def command_for(self, cases):
         folder = pathlib.Path(self.command[-1]).parent
