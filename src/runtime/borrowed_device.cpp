@@ -1,6 +1,7 @@
 #include "borrowed_device.hpp"
 
 #include "descriptors.hpp"
+#include "mapping.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -13,6 +14,9 @@ using vfio::Request;
 using Kind = vfio::DescriptorKind;
 
 namespace {
+
+// PCI Express Base 5.0, 7.7.2.2: the table size field of MSI-X has 11 bits.
+constexpr std::uint32_t most_vectors = 2048;
 
 /// A file, which a device's server made for this region; not another device of its host, say.
 bool is_file(const Fd& fd) {
@@ -29,10 +33,12 @@ void BorrowedDevice::connected(OpenedDevice lender) {
 
 void BorrowedDevice::submit(Request request, Completion done) {
   // ERR is this node's to signal: it must work when the lender is silent.
-  if (auto* irqs = std::get_if<vfio::SetIrqs>(&request); irqs != nullptr && irqs->index == vfio::err)
-    return set_error_interrupt(*irqs, done);
+  if (auto* errors = std::get_if<vfio::SetIrqs>(&request); errors != nullptr && errors->index == vfio::err)
+    return set_error_interrupt(*errors, done);
   if (const auto* info = std::get_if<vfio::GetIrqInfo>(&request); info != nullptr && info->index >= vfio::err)
     return done(vfio::IrqInfo{vfio::irq_flag_eventfd | vfio::irq_flag_noresize, info->index == vfio::err ? 1U : 0U});
+  const auto* irqs = std::get_if<vfio::SetIrqs>(&request); // of which its server may claim any number
+  if (irqs != nullptr && !in_range(irqs->start, irqs->count, most_vectors)) return done(std::unexpected(EINVAL));
   if (revoked_) return answer_revoked(request, done);
   if (!lender_.device || busy_ || !waiting_.empty())
     return waiting_.push_back({std::move(request), std::move(done)}), void();

@@ -55,7 +55,8 @@ void FrameStream::time_frame() {
   timer_.expires_after(patience_);
   timer_.async_wait([self = shared_from_this(), begun = frames_](error_code error) {
     if (error || !self->timing_) return;
-    if (self->frames_ != begun) return self->time_frame(); // that one ended, another has begun
+    // That one ended, and another has begun; or it may have: what came meanwhile has not been read yet.
+    if (self->frames_ != begun || self->stood_still(self->timer_)) return self->time_frame();
     self->fail("a frame it began did not end in time");
   });
 }
@@ -71,14 +72,27 @@ void FrameStream::send(std::string frame) {
   if (queue_.size() == 1) write();
 }
 
-void FrameStream::write() {
+/// Whether this program did not run when the timer went off: then it cannot say who was slow.
+bool FrameStream::stood_still(const asio::steady_timer& timer) const {
+  return std::chrono::steady_clock::now() - timer.expiry() > patience_ / 5;
+}
+
+void FrameStream::time_write() {
   write_timer_.expires_after(6 * patience_);
-  write_timer_.async_wait([weak = weak_from_this()](error_code error) {
-    if (const auto self = weak.lock(); self && !error && self->socket_.is_open()) self->fail("it does not read");
+  write_timer_.async_wait([weak = weak_from_this(), written = written_](error_code error) {
+    const auto self = weak.lock();
+    if (!self || error || !self->socket_.is_open() || self->written_ != written) return;
+    if (self->stood_still(self->write_timer_)) return self->time_write();
+    self->fail("it does not read");
   });
+}
+
+void FrameStream::write() {
+  time_write();
   asio::async_write(socket_, asio::buffer(queue_.front()), [self = shared_from_this()](error_code error, std::size_t) {
     if (!self->socket_.is_open()) return;
     self->write_timer_.cancel();
+    ++self->written_;
     if (error) return self->fail(error.message());
     self->queued_ -= self->queue_.front().size();
     self->queue_.pop_front();

@@ -41,11 +41,13 @@ private:
   void fail(const std::string& why);
   void watch_frame();
   void time_frame();
+  void time_write();
+  bool stood_still(const boost::asio::steady_timer& timer) const;
 
   Socket socket_;
   core::FrameReader reader_;
   std::chrono::milliseconds patience_;
-  std::uint64_t frames_ = 0; ///< that have come
+  std::uint64_t frames_ = 0, written_ = 0; ///< that have come, that have gone
   boost::asio::steady_timer timer_, write_timer_;
   std::array<char, 16384> buffer_{};
   std::deque<std::string> queue_;

@@ -134,6 +134,18 @@ TEST_CASE("a window of which a piece is refused leaves none at the lender, and o
   CHECK_FALSE(loan.closed);
 }
 
+TEST_CASE("vectors beyond those that PCI knows do not reach a lender, whatever its device claims") {
+  Loan loan;
+  constexpr auto assign = vfio::irq_data_eventfd | vfio::irq_action_trigger;
+  const auto refused = loan.ask(vfio::SetIrqs{assign, vfio::msix, 2047, 2, {}, {}});
+  REQUIRE(refused->has_value());
+  CHECK(refused->value() == std::unexpected(EINVAL));
+  CHECK(loan.ask(vfio::SetIrqs{assign, vfio::msix, UINT32_MAX, 1, {}, {}})->has_value());
+  CHECK(loan.lender->waiting.empty());
+  CHECK_FALSE(loan.ask(vfio::SetIrqs{assign, vfio::msix, 2047, 1, {}, {}})->has_value());
+  CHECK(loan.asked<vfio::SetIrqs>().start == 2047);
+}
+
 TEST_CASE("a window that takes longer than a client waits is taken back") {
   Loan loan(std::chrono::milliseconds(0));
   const auto mapped = loan.map(0, 3 * gib);

@@ -47,16 +47,12 @@ Completion part_of(std::shared_ptr<Gather> gather, std::size_t offset = 0) {
   };
 }
 
-/// Whether what the server gave for a region can be registers: pipes and directories can not, nor can a file that ends
-/// before they do.
-bool holds_registers(const RegionInfo& info) {
+/// Whether what the server gave for a region can be registers: pipes, directories and empty files can not.
+bool holds_registers(int fd) {
   struct stat status {};
-  if (::fstat(info.fd.get(), &status) != 0) return false;
+  if (::fstat(fd, &status) != 0) return false;
   const auto type = status.st_mode & S_IFMT;
-  if (type != S_IFREG) return type == 0 || type == S_IFCHR; // VFIO's own have no type
-  return std::ranges::all_of(info.areas, [&](const RegionArea& area) {
-    return in_range(info.fd_offset + area.offset, area.size, static_cast<std::uint64_t>(status.st_size));
-  });
+  return type == S_IFREG ? status.st_size > 0 : type == 0 || type == S_IFCHR; // VFIO's own have no type
 }
 
 /// Its accesses are messages then.
@@ -171,7 +167,7 @@ void Client::State::reply(Message message) {
   if (header.command == Command::get_region_info && ask_again(message)) return;
   auto answer = decode_answer(header.command, call->sent, message.payload, std::move(message.fds));
   if (!answer) return lose(ENODEV, true);
-  if (auto* info = std::get_if<RegionInfo>(&*answer); info != nullptr && info->fd && !holds_registers(*info))
+  if (auto* info = std::get_if<RegionInfo>(&*answer); info != nullptr && info->fd && !holds_registers(info->fd.get()))
     map_nothing(*info);
   calls.take(header.id).done(std::move(*answer));
 }

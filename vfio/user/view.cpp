@@ -13,10 +13,6 @@
 namespace smartio::vfio::user {
 namespace {
 
-// PCI Express Base 5.0, 7.7.2.2: the table size field of MSI-X has 11 bits. Whoever keeps something for each vector
-// keeps no more than that.
-constexpr std::uint32_t most_vectors = 2048;
-
 /// The questions under way: the view is handed on when the last one is answered or dropped.
 struct Loading {
   DeviceView view;
@@ -52,8 +48,7 @@ void ask_irqs(Device& device, const std::shared_ptr<Loading>& loading) {
   for (std::uint32_t index = 0; index < loading->view.info.irqs; ++index)
     device.submit(GetIrqInfo{index}, [waiting = loading, index](Reply reply) mutable {
       const auto last = std::move(waiting);
-      if (const auto* info = reply ? std::get_if<IrqInfo>(&*reply) : nullptr)
-        last->view.irqs[index] = {info->flags, std::min(info->count, most_vectors)};
+      if (const auto* info = reply ? std::get_if<IrqInfo>(&*reply) : nullptr) last->view.irqs[index] = *info;
     });
 }
 

@@ -19,8 +19,7 @@ struct DeviceView {
   using Loaded = std::move_only_function<void(std::expected<std::shared_ptr<const DeviceView>, int>)>;
 
   /// Asks `device` for everything; `loaded` is called once, possibly before this returns. Only a failing GetInfo is an
-  /// error (its errno); a region or interrupt that the device will not tell about does not exist, and no vectors do
-  /// beyond those that MSI-X has.
+  /// error (its errno); a region or interrupt that the device will not tell about does not exist.
   /// Keeps the device until then.
   static void load(const std::shared_ptr<Device>& device, Loaded loaded);
 
