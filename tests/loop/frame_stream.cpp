@@ -5,6 +5,7 @@
 
 #include <boost/asio/local/connect_pair.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
@@ -47,6 +48,20 @@ TEST_CASE("a connection on which one frame's end always comes with the next one'
   }
   pair.run(20ms);
   CHECK(pair.frames == 12);
+  CHECK(pair.why.empty());
+}
+
+TEST_CASE("a program that stood still does not hold that against whoever had sent everything") {
+  Pair pair;
+  const auto frame = core::encode_frame(core::FrameKind::json, std::string(100, ' '));
+  pair.write(frame.substr(0, 20));
+  pair.run(20ms);
+  boost::asio::post(pair.io, [&pair, &frame] { // both come while nobody looks: the rest, and the end of patience
+    pair.write(frame.substr(20));
+    std::this_thread::sleep_for(500ms);
+  });
+  pair.run(100ms);
+  CHECK(pair.frames == 1);
   CHECK(pair.why.empty());
 }
 
