@@ -17,6 +17,8 @@ TEST_CASE("a loan whose lender is lost while it is being returned is over when i
   node.on(LoanClosed{loan}); // the lender's answer will never come
   CHECK(node.done() == "reply ok");
   CHECK(node.node.status_document()["loans"].empty());
+  node.command("borrow", {{"device", "60000"}});
+  CHECK(node.done() == "reply peer_down"); // at once: it is known, but nobody is there to ask
 }
 
 TEST_CASE("a client that is leaving is not told again when the lender is lost too") {
