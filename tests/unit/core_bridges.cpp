@@ -146,3 +146,18 @@ TEST_CASE("when a bridge goes down, what is lent over it ends, and nothing else"
   CHECK((lender.find<EndLoan>() != nullptr) == far);
   CHECK(lender.node.admits({lender.id, 1}, LinkId{17}) != far);
 }
+
+TEST_CASE("where two bridges lead to a borrower, its loans end with the second") {
+  Lender lender;
+  lender.on(LinkDown{16, ""});
+  lender.on(Dialled{NodeId{4}, 17, nonce});
+  lender.on(Received{17, Hello{1, NodeId{4}, NodeId{8}, "there", "", nonce}});
+  for (const char* address : {"0000:06:00.0", "0000:07:00.0"})
+    lender.on(BridgeChanged{.address = address, .peer = NodeId{4}, .up = true});
+  lender.on(Received{17, BorrowRequest{5, lender.id, false}});
+  lender.on(BridgeChanged{.address = "0000:06:00.0", .peer = NodeId{4}, .up = false, .reason = "it is silent"});
+  CHECK(lender.find<EndLoan>() == nullptr);
+  CHECK(lender.node.admits({lender.id, 1}, LinkId{17}));
+  lender.on(BridgeChanged{.address = "0000:07:00.0", .peer = NodeId{4}, .up = false, .reason = "it is silent"});
+  CHECK(lender.find<EndLoan>() != nullptr);
+}

@@ -139,6 +139,16 @@ TEST_CASE("a device that one has alone is not shared with another, nor the other
   }
 }
 
+TEST_CASE("a shared device that is made unavailable is joined by nobody, and nobody waits for it") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first, true)};
+  node.command("unavailable", {{"device", "80000"}});
+  node.receive(five, BorrowRequest{1, node.first, true});
+  CHECK(node.done() == "17: answer busy");
+  node.on(LoanEnded{loan, std::nullopt});
+  CHECK(node.done() == "close 80000, 16: taken back 80000/1");
+}
+
 TEST_CASE("when a shared device fails, every share ends and every sharer is told") {
   Crossroads node;
   const LoanId one{node.first, node.lend(four, node.first, true)}, two{node.first, node.lend(five, node.first, true)};
@@ -207,6 +217,16 @@ TEST_CASE("a loan that was returned before it was granted is given back, and nev
   CHECK(node.done() == "reply ok, reply revoked"); // who returned it, and who wanted it
   CHECK(node.node.status_document()["loans"].empty());
   CHECK(node.find<OpenLoan>() == nullptr);
+}
+
+TEST_CASE("a loan whose program has ended before it was granted is given back, and never used") {
+  Crossroads node;
+  node.command("open", {{"device", "60000"}}, 77);
+  const auto number = node.sent<BorrowRequest>(six).at(0).number;
+  node.on(ControlClosed{77});
+  CHECK(node.done().empty());
+  node.receive(six, Answer{number, 7, {}, {}});
+  CHECK(node.done() == "18: return 60000/7");
 }
 
 TEST_CASE("a refused borrow leaves nothing to give back") {

@@ -175,3 +175,30 @@ TEST_CASE("outcomes that nobody waits for change nothing") {
   CHECK(node.done() == "drop 41"); // there is one already
   CHECK(node.node.status_document() == before);
 }
+
+TEST_CASE("what comes late for a request is not for the next one: that has its own answer") {
+  for (const auto late : {Errc{}, Errc::busy}) {
+    Crossroads node;
+    const auto former = node.ask(node.of_six, six);
+    node.fire(Timer::Kind::answer, former);
+    const auto number = node.ask(node.of_six, six);
+    REQUIRE(number != 0);
+    node.receive(six, Answer{former, 7, late, {}});
+    CHECK(node.done() == (late == Errc{} ? "18: return 60000/7" : ""));
+    node.receive(six, Answer{number, 8, {}, {}});
+    CHECK(node.done() == "use 60000/8");
+  }
+}
+
+TEST_CASE("the answer to an earlier return ends nothing of the loan that came after") {
+  Crossroads node;
+  const auto former = node.ask(node.of_six, six);
+  node.fire(Timer::Kind::answer, former);
+  node.receive(six, Answer{former, 7, {}, {}});
+  const auto returned = node.sent<ReturnRequest>(six).at(0).number;
+  node.borrow({node.of_six, 8}, six);
+  const auto before = node.picture();
+  node.receive(six, Answer{returned, 7, {}, {}});
+  CHECK(node.done().empty());
+  CHECK(node.picture() == before);
+}

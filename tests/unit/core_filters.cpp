@@ -55,3 +55,16 @@ TEST_CASE("a filter that is none changes nothing") {
   CHECK(lender.find<Reply>()->result.error().code == Errc::bad_request);
   CHECK(lender.node.status_document()["filters"].empty());
 }
+
+TEST_CASE("removing a filter removes its unused devices, and is no failure for those in use") {
+  Lender lender;
+  lender.add("0000:06:00.0");
+  lender.command("add", {{"device", "0000:07:00.0"}});
+  lender.on(DeviceProbed{DeviceId{0x80002}, Identity{.vendor = 1, .name = "Disk"}});
+  lender.command("remove-filter", {{"ids", "::0108"}, {"slot", ""}});
+  lender.on(HostScanned{lender.find<ScanHost>()->request, {{{"0000:06:00.0", "0000:07:00.0"}}}});
+  REQUIRE(lender.find<Reply>() != nullptr);
+  REQUIRE(lender.find<Reply>()->result.has_value());
+  CHECK(lender.find<Reply>()->result.value()["devices"] == Json::array({"80002"}));
+  CHECK(lender.state(1) == "available");
+}

@@ -1,4 +1,5 @@
 // The state file: a line with everything, a line for each change since, and what a crash leaves of it.
+#include "core_bench.hpp"
 #include "intent.hpp"
 
 #include "catch.hpp"
@@ -95,4 +96,31 @@ TEST_CASE("a state file over many lines, as it was written before, is read") {
   const auto state = one_of_each();
   const auto before = Json::parse(encode(state.intent, self)).dump(1) + "\n";
   CHECK(parse_intent(before, self) == state.intent);
+}
+
+TEST_CASE("a state file of another node, or of another version, is refused") {
+  auto state = Json::parse(encode(one_of_each().intent, self));
+  REQUIRE(parse_intent(state.dump(), self));
+  CHECK_FALSE(parse_intent(state.dump(), four));
+  for (const unsigned version : {0U, 2U}) {
+    state["schema_version"] = version;
+    CHECK_FALSE(parse_intent(state.dump(), self));
+  }
+}
+
+TEST_CASE("what a command takes back stays taken back after a restart") {
+  test::Bench node(self, {.devices = {{0, {"vfio-user:/d", true}}}, .connections = {{four, "h:4"}}});
+  auto text = node.node.state();
+  const auto kept = [&node, &text] {
+    for (const auto& effect : node.effects)
+      if (const auto* save = std::get_if<Save>(&effect)) text += save->line;
+    return parse_intent(text, self).value();
+  };
+  REQUIRE(kept().devices.at(0).available);
+  node.command("unavailable", {{"device", "80000"}});
+  CHECK(kept().devices == decltype(Intent::devices){{0, {"vfio-user:/d", false}}});
+  CHECK(kept().connections.contains(four));
+  node.command("disconnect", {{"node", 4}});
+  CHECK(kept().connections.empty());
+  CHECK(kept() == parse_intent(node.node.state(), self));
 }

@@ -1,5 +1,6 @@
 // Frames and messages between nodes: what goes out comes in, and nothing malformed does.
 #include "frame.hpp"
+#include "json.hpp"
 #include "message.hpp"
 
 #include "catch.hpp"
@@ -76,4 +77,19 @@ TEST_CASE("a frame that is empty, too long or of an unknown kind is refused") {
     reader.feed(head);
     CHECK_FALSE(reader.next().has_value());
   }
+}
+
+TEST_CASE("JSON has 16 levels at most, and what stands in its texts is none") {
+  const auto levels = [](std::size_t lists) {
+    return parse_object("{\"a\":" + std::string(lists, '[') + std::string(lists, ']') + "}").has_value();
+  };
+  CHECK(levels(15));
+  CHECK_FALSE(levels(16));
+  const std::string brackets(17, '[');
+  for (const std::string& text : {brackets, "\\\"" + brackets, "\\\\\\\"" + brackets}) {
+    CAPTURE(text);
+    CHECK(parse_object("{\"a\":\"" + text + "\"}").has_value());
+  }
+  const auto after = R"({"a":"\\","b":)" + brackets + std::string(17, ']') + "}"; // the text has ended before them
+  CHECK(parse_object(after).error().context.find("deeper than 16") != std::string::npos);
 }

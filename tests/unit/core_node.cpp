@@ -191,3 +191,47 @@ TEST_CASE("a peer that is another node than expected, or of another version, is 
     CHECK(lender.find<Drop>() != nullptr);
   }
 }
+
+TEST_CASE("a node that stops is idle when the last of its devices has ended its loan, not before") {
+  Lender lender;
+  lender.on(Received{16, BorrowRequest{1, lender.id, false}});
+  lender.on(Stopping{});
+  CHECK(lender.find<EndLoan>() != nullptr);
+  CHECK(lender.find<Idle>() == nullptr);
+  lender.on(LoanEnded{{lender.id, 1}, std::nullopt});
+  CHECK(lender.find<Idle>() != nullptr);
+}
+
+TEST_CASE("a device of this host is opened with the names of all that may be bound with it") {
+  Lender lender;
+  lender.add("0000:06:00.0");
+  lender.command("add", {{"device", "0000:06:00.1"}});
+  lender.on(DeviceProbed{DeviceId{0x80002}, Identity{.vendor = 1, .name = "Disk", .iommu_group = 1}});
+  lender.command("available", {{"device", "0000:06:00.1"}});
+  REQUIRE(lender.find<OpenDevice>() != nullptr);
+  const auto companions = lender.find<OpenDevice>()->companions;
+  for (const char* address : {"0000:06:00.0", "0000:06:00.1"}) CHECK(std::ranges::count(companions, address) == 1);
+  lender.command("add", {{"device", "vfio-user:/e"}});
+  lender.on(DeviceProbed{DeviceId{0x80003}, Identity{.vendor = 1, .name = "Disk"}});
+  lender.command("available", {{"device", "vfio-user:/e"}});
+  REQUIRE(lender.find<OpenDevice>() != nullptr);
+  CHECK(lender.find<OpenDevice>()->companions.empty()); // behind sockets there are no groups
+}
+
+TEST_CASE("a peer is told of devices after its hello, and not before it is known who that is") {
+  Lender lender;
+  lender.command("connect", {{"node", 5}, {"address", "h:5"}});
+  lender.on(Dialled{NodeId{5}, 17, nonce});
+  const auto told = [&lender](LinkId link) {
+    return std::ranges::count_if(lender.effects, [link](const auto& effect) {
+      const auto* send = std::get_if<Send>(&effect);
+      return send != nullptr && send->link == link && std::holds_alternative<Devices>(send->message);
+    });
+  };
+  lender.command("unavailable", {{"device", "80000"}});
+  lender.on(DeviceClosed{lender.id, std::nullopt, ""});
+  CHECK(told(16) == 1);
+  CHECK(told(17) == 0);
+  lender.on(Received{17, Hello{1, NodeId{5}, NodeId{8}, "here", "", nonce}});
+  CHECK(told(17) == 1);
+}

@@ -202,51 +202,6 @@ TEST_CASE("a timer that fires late, or after it was disarmed, changes nothing") 
   }
 }
 
-TEST_CASE("while a lender lives, nobody else gets its id") {
-  Crossroads node;
-  node.borrow({node.of_six, 5}, six);
-  const LinkId second = 30;
-  node.on(Accepted{second, nonce_of(second), "10.0.0.9"});
-  node.receive(second, Crossroads::hello(NodeId{6}, "elsewhere"));
-  CHECK(node.sent<Heartbeat>(six).size() == 1);
-  CHECK(node.sent<Heartbeat>(six).front().asks);
-  node.receive(six, Heartbeat{});
-  CHECK(node.done() == "30: refused, drop 30");
-  CHECK(node.sent<Refused>(second).front().reason.find("10.0.0.9") != std::string::npos);
-  CHECK(node.node.status_document()["loans"].size() == 1);
-}
-
-TEST_CASE("a lender that started again gets in when its old connection has gone or is silent") {
-  for (const bool closed : {true, false}) {
-    Crossroads node;
-    const LinkId again = 30;
-    node.on(Accepted{again, nonce_of(again)});
-    node.receive(again, Crossroads::hello(NodeId{6}));
-    CHECK(node.done().empty());
-    if (closed)
-      node.on(LinkDown{six, "cut"});
-    else
-      node.fire(Timer::Kind::rival, 6);
-    CHECK(node.sent<Hello>(again).size() == 1);
-    CHECK_FALSE(node.armed(Timer::Kind::rival, 6));
-    node.receive(again, Devices{{Crossroads::offer(node.of_six)}, {}});
-    CHECK(node.find<Drop>() == nullptr);
-    CHECK(node.ask(node.of_six, again) != 0);
-  }
-}
-
-TEST_CASE("what claims a lender's id is served nothing before it is known who that is") {
-  Crossroads node;
-  const LinkId second = 30;
-  node.on(Accepted{second, nonce_of(second)});
-  node.receive(second, Crossroads::hello(NodeId{6}));
-  node.receive(second, Devices{{Crossroads::offer(node.of_six)}, {}});
-  CHECK(node.done() == "drop 30");
-  CHECK(node.sent<Hello>(second).empty());
-  node.receive(six, Heartbeat{});
-  CHECK(node.done().empty());
-}
-
 TEST_CASE("disconnecting takes loans back first") {
   Crossroads node;
   const LoanId loan{node.first, node.lend(four, node.first)};

@@ -79,6 +79,15 @@ TEST_CASE("a node that borrows and lends has two connections, and each is good f
   const auto epoch = node.lend(four, node.first);
   CHECK(node.node.admits({node.first, epoch}, four));
   CHECK_FALSE(node.node.admits({node.first, epoch}, 30));
+  for (const Message& message :
+       {Message{ReturnRequest{1, node.first, epoch}}, Message{BorrowRequest{2, node.second, false}}}) {
+    Crossroads other;
+    other.accept(NodeId{4}, 30);
+    const auto lent = other.lend(four, other.first);
+    other.receive(30, message);
+    CHECK(other.done() == "drop 30");
+    CHECK(other.node.admits({other.first, lent}, four));
+  }
   node.connect(NodeId{6}, 31);
   const auto before = node.picture();
   auto offer = Crossroads::offer(node.of_six);
@@ -102,12 +111,13 @@ TEST_CASE("a proof opens a loan only as long as it lasts") {
   CHECK_FALSE(node.node.admits({node.first, next}, nonce_of(five)));
 }
 
-TEST_CASE("whoever only lends to this node is cut off when it asks for a device") {
+TEST_CASE("whoever only lends to this node is cut off when it asks for a device, or returns one") {
   for (const auto from : {six, early}) {
     Crossroads node;
     const auto before = node.picture();
     for (const Message& message :
-         {Message{BorrowRequest{1, node.first, false}}, Message{ConfigRequest{2, node.first, ConfigForm::raw}}}) {
+         {Message{BorrowRequest{1, node.first, false}}, Message{ConfigRequest{2, node.first, ConfigForm::raw}},
+          Message{ReturnRequest{3, node.first, 1}}}) {
       Crossroads one;
       one.receive(from, message);
       CHECK(one.done() == fmt::format("drop {}", from));
@@ -211,7 +221,7 @@ TEST_CASE("a lender takes only its own devices off the list") {
   CHECK(node.state(node.of_seven) == "available");
 }
 
-TEST_CASE("a second node with this node's id is refused, also where it dials") {
+TEST_CASE("a second node with this node's id is refused, also where it dials, and learns why") {
   Crossroads node;
   const auto peers = node.node.status_document()["peers"];
   auto twin = Crossroads::hello(NodeId{8}, "elsewhere");
@@ -220,9 +230,15 @@ TEST_CASE("a second node with this node's id is refused, also where it dials") {
     node.on(Accepted{30, nonce_of(30)});
     node.receive(30, twin);
     CHECK(node.done() == "30: refused, drop 30");
+    CHECK(node.sent<Refused>(30).at(0).reason == "node id 8 is taken: two nodes have it");
     CHECK(node.node.status_document()["peers"] == peers);
     CHECK(node.state(node.first) == "available");
   }
+  node.command("connect", {{"node", 9}, {"address", "h:9"}});
+  node.on(Dialled{NodeId{9}, 31, nonce_of(31)});
+  node.receive(31, twin);
+  CHECK(node.done() == "31: refused, drop 31, reply peer_down");
+  CHECK(node.sent<Refused>(31).at(0).reason == "node id 8 is taken: two nodes have it");
 }
 
 TEST_CASE("who speaks before its hello, or says hello twice, is cut off") {

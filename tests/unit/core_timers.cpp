@@ -63,6 +63,16 @@ TEST_CASE("a heartbeat is sent every 500 ms, and any message is a sign of life")
   }
 }
 
+TEST_CASE("who asks whether this node is alive is answered at once, and not asked in return") {
+  for (const auto link : {four, six}) {
+    Crossroads node;
+    node.receive(link, Heartbeat{.asks = true});
+    CHECK(node.sent<Heartbeat>(link) == std::vector{Heartbeat{.asks = false}});
+    node.receive(link, Heartbeat{});
+    CHECK(node.effects.empty());
+  }
+}
+
 TEST_CASE("a peer is given the configured time of silence, then its loans end, and nobody else's") {
   Crossroads node;
   node.command("config", {{"option", "peer-timeout"}, {"value", "1500"}});
