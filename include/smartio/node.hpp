@@ -35,7 +35,7 @@ struct Config {
 };
 
 /// Thread-safe; copies share the node. Calls of a started node block for at most Config::timeout, those of an attached
-/// one for 15 s: then Errc::timed_out, and what was begun goes on, except that a device borrowed too late is returned.
+/// one for 15 s, one after the other if several threads call: then Errc::timed_out, and what was begun goes on, except that a device borrowed too late is returned.
 /// From a callback of a started node (log, monitor) calls are Errc::wrong_state; its last copy may be destroyed there.
 /// An attached node outlives restarts of its smartiod: a call under way fails, the next one connects again.
 class Node {

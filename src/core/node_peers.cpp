@@ -73,8 +73,7 @@ void Node::on(const Crowded&) {
     const auto peer = state.peer;
     const auto lender = lenders_.find(peer);
     const bool offers = lender != lenders_.end() && lender->second.link == link && !lender->second.devices.empty();
-    const bool lends = std::ranges::any_of(loans_, [peer](const auto& loan) { return lender_of(loan.first) == peer; });
-    if (link < first_link || state.dialled || offers || lends) continue;
+    if (link < first_link || state.dialled || offers || !loans_of(peer).empty()) continue;
     close_link(link, "its place was needed, and it offered nothing");
     return forget_lender(peer);
   }

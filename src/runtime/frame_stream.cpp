@@ -109,7 +109,8 @@ void FrameStream::fail(const std::string& why) {
   if (closed) closed(why);
 }
 
-void FrameStream::finish() {
+void FrameStream::finish(std::shared_ptr<void> until_closed) {
+  until_closed_ = std::move(until_closed);
   on_frame_ = nullptr;
   on_closed_ = nullptr;
   if (queue_.empty()) return close();
@@ -128,6 +129,7 @@ void FrameStream::close() {
   on_frame_ = nullptr;
   on_closed_ = nullptr;
   socket_.close(ignored);
+  until_closed_.reset();
 }
 
 } // namespace smartio

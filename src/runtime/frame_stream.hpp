@@ -30,9 +30,9 @@ public:
   void set_limit(std::size_t limit) { reader_.set_limit(limit); } ///< of frames to come
   /// An encoded one. A reader that is 32 MiB behind is cut off, or that took no whole frame for 6 times `patience`.
   void send(std::string frame);
-  bool is_idle() const { return queue_.empty(); } ///< all that was sent has gone
-  void finish(); ///< closes once everything sent has gone, or after 1 s; no callback follows
-  void close();  ///< at once; no callback follows
+  /// Closes once everything sent has gone, or after 1 s; no callback follows, and `until_closed` is let go.
+  void finish(std::shared_ptr<void> until_closed = nullptr);
+  void close(); ///< at once; no callback follows
 
 private:
   void read();
@@ -51,6 +51,7 @@ private:
   boost::asio::steady_timer timer_, write_timer_;
   std::array<char, 16384> buffer_{};
   std::deque<std::string> queue_;
+  std::shared_ptr<void> until_closed_;
   std::size_t queued_ = 0;
   OnFrame on_frame_;
   OnClosed on_closed_;

@@ -220,8 +220,8 @@ void Shell::stop_now() {
 void Shell::answer_all() {
   if (state_file_) state_file_->finish();
   for (auto& [request, done] : std::exchange(requests_, {})) done(fail(Errc::peer_down, "the node is stopping"), "");
-  for (const auto& [control, stream] : std::exchange(control_streams_, {})) stream->finish();
-  io_.stop();
+  const std::shared_ptr<void> told(nullptr, [this](void*) { io_.stop(); });
+  for (const auto& [control, stream] : std::exchange(control_streams_, {})) stream->finish(told);
 }
 
 void Shell::handle(core::Event event) {

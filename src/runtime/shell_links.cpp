@@ -145,6 +145,7 @@ void Shell::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoint
 void Shell::perform(core::Send& effect) {
   const auto link = links_.find(effect.link);
   if (link == links_.end()) return;
+  if (std::holds_alternative<core::Hello>(effect.message)) link->second->set_limit(core::frame_limit);
   if (last_frame_.empty() || last_sent_ != effect.message) {
     last_sent_ = std::move(effect.message);
     last_frame_ = core::encode_frame(core::FrameKind::json, core::encode(last_sent_));

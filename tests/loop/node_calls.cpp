@@ -146,16 +146,19 @@ TEST_CASE("what a program executes inherits no socket of its node") {
 TEST_CASE("whoever waits for the state file has the answer when the node stops") {
   const Place place;
   boost::asio::io_context io;
-  StateFile file(io, place.path + "/state.json", [](const Error&) {});
+  std::string all;
+  StateFile file(
+      io, place.path + "/state.json", [&all] { return all; }, [](const Error&) {});
   unsigned answered = 0;
-  for (const char* content : {"first", "second", "third"}) {
-    file.save(content);
+  for (const char* line : {"first\n", "second\n", "third\n"}) {
+    all += line;
+    file.save(line);
     file.when_saved([&answered] { ++answered; });
   }
   CHECK(answered == 0);
   file.finish();
   CHECK(answered == 3);
-  CHECK(read_file(place.path + "/state.json").value() == "third");
+  CHECK(read_file(place.path + "/state.json").value() == all);
   io.run(); // what the disk said meanwhile is nobody's any more
   CHECK(answered == 3);
 }

@@ -336,6 +336,16 @@ def test_a_hostile_peer_is_refused_with_the_reason_and_changes_nothing(unchanged
         assert greeted == ("node 7 lends to this node" in log())
 
 
+def test_a_peer_that_was_greeted_may_send_long_frames(unchanged):
+    _, borrower, _ = unchanged
+    with leaving(borrower), socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE) as peer:
+        stream = peer.makefile("rb")
+        for data, kind in ((hello(), "hello"), (frame(b'{"type":"heartbeat","asks":true}' + b" " * 900000), "heartbeat")):
+            peer.sendall(data)
+            size, _ = struct.unpack("<IB", stream.read(5))
+            assert json.loads(stream.read(size - 1))["type"] == kind
+
+
 def test_a_peer_cannot_operate_a_device_without_a_loan(unchanged):
     _, borrower, disk = unchanged
     before = disk.counters()
