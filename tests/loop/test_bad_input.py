@@ -155,7 +155,7 @@ def test_a_state_file_with_an_odd_address_or_option_is_named_as_damaged(world, p
     node.tool("config", "peer-timeout", "3000")
     node.end()
     path = node.state_dir / "state.json"
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_text().splitlines()[0])
     state[part] = value
     path.write_text(json.dumps(state))
     assert "damaged" in refused_start(*node.command()[1:]).stderr
@@ -344,6 +344,8 @@ def test_a_peer_that_was_greeted_may_send_long_frames(unchanged):
             peer.sendall(data)
             size, _ = struct.unpack("<IB", stream.read(5))
             assert json.loads(stream.read(size - 1))["type"] == kind
+        peer.sendall(frame({"type": "refused", "reason": "It leaves."}))
+        assert not stream.read()
 
 
 def test_a_peer_cannot_operate_a_device_without_a_loan(unchanged):
