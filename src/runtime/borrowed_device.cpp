@@ -24,6 +24,10 @@ bool is_file(const Fd& fd) {
   return fd && ::fstat(fd.get(), &status) == 0 && S_ISREG(status.st_mode);
 }
 
+bool is_cut(const vfio::DmaMap& map) {
+  return is_file(map.fd) && count_pieces(std::to_underlying(map.iova), map.size) > 1;
+}
+
 } // namespace
 
 void BorrowedDevice::connected(OpenedDevice lender) {
@@ -65,7 +69,9 @@ void BorrowedDevice::resume() {
 /// Takes a request about windows that are cut.
 bool BorrowedDevice::in_pieces(Request& request, Completion& done) {
   if (auto* map = std::get_if<vfio::DmaMap>(&request)) {
-    if (pieces_of(std::to_underlying(map->iova), map->size).size() < 2 || !is_file(map->fd)) return false;
+    if (!is_cut(*map)) return false;
+    if (count_pieces(std::to_underlying(map->iova), map->size) > most_pieces)
+      return done(std::unexpected(ENOSPC)), true;
     busy_ = true;
     const auto stuck = [weak = weak_from_this()] {
       const auto self = weak.lock();

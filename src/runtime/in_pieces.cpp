@@ -13,6 +13,10 @@ constexpr std::uint64_t longest = 1ULL << 30;
 
 }
 
+std::uint64_t count_pieces(std::uint64_t iova, std::uint64_t size) {
+  return size == 0 ? 0 : (iova % longest + (size - 1)) / longest + 1;
+}
+
 std::vector<std::pair<std::uint64_t, std::uint64_t>> pieces_of(std::uint64_t iova, std::uint64_t size) {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> pieces;
   while (size != 0) {

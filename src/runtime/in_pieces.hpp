@@ -11,7 +11,13 @@
 
 namespace smartio {
 
-/// The pieces of a window: IOVA and size. They end where a GiB of addresses does, so that large pages stay whole.
+/// A TiB, which is more than can be pinned while a client waits; a client's window may claim any size.
+constexpr std::uint64_t most_pieces = 1024;
+
+std::uint64_t count_pieces(std::uint64_t iova, std::uint64_t size);
+
+/// The pieces of a window, which must be no more than most_pieces: IOVA and size. They end where a GiB of addresses
+/// does, so that large pages stay whole.
 std::vector<std::pair<std::uint64_t, std::uint64_t>> pieces_of(std::uint64_t iova, std::uint64_t size);
 
 /// One piece after the other. `submit` may complete before it returns. Single-threaded.

@@ -3,6 +3,7 @@
 #include "catch.hpp"
 #include "small_device.hpp"
 
+#include <fcntl.h>
 #include <optional>
 
 using namespace smartio;
@@ -40,6 +41,10 @@ struct Loan {
       *reply = std::move(answer);
     });
     return reply;
+  }
+  /// Memory that is no file, as a device's registers.
+  std::shared_ptr<std::optional<vfio::Reply>> map_registers(std::uint64_t iova, std::uint64_t size) const {
+    return ask(DmaMap{Iova{iova}, size, Access::read_write, Fd(::open("/dev/zero", O_RDWR | O_CLOEXEC)), page});
   }
   std::shared_ptr<std::optional<vfio::Reply>> map(std::uint64_t iova, std::uint64_t size) const {
     return ask(DmaMap{Iova{iova}, size, Access::read_write, make_memfd("memory", size + page).value(), page});
@@ -132,6 +137,19 @@ TEST_CASE("a window of which a piece is refused leaves none at the lender, and o
   CHECK(loan.device->usage().windows == 0);
   CHECK(loan.lender->waiting.empty());
   CHECK_FALSE(loan.closed);
+}
+
+TEST_CASE("a window of more pieces than are kept is refused at once, and one that is not cut goes to the lender") {
+  Loan loan;
+  for (const auto size : {1024 * gib + page, 1UL << 62}) REQUIRE(loan.map(0, size)->value() == std::unexpected(ENOSPC));
+  CHECK(loan.map(page, 1024 * gib)->value() == std::unexpected(ENOSPC)); // ends in another GiB than it starts
+  CHECK(loan.lender->waiting.empty());
+  loan.map_registers(0, 1UL << 62);
+  loan.check_map(0, 1UL << 62, page);
+  loan.answer(EINVAL);
+  loan.map(0, 1024 * gib);
+  loan.check_map(0, gib, page);
+  loan.answer(ENOMEM);
 }
 
 TEST_CASE("vectors beyond those that PCI knows do not reach a lender, whatever its device claims") {
