@@ -263,6 +263,19 @@ TEST_CASE("force that fails leaves the device in quarantine, and says why") {
   CHECK(node.lend(four, node.first) == 0);
 }
 
+TEST_CASE("a device that is to be unavailable stays that, though its server comes back before its loan has ended") {
+  Crossroads node;
+  const auto epoch = node.lend(four, node.first);
+  node.on(DeviceLost{node.first, "its server went away"});
+  node.command("unavailable", {{"device", "80000"}});
+  node.on(DeviceAppeared{"vfio-user:/0"});
+  node.on(LoanEnded{{node.first, epoch}, stuck});
+  CHECK(node.done().starts_with("close 80000"));
+  node.on(DeviceClosed{node.first, std::nullopt, ""});
+  CHECK(node.done() == "reply ok");
+  CHECK(node.state(node.first) == "unavailable");
+}
+
 TEST_CASE("another node's device is its own to add, remove and offer") {
   Crossroads node;
   const auto before = node.picture();
