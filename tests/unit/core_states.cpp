@@ -276,6 +276,24 @@ TEST_CASE("a device that is to be unavailable stays that, though its server come
   CHECK(node.state(node.first) == "unavailable");
 }
 
+TEST_CASE("a device whose server is back is opened again once its loan has ended, however it ended") {
+  for (const auto& error : {std::optional<Error>{}, std::optional(stuck)}) {
+    Crossroads node;
+    const auto epoch = node.lend(four, node.first);
+    node.on(DeviceLost{node.first, "its server went away"});
+    node.on(DeviceAppeared{"vfio-user:/0"});
+    CHECK(node.done().empty());
+    node.on(LoanEnded{{node.first, epoch}, error});
+    CHECK(node.done().starts_with("close 80000"));
+    node.on(LoanEnded{{node.first, epoch}, error});
+    CHECK(node.done().empty()); // it is being closed already
+    node.on(DeviceClosed{node.first, std::nullopt, ""});
+    CHECK(node.done() == "open 80000 by force");
+    node.on(DeviceOpened{node.first, Crossroads::disk()});
+    CHECK(node.lend(five, node.first) != 0);
+  }
+}
+
 TEST_CASE("another node's device is its own to add, remove and offer") {
   Crossroads node;
   const auto before = node.picture();
