@@ -294,6 +294,20 @@ TEST_CASE("a device whose server is back is opened again once its loan has ended
   }
 }
 
+TEST_CASE("out of quarantine by force a device goes without a reset if its owner says so then, or did before") {
+  Crossroads node;
+  quarantined(node);
+  bool before = false;
+  for (const bool said : {false, true, false}) {
+    node.command("available", {{"device", "80000"}, {"force", true}, {"without_reset", said}});
+    node.on(DeviceClosed{node.first, std::nullopt, ""});
+    REQUIRE(node.done() == "open 80000 by force");
+    CHECK(node.find<OpenDevice>()->without_reset == (said || before));
+    before = before || said;
+    node.on(DeviceOpened{node.first, std::unexpected(stuck)});
+  }
+}
+
 TEST_CASE("another node's device is its own to add, remove and offer") {
   Crossroads node;
   const auto before = node.picture();
