@@ -184,6 +184,7 @@ void Node::command_available(Command& c) {
     if (!device->shares.empty())
       return reply(c.request, fail(Errc::busy, "device {}: its last loan has not ended yet", to_string(*id)));
     device->waiting.push_back(c.request);
+    device->without_reset = device->without_reset || without_reset;
     device->reopens = true;
     return close(*id, *device);
   }

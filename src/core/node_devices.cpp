@@ -108,7 +108,8 @@ void Node::on(const DeviceAppeared& appeared) {
       effects_.push_back(ProbeDevice{*id, device.address});
     }
     // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
-    if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && !device.closing && !device.opening) {
+    if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && !device.closing && !device.opening &&
+        !device.leaving) {
       device.reopens = true;
       if (device.shares.empty()) close(*id, device);
     }

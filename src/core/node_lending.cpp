@@ -187,12 +187,12 @@ void Node::on(const LoanEnded& ended) {
   auto* device = own(id);
   if (device == nullptr) return;
   const auto share = devices_.end_of(index_of(id), ended.loan.epoch);
-  if (ended.error)
+  if (device->shares.empty() && !device->closing && (device->leaving || device->reopens))
+    close(id, *device);
+  else if (ended.error)
     quarantine(id, *device, to_string(*ended.error));
   else if (!device->shares.empty())
     announce(id);
-  else if (device->leaving || device->reopens)
-    close(id, *device);
   else if (device->state == DeviceState::borrowed)
     set_state(id, *device, DeviceState::available);
   if (share) answer_end(ended.loan, *share); // now: whoever has the answer has seen the new state

@@ -29,7 +29,7 @@ struct OwnDevice {
   std::string reason{};                                   ///< of quarantine, or why it could not be made available
   bool probing = false, opening = false, closing = false; ///< an answer of the runtime is outstanding
   bool leaving = false;                                   ///< becomes unavailable once its last loan ended
-  bool reopens = false;                                   ///< with closing: only to be opened again
+  bool reopens = false;                                   ///< closed, once its last loan ended, only to be opened again
   bool vanished = false;                                  ///< of this host, and not there now
   bool without_reset = false;                             ///< lent although it cannot be reset
   bool wanted = false;                                    ///< a filter makes it available once it was added

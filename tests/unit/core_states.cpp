@@ -263,6 +263,51 @@ TEST_CASE("force that fails leaves the device in quarantine, and says why") {
   CHECK(node.lend(four, node.first) == 0);
 }
 
+TEST_CASE("a device that is to be unavailable stays that, though its server comes back before its loan has ended") {
+  Crossroads node;
+  const auto epoch = node.lend(four, node.first);
+  node.on(DeviceLost{node.first, "its server went away"});
+  node.command("unavailable", {{"device", "80000"}});
+  node.on(DeviceAppeared{"vfio-user:/0"});
+  node.on(LoanEnded{{node.first, epoch}, stuck});
+  CHECK(node.done().starts_with("close 80000"));
+  node.on(DeviceClosed{node.first, std::nullopt, ""});
+  CHECK(node.done() == "reply ok");
+  CHECK(node.state(node.first) == "unavailable");
+}
+
+TEST_CASE("a device whose server is back is opened again once its loan has ended, however it ended") {
+  for (const auto& error : {std::optional<Error>{}, std::optional(stuck)}) {
+    Crossroads node;
+    const auto epoch = node.lend(four, node.first);
+    node.on(DeviceLost{node.first, "its server went away"});
+    node.on(DeviceAppeared{"vfio-user:/0"});
+    CHECK(node.done().empty());
+    node.on(LoanEnded{{node.first, epoch}, error});
+    CHECK(node.done().starts_with("close 80000"));
+    node.on(LoanEnded{{node.first, epoch}, error});
+    CHECK(node.done().empty()); // it is being closed already
+    node.on(DeviceClosed{node.first, std::nullopt, ""});
+    CHECK(node.done() == "open 80000 by force");
+    node.on(DeviceOpened{node.first, Crossroads::disk()});
+    CHECK(node.lend(five, node.first) != 0);
+  }
+}
+
+TEST_CASE("out of quarantine by force a device goes without a reset if its owner says so then, or did before") {
+  Crossroads node;
+  quarantined(node);
+  bool before = false;
+  for (const bool said : {false, true, false}) {
+    node.command("available", {{"device", "80000"}, {"force", true}, {"without_reset", said}});
+    node.on(DeviceClosed{node.first, std::nullopt, ""});
+    REQUIRE(node.done() == "open 80000 by force");
+    CHECK(node.find<OpenDevice>()->without_reset == (said || before));
+    before = before || said;
+    node.on(DeviceOpened{node.first, std::unexpected(stuck)});
+  }
+}
+
 TEST_CASE("another node's device is its own to add, remove and offer") {
   Crossroads node;
   const auto before = node.picture();
