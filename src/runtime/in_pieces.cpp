@@ -40,7 +40,7 @@ void InPieces::map(vfio::DmaMap window, std::chrono::steady_clock::time_point un
 }
 
 void InPieces::map_next(std::size_t piece) {
-  if (piece == pieces_.size()) return done_(vfio::Done{});
+  if (piece == pieces_.size()) return end(vfio::Done{});
   if (piece != 0 && std::chrono::steady_clock::now() >= until_) return undo(piece, ETIMEDOUT);
   auto fd = window_.fd.duplicate();
   if (!fd) return undo(piece, EMFILE);
@@ -56,8 +56,9 @@ void InPieces::map_next(std::size_t piece) {
 /// The caller hears of the failure when nothing of its memory is reached any more.
 void InPieces::undo(std::size_t mapped, int error) {
   pieces_.resize(mapped);
-  auto failed = [self = shared_from_this(), error, done = std::move(done_)](const Reply& reply) mutable {
-    if (!reply) self->stuck_();
+  window_.fd.reset();
+  auto failed = [error, stuck = std::move(stuck_), done = std::move(done_)](const Reply& reply) mutable {
+    if (!reply) stuck();
     done(std::unexpected(error));
   };
   unmap(std::move(pieces_), std::move(failed));
@@ -70,13 +71,20 @@ void InPieces::unmap(std::vector<vfio::DmaUnmap> pieces, vfio::Completion done) 
 }
 
 void InPieces::unmap_next(std::size_t piece) {
-  if (piece == pieces_.size()) return done_(vfio::Unmapped{bytes_});
+  if (piece == pieces_.size()) return end(vfio::Unmapped{bytes_});
   submit_(pieces_[piece], [self = shared_from_this(), piece](Reply reply) {
     const auto* unmapped = reply ? std::get_if<vfio::Unmapped>(&*reply) : nullptr;
-    if (unmapped == nullptr) return self->done_(std::unexpected(reply ? EIO : reply.error()));
+    if (unmapped == nullptr) return self->end(std::unexpected(reply ? EIO : reply.error()));
     self->bytes_ += unmapped->size;
     self->unmap_next(piece + 1);
   });
+}
+
+/// Nothing of the caller's is kept.
+void InPieces::end(Reply reply) {
+  window_.fd.reset();
+  stuck_ = nullptr;
+  std::exchange(done_, nullptr)(std::move(reply));
 }
 
 } // namespace smartio

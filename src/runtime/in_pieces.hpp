@@ -38,6 +38,7 @@ private:
   void map_next(std::size_t piece);
   void undo(std::size_t mapped, int error);
   void unmap_next(std::size_t piece);
+  void end(vfio::Reply reply);
 
   Submit submit_;
   vfio::Completion done_;

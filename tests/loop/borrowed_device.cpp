@@ -1,5 +1,6 @@
 // Windows that are too long for one message, on their way from a client to the lender.
 #include "borrowed_device.hpp"
+#include "any_client.hpp"
 #include "catch.hpp"
 #include "small_device.hpp"
 
@@ -124,6 +125,7 @@ TEST_CASE("what a client asks for while its window is mapped in pieces waits for
 
 TEST_CASE("a window of which a piece is refused leaves none at the lender, and only then fails") {
   Loan loan;
+  const auto before = descriptors_now();
   const auto mapped = loan.map(0, 3 * gib);
   loan.answer();
   loan.answer();
@@ -137,6 +139,9 @@ TEST_CASE("a window of which a piece is refused leaves none at the lender, and o
   CHECK(loan.device->usage().windows == 0);
   CHECK(loan.lender->waiting.empty());
   CHECK_FALSE(loan.closed);
+  CHECK(descriptors_now() == before); // the memory is the client's alone again
+  const std::weak_ptr device = std::exchange(loan.device, {});
+  CHECK(device.expired());
 }
 
 TEST_CASE("a window of more pieces than are kept is refused at once, and one that is not cut goes to the lender") {
