@@ -109,21 +109,23 @@ std::shared_ptr<InPieces> BorrowedDevice::pieces() {
 }
 
 /// What the lender must unmap instead of the range: nothing else where no window in it is cut, otherwise the pieces of
-/// each window. EINVAL: the range ends within such a window.
+/// each. EINVAL: it is, and the range ends within a window.
 std::expected<std::vector<vfio::DmaUnmap>, int> BorrowedDevice::cut(const vfio::DmaUnmap& range) const {
   const auto first = std::to_underlying(range.iova), last = first + (range.size - 1);
   std::vector<vfio::DmaUnmap> all;
-  bool any = false;
+  bool any = false, whole = true;
   auto at = windows_.upper_bound(first);
-  if (at != windows_.begin() && std::prev(at)->first + (std::prev(at)->second - 1) >= first) --at;
+  if (at != windows_.begin() && std::prev(at)->first + (std::prev(at)->second.size - 1) >= first) --at;
   for (; at != windows_.end() && at->first <= last; ++at) {
-    const auto pieces = pieces_of(at->first, at->second);
-    const bool whole = at->first >= first && at->first + (at->second - 1) <= last;
-    if (pieces.size() > 1 && !whole) return std::unexpected(EINVAL);
-    any = any || pieces.size() > 1;
-    for (const auto& [iova, size] : pieces) all.push_back({Iova{iova}, size});
+    const auto& [from, window] = *at;
+    whole = whole && from >= first && from + (window.size - 1) <= last;
+    any = any || window.cut;
+    if (!window.cut) all.push_back({Iova{from}, window.size});
+    if (!window.cut) continue;
+    for (const auto& [iova, size] : pieces_of(from, window.size)) all.push_back({Iova{iova}, size});
   }
   if (!any) all.clear();
+  if (any && !whole) return std::unexpected(EINVAL);
   return all;
 }
 
@@ -165,8 +167,9 @@ Completion BorrowedDevice::counted(const Request& request, Completion done) {
   if (map == nullptr && unmap == nullptr) return done;
   const auto first = static_cast<std::uint64_t>(map != nullptr ? map->iova : unmap->iova);
   return [self = shared_from_this(), adds = map != nullptr, all = unmap != nullptr && unmap->all, first,
-          size = map != nullptr ? map->size : unmap->size, done = std::move(done)](vfio::Reply reply) mutable {
-    if (reply && adds) self->windows_[first] = size;
+          cut = map != nullptr && is_cut(*map), size = map != nullptr ? map->size : unmap->size,
+          done = std::move(done)](vfio::Reply reply) mutable {
+    if (reply && adds) self->windows_[first] = {size, cut};
     if (reply && !adds)
       std::erase_if(self->windows_, [=](const auto& w) { return all || (w.first >= first && w.first - first < size); });
     self->changed_();
@@ -200,7 +203,7 @@ void BorrowedDevice::close() {
 core::Usage BorrowedDevice::usage() const {
   core::Usage usage;
   usage.windows = windows_.size();
-  for (const auto& [iova, size] : windows_) usage.window_bytes += size;
+  for (const auto& [iova, window] : windows_) usage.window_bytes += window.size;
   usage.vectors = vectors_.size();
   usage.trapped = trapped_;
   return usage;

@@ -66,7 +66,11 @@ private:
   OpenedDevice lender_;         ///< nothing before it is connected, and after close()
   std::deque<Waiting> waiting_; ///< for the connection, or the window under way in pieces
   bool busy_ = false;           ///< with such a window
-  std::map<std::uint64_t, std::uint64_t> windows_;
+  struct Window {
+    std::uint64_t size;
+    bool cut; ///< the lender has its pieces
+  };
+  std::map<std::uint64_t, Window> windows_; ///< by IOVA
   std::set<std::uint32_t> vectors_;
   Fd error_event_;
   bool revoked_ = false, orderly_ = false;

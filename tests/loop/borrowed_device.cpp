@@ -144,6 +144,32 @@ TEST_CASE("a window of which a piece is refused leaves none at the lender, and o
   CHECK(device.expired());
 }
 
+TEST_CASE("registers that were mapped whole are unmapped whole, also beside memory that was cut") {
+  Loan loan;
+  const auto registers = loan.map_registers(0, 2 * gib);
+  loan.check_map(0, 2 * gib, page);
+  loan.answer();
+  CHECK((*registers && **registers));
+  const bool beside = GENERATE(false, true);
+  if (beside) {
+    loan.map(2 * gib, 2 * gib);
+    loan.answer();
+    loan.answer();
+    CHECK(loan.ask(DmaUnmap{Iova{gib}, 3 * gib})->value() == std::unexpected(EINVAL)); // half of the registers
+  }
+  const auto unmapped = loan.ask(DmaUnmap{Iova{0}, beside ? 4 * gib : 2 * gib});
+  loan.check_unmap(0, 2 * gib);
+  loan.answer();
+  for (const auto iova : {2 * gib, 3 * gib}) {
+    if (!beside) break;
+    CHECK_FALSE(*unmapped);
+    loan.check_unmap(iova, gib);
+    loan.answer();
+  }
+  CHECK((*unmapped && **unmapped));
+  CHECK(loan.device->usage().windows == 0);
+}
+
 TEST_CASE("a window of more pieces than are kept is refused at once, and one that is not cut goes to the lender") {
   Loan loan;
   for (const auto size : {1024 * gib + page, 1UL << 62}) REQUIRE(loan.map(0, size)->value() == std::unexpected(ENOSPC));
