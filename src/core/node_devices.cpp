@@ -104,7 +104,6 @@ void Node::on(const DeviceAppeared& appeared) {
     device.vanished = false;
     if (device.state == DeviceState::unavailable && !device.probing && !device.opening && !device.closing) {
       device.probing = true;
-      device.reason.clear();
       effects_.push_back(ProbeDevice{*id, device.address});
     }
     // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
@@ -129,13 +128,13 @@ void Node::on(const DeviceProbed& probed) {
     devices_.remove(index);
     return;
   }
+  auto why = probed.identity ? std::string{} : to_string(probed.identity.error());
   if (probed.identity)
     devices_.identify(index, *probed.identity);
-  else {
-    if (device->identity.name.empty()) device->identity.name = "Unassigned class [ffff]: unknown device";
-    device->reason = to_string(probed.identity.error());
-    log(4, fmt::format("device {}: {}", to_string(probed.device), device->reason));
-  }
+  else if (device->identity.name.empty())
+    device->identity.name = "Unassigned class [ffff]: unknown device";
+  if (!why.empty() && why != device->reason) log(4, fmt::format("device {}: {}", to_string(probed.device), why));
+  device->reason = std::move(why);
   if (!known) {
     intent_.devices[index] = Intent::Device{.address = device->address};
     save(device_line(intent_, index));
@@ -153,6 +152,7 @@ void Node::on(const DeviceOpened& opened) {
   device->opening = false;
   if (!opened.identity) {
     const auto& error = opened.identity.error();
+    if (device->reason == to_string(error) && device->waiting.empty()) return; // an attempt of its own, like the last
     log(3, fmt::format("device {} cannot be made available: {}", to_string(opened.device), to_string(error)));
     set_state(opened.device, *device, device->state, to_string(error));
     return reply(device->waiting, std::unexpected(error));

@@ -18,10 +18,12 @@ ServerWatch::Identity ServerWatch::identity_of(const std::string& path) {
   return {status.st_ino, status.st_ctim.tv_sec * 1'000'000'000 + status.st_ctim.tv_nsec};
 }
 
-void ServerWatch::trying(const std::string& path) { servers_[path] = {identity_of(path), false}; }
+void ServerWatch::trying(const std::string& path) { servers_[path] = {identity_of(path)}; }
 
-void ServerWatch::missed(const std::string& path) {
-  servers_[path].away = true;
+void ServerWatch::missed(const std::string& path, bool again) {
+  auto& server = servers_[path];
+  server.away = true;
+  server.again = again ? Clock::now() + longest_pause : Clock::time_point::max();
   pause_ = first_pause;
   if (!armed_) look_later();
 }
@@ -40,8 +42,8 @@ void ServerWatch::look() {
   std::vector<std::string> found;
   for (auto& [path, server] : servers_) {
     const auto now = server.away ? identity_of(path) : Identity{};
-    if (now == Identity{} || now == server.tried) continue;
-    server = {now, false};
+    if (now == Identity{} || (now == server.tried && Clock::now() < server.again)) continue;
+    server = {now};
     found.push_back(path);
   }
   pause_ = std::min(2 * pause_, longest_pause);

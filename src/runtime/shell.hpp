@@ -109,7 +109,7 @@ private:
   OpenedDevice opened_kernel(const Bdf& bdf, const std::shared_ptr<vfio::kernel::Device>& device);
   void give_back(DeviceId id);
   void try_server(DeviceId id, const std::string& path);
-  void server_missed(DeviceId id);
+  void server_missed(DeviceId id, const std::optional<Error>& error = std::nullopt);
 
   // shell_bridges.cpp
   struct Bridge {

@@ -133,9 +133,14 @@ void Shell::try_server(DeviceId id, const std::string& path) {
   servers_.trying(path);
 }
 
-void Shell::server_missed(DeviceId id) {
+/// `error`: of the attempt to open the device, if that is how it was missed. What was open and failed is cleaned up by
+/// a new server only, but one that could not be reached may only be slow.
+void Shell::server_missed(DeviceId id, const std::optional<Error>& error) {
   const auto path = server_paths_.find(id);
-  if (path != server_paths_.end() && !stopping_) servers_.missed(path->second);
+  if (path == server_paths_.end() || stopping_) return;
+  const bool slow =
+      error && (error->code == Errc::peer_down || error->code == Errc::timed_out || error->code == Errc::busy);
+  servers_.missed(path->second, slow);
 }
 
 void Shell::perform(core::ProbeDevice& effect) {
@@ -149,7 +154,7 @@ void Shell::perform(core::ProbeDevice& effect) {
       io_, id, user_source(effect.address.substr(user_prefix.size())), peer_windows_, [](const core::Event&) {},
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) {
-          server_missed(id);
+          server_missed(id, device.error());
           return handle(core::DeviceProbed{id, std::unexpected(device.error())});
         }
         const auto identity = (*device)->identity();
@@ -197,7 +202,7 @@ void Shell::open_device(DeviceId id, DeviceSource source) {
 
 /// What cannot be lent goes back to its driver before anybody is told.
 void Shell::open_failed(DeviceId id, const Error& error) {
-  server_missed(id);
+  server_missed(id, error);
   const auto taken = taken_.extract(id);
   if (taken.empty()) return handle(core::DeviceOpened{id, std::unexpected(error)});
   host_->give_back(taken.mapped(), [this, id, error](Result<std::string> driver) {

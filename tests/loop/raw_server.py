@@ -36,10 +36,17 @@ class RawServer:
         self.replies, self.session, self.sending = queue.Queue(), None, threading.Lock()
         self.start()
 
-    def start(self):
-        self.closing = False
+    def bind(self):
+        """Its socket is there, but does not listen yet."""
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(self.path))
+
+    def start(self):
+        self.bind()
+        return self.listen()
+
+    def listen(self):
+        self.closing = False
         self.listener.listen(8)
         self.thread = threading.Thread(target=self.serve, args=(self.listener,))
         self.thread.start()

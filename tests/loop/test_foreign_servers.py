@@ -133,3 +133,18 @@ def test_a_node_that_starts_before_its_devices_server_finds_it_later(nodes, serv
     assert lender.devices()["80000"]["state"] == "unavailable"
     server.start()
     wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again")
+
+
+def reason(node):
+    return str(node.document("show", "show", "80000")["reason"])
+
+
+def test_a_server_that_binds_its_socket_long_before_it_serves_is_found_all_the_same(nodes, server):
+    lender, _ = nodes
+    lend(nodes, server)
+    server.close()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "quarantined", "its loss is noticed")
+    server.bind()
+    wait_for(lambda: "No vfio-user server" in reason(lender), "it was tried, and did not serve yet")
+    server.listen()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again", 20)

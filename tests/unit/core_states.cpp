@@ -308,6 +308,24 @@ TEST_CASE("out of quarantine by force a device goes without a reset if its owner
   }
 }
 
+TEST_CASE("of attempts at a server that all fail alike, the first is told") {
+  Crossroads node;
+  quarantined(node);
+  for (const bool first : {true, false, false}) {
+    node.on(DeviceAppeared{"vfio-user:/0"});
+    node.on(DeviceClosed{node.first, std::nullopt, ""});
+    node.on(DeviceOpened{node.first, std::unexpected(Error{make_error_code(Errc::peer_down), "nobody listens"})});
+    CHECK((node.find<Log>() != nullptr) == first);
+  }
+  node.command("unavailable", {{"device", "80000"}});
+  node.on(DeviceClosed{node.first, std::nullopt, ""});
+  for (const bool first : {true, false, false}) {
+    node.on(DeviceAppeared{"vfio-user:/0"});
+    node.on(DeviceProbed{node.first, std::unexpected(stuck)});
+    CHECK((node.find<Log>() != nullptr) == first);
+  }
+}
+
 TEST_CASE("another node's device is its own to add, remove and offer") {
   Crossroads node;
   const auto before = node.picture();
