@@ -35,9 +35,10 @@ struct Config {
 };
 
 /// Thread-safe; copies share the node. Calls of a started node block for at most Config::timeout, those of an attached
-/// one for 15 s, one after the other if several threads call: then Errc::timed_out, and what was begun goes on, except that a device borrowed too late is returned.
-/// From a callback of a started node (log, monitor) calls are Errc::wrong_state; its last copy may be destroyed there.
-/// An attached node outlives restarts of its smartiod: a call under way fails, the next one connects again.
+/// one for 15 s, one after the other if several threads call: then Errc::timed_out, and what was begun goes on, except
+/// that a device borrowed too late is returned. From a callback of a started node (log, monitor) calls are
+/// Errc::wrong_state; its last copy may be destroyed there. An attached node outlives restarts of its smartiod: a call
+/// under way fails, the next one connects again.
 class Node {
 public:
   static Result<Node> start(const Config& config);        ///< a whole node in this process; ends with its last copy

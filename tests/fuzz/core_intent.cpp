@@ -24,7 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Node node({.node = self, .boot_id = "here", .fabric_socket = "/f", .nonce = std::string(64, 'a')},
             std::move(*intent));
   for (const auto& effect : node.handle(Started{}, Time{}))
-    if (const auto* save = std::get_if<Save>(&effect)) require(parse_intent(node.state() + save->line, self) == parse_intent(node.state(), self));
+    if (const auto* save = std::get_if<Save>(&effect))
+      require(parse_intent(node.state() + save->line, self) == parse_intent(node.state(), self));
   node.status_document().dump();
   return 0;
 }
