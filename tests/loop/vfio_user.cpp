@@ -324,6 +324,25 @@ TEST_CASE("a window that the device maps when its client has been told otherwise
   CHECK(pair.device->waiting.size() == 3);
 }
 
+TEST_CASE("a client whose windows are all late is not read without bound") {
+  Pair pair;
+  pair.device->manner = SmallDevice::Manner::later;
+  std::size_t refused = 0;
+  for (std::uint64_t i = 0; i < 1500; ++i)
+    pair.client->submit(DmaMap{Iova{i * 4096}, 4096, Access::read, {}},
+                        [&refused](const Reply& reply) { refused += reply ? 0 : 1; });
+  run_until(pair.io, [&refused] { return refused == 1024; });
+  settle(pair.io);
+  CHECK(pair.device->waiting.size() == 1024);
+  while (!pair.device->waiting.empty()) {
+    auto [map, failed] = std::move(pair.device->waiting.front());
+    pair.device->waiting.pop_front();
+    failed(std::unexpected(ENOMEM));
+    if (pair.device->waiting.empty()) settle(pair.io);
+  }
+  CHECK(refused == 1500);
+}
+
 TEST_CASE("the device reads and writes the client's memory while the client waits for the device") {
   Pair pair;
   Bytes memory = pattern(65536);

@@ -80,8 +80,9 @@ void Connection::State::carry_out(std::uint64_t number, Request request) {
 
 void Connection::State::complete(std::uint64_t number, Reply reply) {
   if (phase != Phase::ready) return;
-  if (const auto late = late_windows.extract(number); late && reply) return undo(late.mapped());
-  if (number < first_call) return;
+  if (const auto late = late_windows.extract(number); late && reply) undo(late.mapped());
+  if (phase != Phase::ready) return;
+  if (number < first_call) return control_flow();
   auto& call = calls[number - first_call];
   if (call.done) return; // too late
   if (number != first_call) {
@@ -134,7 +135,7 @@ std::expected<Payload, int> Connection::State::encode(const Call& call, const Re
 void Connection::State::control_flow() {
   if (phase != Phase::ready) return;
   const auto share = held_up ? 2U : 1U;
-  const bool much = calls.size() >= most_calls / share || weight >= most_weight / share;
+  const bool much = calls.size() + late_windows.size() >= most_calls / share || weight >= most_weight / share;
   if (much == std::exchange(held_up, much)) return;
   if (much) return stream->pause();
   stream->resume();
@@ -165,6 +166,7 @@ void Connection::State::calls_due() {
     if (command != Command::dma_map) continue;
     const auto map = load<DmaMapBody>(sent);
     late_windows.emplace(number, DmaUnmap{Iova{map->iova}, map->size});
+    control_flow();
   }
   watch_calls();
 }
