@@ -321,7 +321,38 @@ TEST_CASE("a window that the device maps when its client has been told otherwise
   REQUIRE(undone);
   CHECK((undone->iova == Iova{0} && undone->size == 4096 && !undone->all));
   pair.device->complete(); // the client itself unmaps that one
-  CHECK(pair.device->waiting.size() == 3);
+  REQUIRE(pair.device->waiting.size() == 3);
+  if (GENERATE(false, true)) {
+    pair.device->complete(1);
+    CHECK(pair.device->waiting.size() == 2);
+    return;
+  }
+  auto [unmap, failed] = std::move(pair.device->waiting[1]);
+  pair.device->waiting.erase(pair.device->waiting.begin() + 1);
+  failed(std::unexpected(EBUSY)); // and does not succeed
+  REQUIRE(pair.device->waiting.size() == 3);
+  undone = std::get_if<DmaUnmap>(&pair.device->waiting.back().first);
+  REQUIRE(undone);
+  CHECK((undone->iova == Iova{4096} && undone->size == 4096 && !undone->all));
+}
+
+TEST_CASE("a client whose windows are all late is not read without bound") {
+  Pair pair;
+  pair.device->manner = SmallDevice::Manner::later;
+  std::size_t refused = 0;
+  for (std::uint64_t i = 0; i < 1500; ++i)
+    pair.client->submit(DmaMap{Iova{i * 4096}, 4096, Access::read, {}},
+                        [&refused](const Reply& reply) { refused += reply ? 0 : 1; });
+  run_until(pair.io, [&refused] { return refused == 1024; });
+  settle(pair.io);
+  CHECK(pair.device->waiting.size() == 1024);
+  while (!pair.device->waiting.empty()) {
+    auto [map, failed] = std::move(pair.device->waiting.front());
+    pair.device->waiting.pop_front();
+    failed(std::unexpected(ENOMEM));
+    if (pair.device->waiting.empty()) settle(pair.io);
+  }
+  CHECK(refused == 1500);
 }
 
 TEST_CASE("the device reads and writes the client's memory while the client waits for the device") {

@@ -46,6 +46,11 @@ std::size_t weight_of(const Request& request) {
   return 0;
 }
 
+bool covers(const DmaUnmap& range, const DmaUnmap& window) {
+  const auto first = std::to_underlying(window.iova), from = std::to_underlying(range.iova);
+  return range.all || (first >= from && in_range(first - from, window.size, range.size));
+}
+
 } // namespace
 
 void Connection::State::call(Message message) {
@@ -70,18 +75,18 @@ void Connection::State::carry_out(std::uint64_t number, Request request) {
   if (std::holds_alternative<GetInfo>(request)) return complete(number, view->info);
   if (std::holds_alternative<GetRegionInfo>(request)) return complete(number, Done{}); // see encode
   if (const auto* get = std::get_if<GetIrqInfo>(&request)) return complete(number, view->irqs[get->index]);
-  if (const auto* range = std::get_if<DmaUnmap>(&request)) forget_late(*range);
+  if (const auto* range = std::get_if<DmaUnmap>(&request)) unmaps.emplace(number, *range);
   const auto kept = device; // it may close this connection
   kept->submit(std::move(request),
                Answerer(owner.weak_from_this(), number, [](Connection& connection, std::uint64_t call, Reply reply) {
+                 connection.state_->settle_late(call, reply.has_value());
                  connection.state_->complete(call, std::move(reply));
                }));
 }
 
 void Connection::State::complete(std::uint64_t number, Reply reply) {
   if (phase != Phase::ready) return;
-  if (const auto late = late_windows.extract(number); late && reply) return undo(late.mapped());
-  if (number < first_call) return;
+  if (number < first_call) return control_flow();
   auto& call = calls[number - first_call];
   if (call.done) return; // too late
   if (number != first_call) {
@@ -103,12 +108,28 @@ void Connection::State::undo(const DmaUnmap& window) {
   });
 }
 
-/// What the client itself unmaps, after the window, is not there when the device has done both.
-void Connection::State::forget_late(const DmaUnmap& range) {
-  std::erase_if(late_windows, [&range](const auto& late) {
-    const auto first = std::to_underlying(late.second.iova), from = std::to_underlying(range.iova);
-    return range.all || (first >= from && in_range(first - from, late.second.size, range.size));
+/// The device has completed a map or an unmap. What the client itself unmaps, after the window, is not there when the
+/// device has done both; until then nobody else unmaps it.
+void Connection::State::settle_late(std::uint64_t number, bool success) {
+  if (phase != Phase::ready) return;
+  const auto unmap = unmaps.extract(number);
+  if (const auto late = late_windows.find(number); late != late_windows.end()) {
+    late->second.mapped = success;
+    if (!success) late_windows.erase(late);
+  }
+  std::vector<DmaUnmap> left;
+  std::erase_if(late_windows, [&](const auto& late) {
+    const auto& [map, window] = late;
+    const auto reaches = [&](std::uint64_t call, const DmaUnmap& range) {
+      return call > map && covers(range, window.window);
+    };
+    if (unmap && success && reaches(unmap.key(), unmap.mapped())) return true;
+    const auto under_way = [&](const auto& other) { return reaches(other.first, other.second); };
+    if (!window.mapped || std::ranges::any_of(unmaps, under_way)) return false;
+    left.push_back(window.window);
+    return true;
   });
+  for (const auto& window : left) undo(window);
 }
 
 void Connection::State::drop_first_call() {
@@ -134,7 +155,8 @@ std::expected<Payload, int> Connection::State::encode(const Call& call, const Re
 void Connection::State::control_flow() {
   if (phase != Phase::ready) return;
   const auto share = held_up ? 2U : 1U;
-  const bool much = calls.size() >= most_calls / share || weight >= most_weight / share;
+  const auto outstanding = calls.size() + late_windows.size() + unmaps.size();
+  const bool much = outstanding >= most_calls / share || weight >= most_weight / share;
   if (much == std::exchange(held_up, much)) return;
   if (much) return stream->pause();
   stream->resume();
@@ -164,7 +186,8 @@ void Connection::State::calls_due() {
       complete(number, Data{std::vector(load<AccessBody>(sent)->count, std::byte{0xff})});
     if (command != Command::dma_map) continue;
     const auto map = load<DmaMapBody>(sent);
-    late_windows.emplace(number, DmaUnmap{Iova{map->iova}, map->size});
+    late_windows.emplace(number, LateWindow{{Iova{map->iova}, map->size}});
+    control_flow();
   }
   watch_calls();
 }

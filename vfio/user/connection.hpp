@@ -37,6 +37,10 @@ struct Connection::State {
     Clock::time_point deadline;
     Completion done;
   };
+  struct LateWindow {
+    DmaUnmap window;
+    bool mapped = false; ///< by the device, while an unmap of the client's is under way
+  };
   enum class Phase { greeting, loading, ready, over };
 
   State(Connection& of, Socket socket, Accept chooser, Counters& counted, Closed at_end);
@@ -59,7 +63,7 @@ struct Connection::State {
   void answer(const Call& call, const Reply& reply);
   std::expected<Payload, int> encode(const Call& call, const Reply& reply) const;
   void undo(const DmaUnmap& window);
-  void forget_late(const DmaUnmap& range);
+  void settle_late(std::uint64_t number, bool success);
   void drop_first_call();
   void control_flow();
   void watch_calls();
@@ -89,10 +93,11 @@ struct Connection::State {
   bool withdrawn = false; ///< the view has no descriptors any more, and must get none
 
   std::deque<Call> calls;
-  std::uint64_t first_call = 0;                   ///< number of calls.front()
-  std::size_t weight = 0;                         ///< of all calls
-  std::map<std::uint64_t, DmaUnmap> late_windows; ///< by number: the device has not said yet whether it has them
-  bool held_up = false;                           ///< too many calls: nothing more is read
+  std::uint64_t first_call = 0;                     ///< number of calls.front()
+  std::size_t weight = 0;                           ///< of all calls
+  std::map<std::uint64_t, LateWindow> late_windows; ///< by number: the client was told that they are not there
+  std::map<std::uint64_t, DmaUnmap> unmaps;         ///< the client's, by number: the device has not completed them
+  bool held_up = false;                             ///< too many calls: nothing more is read
 
   Outstanding<Dma> dmas;
   unsigned abandoned = 0; ///< dmas nobody waits for
