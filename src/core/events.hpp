@@ -216,6 +216,9 @@ struct OpenDevice {
 struct CloseDevice {
   DeviceId device;
 }; ///< and back to its driver; answered by DeviceClosed
+struct ForgetDevice {
+  DeviceId device;
+}; ///< it is not open, and was removed, or never added since its probe failed
 struct ScanHost {
   RequestId request;
   std::vector<FilterRule> rules;
@@ -256,7 +259,8 @@ struct Log {
 };
 struct Idle {}; ///< once, after Stopping: no loan is left
 
-using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, OpenDevice, CloseDevice,
-                            ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, UseBridges, Log, Idle>;
+using Effect =
+    std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, OpenDevice, CloseDevice, ForgetDevice,
+                 ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, UseBridges, Log, Idle>;
 
 } // namespace smartio::core

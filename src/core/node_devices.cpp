@@ -126,6 +126,7 @@ void Node::on(const DeviceProbed& probed) {
   if (!probed.identity && !in_use && !known) {
     reply(device->waiting, std::unexpected(probed.identity.error()));
     devices_.remove(index);
+    effects_.push_back(ForgetDevice{probed.device});
     return;
   }
   auto why = probed.identity ? std::string{} : to_string(probed.identity.error());

@@ -74,6 +74,7 @@ private:
   void perform(core::ProbeDevice&);
   void perform(core::OpenDevice&);
   void perform(core::CloseDevice&);
+  void perform(core::ForgetDevice&);
   void perform(core::ScanHost&);
   void perform(core::ReadConfig&);
   void perform(core::EndLoan&);

@@ -220,6 +220,10 @@ void Shell::perform(core::CloseDevice& effect) {
   found.mapped()->close([this, id, keep = found.mapped()] { give_back(id); });
 }
 
+void Shell::perform(core::ForgetDevice& effect) {
+  if (const auto path = server_paths_.extract(effect.device); !path.empty()) servers_.forget(path.mapped());
+}
+
 void Shell::give_back(DeviceId id) {
   const auto taken = taken_.find(id);
   if (taken == taken_.end()) return handle(core::DeviceClosed{id, std::nullopt, {}});

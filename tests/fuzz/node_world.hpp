@@ -179,6 +179,11 @@ private:
     for (const auto& [loan, grant] : grants_) require(loan.device != close.device);
     start(closes, close.device);
   }
+  void perform(const ForgetDevice& forget) {
+    for (const auto& [loan, grant] : grants_) require(loan.device != forget.device);
+    for (const auto& under_way : {probes, opens, closes})
+      require(std::ranges::find(under_way, forget.device) == under_way.end());
+  }
   static void start(std::vector<DeviceId>& under_way, DeviceId device) {
     require(lender_of(device) == self && std::ranges::find(under_way, device) == under_way.end());
     under_way.push_back(device);

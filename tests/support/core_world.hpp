@@ -92,6 +92,7 @@ private:
   void on(unsigned host, ClientsReleased& e);
   void on(unsigned host, OpenLoan& e);
   void on(unsigned host, CloseLoan& e);
+  void on(unsigned, ForgetDevice&) {}
   void on(unsigned, UseBridges&) {}
   void on(unsigned, Log&) {}
   void on(unsigned, Idle&) {}
