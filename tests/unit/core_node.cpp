@@ -235,3 +235,19 @@ TEST_CASE("a peer is told of devices after its hello, and not before it is known
   lender.on(Received{17, Hello{1, NodeId{5}, NodeId{8}, "here", "", nonce}});
   CHECK(told(17) == 1);
 }
+
+TEST_CASE("nobody goes on looking for the server of a device that was removed, or never could be added") {
+  Lender lender;
+  lender.command("unavailable", {{"device", "80000"}});
+  CHECK(lender.find<ForgetDevice>() == nullptr);
+  lender.on(DeviceClosed{lender.id, std::nullopt, "nvme"});
+  lender.command("remove", {{"device", "80000"}});
+  REQUIRE(lender.find<ForgetDevice>() != nullptr);
+  CHECK(lender.find<ForgetDevice>()->device == lender.id);
+  lender.command("add", {{"device", "vfio-user:/nothing"}});
+  REQUIRE(lender.find<ProbeDevice>() != nullptr);
+  const auto id = lender.find<ProbeDevice>()->device;
+  lender.on(DeviceProbed{id, std::unexpected(Error{make_error_code(Errc::peer_down), "nobody serves it"})});
+  REQUIRE(lender.find<ForgetDevice>() != nullptr);
+  CHECK(lender.find<ForgetDevice>()->device == id);
+}
