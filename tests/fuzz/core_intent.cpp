@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             std::move(*intent));
   for (const auto& effect : node.handle(Started{}, Time{}))
     if (const auto* save = std::get_if<Save>(&effect))
-      require(parse_intent(node.state() + save->line, self) == parse_intent(node.state(), self));
+      require(parse_intent(node.state() + save->line, self).value() == parse_intent(node.state(), self).value());
   node.status_document().dump();
   return 0;
 }
