@@ -37,6 +37,7 @@ void World::start(unsigned host) {
 /// As after SIGKILL: the kernel closes everything.
 void World::crash(unsigned host) {
   auto& h = hosts[host];
+  check_saved(h);
   h.node.reset();
   ++h.life;
   for (const auto& [timer, key] : std::exchange(h.timers, {})) clock.forget(key);
@@ -54,9 +55,7 @@ void World::tell(unsigned host, Event event) {
   if (!h.node) return;
   ++events;
   auto effects = h.node->handle(std::move(event), Time{} + clock.now);
-  const auto saved = h.saved.size();
   for (auto& effect : effects) std::visit([this, host](auto& e) { on(host, e); }, effect);
-  if (h.node && h.saved.size() != saved) check_saved(h);
 }
 
 void World::on(unsigned host, Save& e) {
@@ -69,6 +68,7 @@ void World::on(unsigned host, Save& e) {
 
 /// What is read back after a crash is what the node means to keep.
 void World::check_saved(const Host& host) {
+  if (!host.node) return;
   const auto read = parse_intent(host.saved, host.id);
   if (!read || encode(*read, host.id) != host.node->state()) fault("a state file holds something else than its node");
 }
