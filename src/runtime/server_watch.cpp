@@ -18,12 +18,18 @@ ServerWatch::Identity ServerWatch::identity_of(const std::string& path) {
   return {status.st_ino, status.st_ctim.tv_sec * 1'000'000'000 + status.st_ctim.tv_nsec};
 }
 
-void ServerWatch::trying(const std::string& path) { servers_[path] = {identity_of(path)}; }
+void ServerWatch::trying(const std::string& path) {
+  tried_[path] = identity_of(path);
+  away_.erase(path);
+}
+
+void ServerWatch::forget(const std::string& path) {
+  tried_.erase(path);
+  away_.erase(path);
+}
 
 void ServerWatch::missed(const std::string& path, bool again) {
-  auto& server = servers_[path];
-  server.away = true;
-  server.again = again ? Clock::now() + longest_pause : Clock::time_point::max();
+  away_[path] = again ? Clock::now() + longest_pause : Clock::time_point::max();
   pause_ = first_pause;
   if (!armed_) look_later();
 }
@@ -40,14 +46,15 @@ void ServerWatch::look_later() {
 
 void ServerWatch::look() {
   std::vector<std::string> found;
-  for (auto& [path, server] : servers_) {
-    const auto now = server.away ? identity_of(path) : Identity{};
-    if (now == Identity{} || (now == server.tried && Clock::now() < server.again)) continue;
-    server = {now};
+  for (const auto& [path, again] : away_) {
+    const auto now = identity_of(path);
+    if (now == Identity{} || (now == tried_[path] && Clock::now() < again)) continue;
+    tried_[path] = now;
     found.push_back(path);
   }
+  for (const auto& path : found) away_.erase(path);
   pause_ = std::min(2 * pause_, longest_pause);
-  if (std::ranges::any_of(servers_, [](const auto& server) { return server.second.away; })) look_later();
+  if (!away_.empty()) look_later();
   for (const auto& path : found) back_(path);
 }
 

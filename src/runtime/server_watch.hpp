@@ -25,23 +25,19 @@ public:
   /// It is not there, or went. `back` follows, once, when something else is at the path than what was tried; with
   /// `again`, some seconds later also if it is the same: a server's socket may be there before anybody listens to it.
   void missed(const std::string& path, bool again = false);
-  void forget(const std::string& path) { servers_.erase(path); }
+  void forget(const std::string& path);
 
 private:
   using Clock = std::chrono::steady_clock;
   using Identity = std::pair<::ino_t, std::int64_t>; ///< inode, and when that was last changed; zeros: nothing there
-  struct Server {
-    Identity tried{};
-    bool away = false;
-    Clock::time_point again{}; ///< with away: from when on the same counts too
-  };
   static Identity identity_of(const std::string& path);
   void look_later();
   void look();
 
   boost::asio::steady_timer timer_;
   std::function<void(const std::string&)> back_;
-  std::map<std::string, Server> servers_;
+  std::map<std::string, Identity> tried_;
+  std::map<std::string, Clock::time_point> away_; ///< from when on what was tried counts as news too
   std::chrono::milliseconds pause_{};
   bool armed_ = false;
 };

@@ -138,9 +138,8 @@ void Shell::try_server(DeviceId id, const std::string& path) {
 void Shell::server_missed(DeviceId id, const std::optional<Error>& error) {
   const auto path = server_paths_.find(id);
   if (path == server_paths_.end() || stopping_) return;
-  const bool slow =
-      error && (error->code == Errc::peer_down || error->code == Errc::timed_out || error->code == Errc::busy);
-  servers_.missed(path->second, slow);
+  if (error && error->code == Errc::busy) return; // it is there, and somebody else's
+  servers_.missed(path->second, error && (error->code == Errc::peer_down || error->code == Errc::timed_out));
 }
 
 void Shell::perform(core::ProbeDevice& effect) {

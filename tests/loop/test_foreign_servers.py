@@ -2,10 +2,11 @@
 import errno
 import os
 import threading
+import time
 
 import pytest
 
-from harness import wait_for
+from harness import context_switches, sanitizer, wait_for
 from raw_client import CONFIG, READ, WRITE, RawClient, guest_memory
 from raw_server import CAN_RESET, PCI, RawServer
 
@@ -148,3 +149,14 @@ def test_a_server_that_binds_its_socket_long_before_it_serves_is_found_all_the_s
     wait_for(lambda: "No vfio-user server" in reason(lender), "it was tried, and did not serve yet")
     server.listen()
     wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again", 20)
+
+
+@pytest.mark.skipif(sanitizer() == "thread", reason="the sanitizer has a thread that wakes up by itself")
+def test_a_device_that_somebody_else_uses_is_not_asked_for_again_and_again(world):
+    lender, disk = world.node(8), world.disk()
+    with RawClient(disk.socket):
+        lender.ok("add", disk.device)
+        time.sleep(1)  # what was going on has ended
+        before = context_switches(lender)
+        time.sleep(7)
+        assert context_switches(lender) - before <= 3
