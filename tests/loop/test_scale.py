@@ -67,7 +67,7 @@ def test_many_peers_are_served(world):
 
 @pytest.mark.skipif(sanitized(), reason="times of instrumented programs say nothing")
 def test_no_cost_grows_faster_than_the_number_of_devices_and_peers():
-    """Measured again where it seems to: a kernel short of memory works for others on our account."""
+    """Measured again where it seems to: other programs only ever make it slower."""
     for _ in range(4):
         few, many = growth.measure(1, rest=False), growth.measure(10, rest=False)
         if many["add a device"] < 2.5 * few["add a device"] and all(many[step] < 15 * few[step] for step in few):
