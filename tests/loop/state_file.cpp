@@ -7,6 +7,7 @@
 #include <fstream>
 #include <optional>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace smartio;
@@ -117,6 +118,29 @@ TEST_CASE("a disk that takes nothing is told of, and what it missed is there wit
   kept.settle();
   CHECK(kept.failures == 2);
   CHECK(text_of(kept.path) == kept.all);
+}
+
+TEST_CASE("what comes while a write is failing is written without being asked for again") {
+  Kept kept;
+  kept.all.insert(0, 64 << 20, 'x');            // so that it takes a while
+  std::filesystem::create_directory(kept.path); // in the place of the file
+  kept.change("a\n");
+  while (!std::filesystem::exists(kept.path + ".new")) std::this_thread::yield();
+  kept.change("b\n");
+  const auto busy = boost::asio::make_work_guard(kept.io);
+  while (kept.failures == 0) kept.io.run_one();
+  std::filesystem::remove(kept.path);
+  kept.settle();
+  CHECK(std::filesystem::file_size(kept.path) == kept.all.size());
+}
+
+TEST_CASE("a change is not lost because the end follows at once") {
+  for (int i = 0; i < 50; ++i) {
+    Kept kept;
+    kept.change("a\n");
+    kept.file.reset();
+    REQUIRE(text_of(kept.path) == kept.all);
+  }
 }
 
 TEST_CASE("everything is on the disk at the end, also after a failure") {
