@@ -76,9 +76,9 @@ Result<void> run(const std::vector<std::string>& arguments) {
   boost::asio::signal_set signals(io, SIGTERM, SIGINT, SIGUSR1);
   NtbService service(io, *chip, window);
   await_signal(io, signals, service);
+  if (values.contains("faults")) TRY(service.listen_for_faults(values["faults"].as<std::string>()));
   TRY(service.listen(ntb::Side::a, a));
   TRY(service.listen(ntb::Side::b, b));
-  if (values.contains("faults")) TRY(service.listen_for_faults(values["faults"].as<std::string>()));
   fmt::print("ready {} {}\n", a, b);
   std::fflush(stdout);
   io.run();

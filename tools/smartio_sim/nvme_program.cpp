@@ -105,8 +105,8 @@ Result<void> run(const std::vector<std::string>& arguments) {
   const auto name = TRY(identity_name(values, store));
   const auto identity = nvme::make_identity(name, store.blocks(), block, namespaces);
   NvmeService service(std::make_unique<nvme::FileStore>(std::move(store)), identity, form);
-  TRY(service.listen(socket));
   if (values.contains("faults")) TRY(service.listen_for_faults(values["faults"].as<std::string>()));
+  TRY(service.listen(socket));
   fmt::print("ready {}\n", socket);
   std::fflush(stdout);
   service.run();
