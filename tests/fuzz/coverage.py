@@ -20,11 +20,11 @@ FILES = {  # fuzzer → what it is for: files, or folders without those that ano
     "ntb_bridge": ["tools/smartio_sim/ntb/*.cpp", "tools/smartio_sim/pci/*.cpp"],
     "ntb_peer": ["fabric/ntb/*.cpp"],
     "nvme_controller": ["tools/smartio_sim/nvme/*.cpp"],
-    "remote_client": ["src/runtime/remote_client.cpp", "src/core/device_message.cpp"],
-    "remote_device": ["src/runtime/remote_device.cpp", "src/runtime/exposures.cpp"],
+    "remote_client": ["src/lending/remote_client.cpp", "src/core/device_message.cpp"],
+    "remote_device": ["src/borrowing/remote_device.cpp", "fabric/ntb/exposures.cpp"],
     "vfio_user_client": ["vfio/user/client.cpp", "vfio/user/requests.cpp", "vfio/user/decode_answer.cpp"],
     "vfio_user_codec": ["vfio/user/decode_*.cpp", "vfio/user/encode_*.cpp", "vfio/user/version.cpp"],
-    "vfio_user_loan": ["src/runtime/share_device.cpp", "src/runtime/vm_device.cpp", "src/runtime/borrowed_device.cpp"],
+    "vfio_user_loan": ["src/lending/client_device.cpp", "src/borrowing/vm_device.cpp", "src/borrowing/borrowed_device.cpp"],
     "vfio_user_server": ["vfio/user/connection.cpp", "vfio/user/calls.cpp", "vfio/user/stream*.cpp", "vfio/user/view.cpp"],
 }
 

@@ -5,7 +5,7 @@
 #include "any_client.hpp"
 #include "bridge_ends.hpp"
 #include "script.hpp"
-#include "share_device.hpp"
+#include "client_device.hpp"
 #include "small_device.hpp"
 #include "user/codec.hpp"
 
@@ -43,7 +43,7 @@ public:
     description.can_reset = true;
     description.protected_pages = {{0, 0, 4096}};
     description.config = device->config;
-    lent_ = std::make_shared<ShareDevice>(device, description, line.flag() ? std::optional(0U) : std::nullopt,
+    lent_ = std::make_shared<ClientDevice>(device, description, line.flag() ? std::optional(0U) : std::nullopt,
                                           line.flag(), peers_);
     client_ = std::make_shared<RemoteClient>(io, loan, 1, exposures_, peers_,
                                              [this](const DeviceMessage& message) { sent(message); });
@@ -110,9 +110,9 @@ private:
   }
 
   BridgeEnds bridge_;
-  std::shared_ptr<PeerWindows> peers_ = std::make_shared<PeerWindows>();
+  std::shared_ptr<RegisterWindows> peers_ = std::make_shared<RegisterWindows>();
   std::shared_ptr<Exposures> exposures_;
-  std::shared_ptr<ShareDevice> lent_;
+  std::shared_ptr<ClientDevice> lent_;
   std::shared_ptr<RemoteClient> client_;
   bool admitted_ = false;
   unsigned closed_ = 0;

@@ -2,7 +2,7 @@
 // the nodes and the lender's rules, and the loan may end on either side meanwhile. No descriptor may be left.
 #include "any_client.hpp"
 #include "borrowed_device.hpp"
-#include "share_device.hpp"
+#include "client_device.hpp"
 #include "small_device.hpp"
 #include "user/client.hpp"
 #include "user/server.hpp"
@@ -42,8 +42,8 @@ OpenedDevice opened(std::shared_ptr<Client> client) {
 /// Both nodes' parts of a loan, in one loop.
 struct Loan {
   explicit Loan(boost::asio::io_context& io, bool shared, bool filters)
-      : lender(std::make_shared<ShareDevice>(device, described(*device), shared ? std::optional(0U) : std::nullopt,
-                                             filters, std::make_shared<PeerWindows>())) {
+      : lender(std::make_shared<ClientDevice>(device, described(*device), shared ? std::optional(0U) : std::nullopt,
+                                             filters, std::make_shared<RegisterWindows>())) {
     auto between = make_pair(io);
     lending = Connection::start(std::move(between.second), lender, counters, [] {});
     Socket socket(io, boost::asio::local::stream_protocol(), between.first.release());
@@ -64,7 +64,7 @@ struct Loan {
   }
 
   std::shared_ptr<test::SmallDevice> device = std::make_shared<test::SmallDevice>();
-  std::shared_ptr<ShareDevice> lender;
+  std::shared_ptr<ClientDevice> lender;
   std::shared_ptr<BorrowedDevice> borrowed = std::make_shared<BorrowedDevice>(true, [] {});
   std::shared_ptr<VmDevice> machine = std::make_shared<VmDevice>(
       borrowed, [](const std::string&) {}, [] {});

@@ -25,7 +25,7 @@ struct Ending {
   std::shared_ptr<Log> log = std::make_shared<Log>(), others = std::make_shared<Log>();
   std::shared_ptr<NotingDevice> device = std::make_shared<NotingDevice>(log),
                                 other = std::make_shared<NotingDevice>(others);
-  std::shared_ptr<PeerWindows> peers = std::make_shared<PeerWindows>();
+  std::shared_ptr<RegisterWindows> peers = std::make_shared<RegisterWindows>();
   std::shared_ptr<LentDevice> lent;
   std::shared_ptr<Client> client;
   std::optional<core::LoanId> releases = loan; ///< whose end the borrower answers at once
@@ -115,7 +115,7 @@ struct Ending {
     REQUIRE(ask(std::move(irqs)));
     const auto registers = std::get<vfio::RegionInfo>(ask(vfio::GetRegionInfo{0}).value());
     vfio::DmaMap map{Iova{0}, page, Access::read_write, registers.fd.duplicate().value(), page};
-    REQUIRE(peers->mapping(other, map, std::make_shared<PeerWindows::Windows>()));
+    REQUIRE(peers->mapping(other, map, std::make_shared<RegisterWindows::Windows>()));
     other->submit(std::move(map), [](const vfio::Reply& reply) { REQUIRE(reply.has_value()); });
   }
   void run() { settle(io); }
@@ -307,7 +307,7 @@ TEST_CASE("a device whose reset does not work is not lent where only a reset cle
                       {}};
   std::optional<Result<std::shared_ptr<LentDevice>>> opened;
   LentDevice::open(
-      io, id, std::move(source), std::make_shared<PeerWindows>(), [](const core::Event&) {},
+      io, id, std::move(source), std::make_shared<RegisterWindows>(), [](const core::Event&) {},
       [&opened](auto result) { opened.emplace(std::move(result)); });
   settle(io);
   REQUIRE(opened.has_value());

@@ -56,7 +56,7 @@ public:
 
 /// A lender's device.
 struct Lent {
-  Lent(boost::asio::io_context& loop, std::shared_ptr<PeerWindows> peers, DeviceId number) : io(loop), id(number) {
+  Lent(boost::asio::io_context& loop, std::shared_ptr<RegisterWindows> peers, DeviceId number) : io(loop), id(number) {
     DeviceSource source{[this](DeviceSource::Opened opened) {
                           OpenedDevice open;
                           open.device = function;
@@ -197,7 +197,7 @@ struct Node {
     settle(io);
   }
   boost::asio::io_context io;
-  std::shared_ptr<PeerWindows> peers = std::make_shared<PeerWindows>();
+  std::shared_ptr<RegisterWindows> peers = std::make_shared<RegisterWindows>();
   std::shared_ptr<Lent> lent = std::make_shared<Lent>(io, peers, DeviceId{0x80000}),
                         other = std::make_shared<Lent>(io, peers, DeviceId{0x80001});
 };

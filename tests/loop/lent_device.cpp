@@ -37,7 +37,7 @@ struct Lender {
                         "",
                         {}};
     LentDevice::open(
-        io, id, std::move(source), std::make_shared<PeerWindows>(),
+        io, id, std::move(source), std::make_shared<RegisterWindows>(),
         [this](const core::Event& event) {
           if (const auto* tell = std::get_if<core::TellClients>(&event)) lent->clients_released(tell->loan);
         },

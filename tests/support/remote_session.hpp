@@ -49,7 +49,7 @@ struct RemoteSession {
     device = std::make_shared<RemoteDevice>(
         io, loan, 1, std::make_shared<Exposures>(a), std::chrono::milliseconds(500),
         [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
-    client = std::make_shared<RemoteClient>(io, loan, 1, lenders, std::make_shared<PeerWindows>(),
+    client = std::make_shared<RemoteClient>(io, loan, 1, lenders, std::make_shared<RegisterWindows>(),
                                             [this](const DeviceMessage& message) { to_borrower.push_back(message); });
     device->on_lost([this] { lost = true; });
     client->admitted(lent);

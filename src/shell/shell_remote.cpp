@@ -105,7 +105,7 @@ void Shell::serve_remote(const RemoteClientKey& key, DeviceMessage command) {
       return waiting.first == link && end.loan == loan; // a loan has one client
     });
     auto send = [this, to = link](const DeviceMessage& message) { send_device_message(to, message); };
-    auto remote = std::make_shared<RemoteClient>(io_, command.loan, session, exposures, peer_windows_, std::move(send));
+    auto remote = std::make_shared<RemoteClient>(io_, command.loan, session, exposures, register_windows_, std::move(send));
     client = remote_clients_.emplace(key, RemoteEnd{command.loan, remote, {}}).first;
     device->second->attach(command.loan, node_->is_shared(command.loan),
                            [this, key, remote](std::shared_ptr<vfio::Device> lent, std::function<void()> gone) {

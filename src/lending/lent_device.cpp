@@ -35,12 +35,12 @@ asio::awaitable<void> pause(asio::steady_timer& timer, std::chrono::milliseconds
 
 } // namespace
 
-LentDevice::LentDevice(asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
+LentDevice::LentDevice(asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<RegisterWindows> peers,
                        Events events)
     : io_(io), id_(id), source_(std::move(source)), peers_(std::move(peers)), events_(std::move(events)),
       release_timer_(io), idle_timer_(io) {}
 
-void LentDevice::open(asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
+void LentDevice::open(asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<RegisterWindows> peers,
                       Events events, Opened opened) {
   std::shared_ptr<LentDevice> device(new LentDevice(io, id, std::move(source), std::move(peers), std::move(events)));
   auto opening = [](std::shared_ptr<LentDevice> self, Opened done) -> asio::awaitable<void> {
@@ -227,7 +227,7 @@ void LentDevice::serve(Arrival arrival, std::optional<unsigned> slice) {
   const auto session = std::make_shared<Session>();
   session->loan = arrival.loan;
   session->device =
-      std::make_shared<ShareDevice>(open_.device, description_, slice, open_.filters_config, peers_, vectors_);
+      std::make_shared<ClientDevice>(open_.device, description_, slice, open_.filters_config, peers_, vectors_);
   sessions_.push_back(session);
   fresh_ = false;
   session->disconnect = arrival.serve(session->device, [weak = weak_from_this(), session] {

@@ -1,5 +1,5 @@
 // What a lender does about windows of its devices onto registers of each other.
-#include "peer_windows.hpp"
+#include "register_windows.hpp"
 #include "catch.hpp"
 #include "test_device.hpp"
 
@@ -30,9 +30,9 @@ struct Pair {
   }
 
   std::shared_ptr<TestDevice> device = std::make_shared<TestDevice>(), target = std::make_shared<TestDevice>();
-  std::shared_ptr<PeerWindows::Windows> record = std::make_shared<PeerWindows::Windows>();
-  std::shared_ptr<PeerWindows> owner = std::make_shared<PeerWindows>();
-  PeerWindows& peers = *owner;
+  std::shared_ptr<RegisterWindows::Windows> record = std::make_shared<RegisterWindows::Windows>();
+  std::shared_ptr<RegisterWindows> owner = std::make_shared<RegisterWindows>();
+  RegisterWindows& peers = *owner;
 };
 
 } // namespace
@@ -44,7 +44,7 @@ TEST_CASE("when a device's loan ends, others no longer reach its registers, and 
   CHECK(pair.withdraw());
   CHECK(pair.device->windows.size() == 1);
   CHECK(pair.device->windows.contains(2 * page));
-  CHECK(*pair.record == PeerWindows::Windows{{2 * page, page}});
+  CHECK(*pair.record == RegisterWindows::Windows{{2 * page, page}});
 }
 
 TEST_CASE("the loan's end waits until the other device has unmapped, whatever comes of it") {

@@ -150,7 +150,7 @@ void Shell::perform(core::ProbeDevice& effect) {
     });
   try_server(id, effect.address.substr(user_prefix.size()));
   LentDevice::open(
-      io_, id, user_source(effect.address.substr(user_prefix.size())), peer_windows_, [](const core::Event&) {},
+      io_, id, user_source(effect.address.substr(user_prefix.size())), register_windows_, [](const core::Event&) {},
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) {
           server_missed(id, device.error());
@@ -183,7 +183,7 @@ void Shell::perform(core::OpenDevice& effect) {
 
 void Shell::open_device(DeviceId id, DeviceSource source) {
   LentDevice::open(
-      io_, id, std::move(source), peer_windows_,
+      io_, id, std::move(source), register_windows_,
       [this, id](core::Event event) {
         const auto* use = std::get_if<core::UseEnded>(&event);
         const auto* loan = std::get_if<core::LoanEnded>(&event);

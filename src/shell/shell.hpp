@@ -192,7 +192,7 @@ private:
   };
   std::map<core::Timer, Alarm> timers_;
   std::uint64_t next_generation_ = 1;
-  std::shared_ptr<PeerWindows> peer_windows_ = std::make_shared<PeerWindows>();
+  std::shared_ptr<RegisterWindows> register_windows_ = std::make_shared<RegisterWindows>();
   std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
   ServerWatch servers_{io_, [this](const std::string& path) { handle(core::DeviceAppeared{"vfio-user:" + path}); }};
   std::map<DeviceId, std::string> server_paths_; ///< of devices that have one

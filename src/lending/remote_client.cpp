@@ -18,7 +18,7 @@ constexpr std::size_t most_commands = 64; ///< a borrower's node sends one at a 
 } // namespace
 
 RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-                           std::shared_ptr<Exposures> exposures, std::shared_ptr<PeerWindows> peers, Send send)
+                           std::shared_ptr<Exposures> exposures, std::shared_ptr<RegisterWindows> peers, Send send)
     : io_(io), loan_(loan), session_(session), exposures_(std::move(exposures)), bridge_(exposures_->bridge()),
       peers_(std::move(peers)), send_(std::move(send)) {}
 

@@ -12,9 +12,9 @@
 namespace smartio {
 
 /// One for a node; single-threaded. Devices are told apart by their addresses, and forgotten before they end.
-class PeerWindows : public std::enable_shared_from_this<PeerWindows> {
+class RegisterWindows : public std::enable_shared_from_this<RegisterWindows> {
 public:
-  using Windows = std::map<std::uint64_t, std::uint64_t>; ///< IOVA to size, as ShareDevice records them
+  using Windows = std::map<std::uint64_t, std::uint64_t>; ///< IOVA to size, as ClientDevice records them
   struct Window {
     std::shared_ptr<vfio::Device> device;
     const vfio::Device* target;

@@ -2,7 +2,7 @@
 // client's use is over, everything.
 #include "catch.hpp"
 #include "noting_device.hpp"
-#include "share_device.hpp"
+#include "client_device.hpp"
 
 #include <linux/pci_regs.h>
 #include <optional>
@@ -18,17 +18,17 @@ constexpr std::uint64_t page = 4096;
 struct Lending {
   std::shared_ptr<Log> log = std::make_shared<Log>();
   std::shared_ptr<NotingDevice> device = std::make_shared<NotingDevice>(log);
-  std::shared_ptr<PeerWindows> peers = std::make_shared<PeerWindows>();
+  std::shared_ptr<RegisterWindows> peers = std::make_shared<RegisterWindows>();
   Description description{.identity = {}, .config = std::vector<std::byte>(256)};
 
-  std::shared_ptr<ShareDevice> share(std::optional<unsigned> slice = {}, bool filters_config = false) const {
-    return std::make_shared<ShareDevice>(device, description, slice, filters_config, peers);
+  std::shared_ptr<ClientDevice> share(std::optional<unsigned> slice = {}, bool filters_config = false) const {
+    return std::make_shared<ClientDevice>(device, description, slice, filters_config, peers);
   }
 };
 
 using Answer = std::shared_ptr<std::optional<Reply>>;
 
-Answer ask(const std::shared_ptr<ShareDevice>& share, Request request) {
+Answer ask(const std::shared_ptr<ClientDevice>& share, Request request) {
   auto answer = std::make_shared<std::optional<Reply>>();
   share->submit(std::move(request), [answer](Reply reply) {
     REQUIRE_FALSE(answer->has_value());

@@ -6,7 +6,7 @@
 #include "device_source.hpp"
 #include "end_of_loan.hpp"
 #include "local.hpp"
-#include "share_device.hpp"
+#include "client_device.hpp"
 #include "user/server.hpp"
 
 #include <boost/asio/awaitable.hpp>
@@ -26,7 +26,7 @@ public:
   using Opened = std::move_only_function<void(Result<std::shared_ptr<LentDevice>>)>;
 
   /// Opens the device and asks what it is. `events` gets DeviceLost, TellClients, LoanEnded and UseEnded until close().
-  static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
+  static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<RegisterWindows> peers,
                    Events events, Opened opened);
 
   /// Begins to serve the device to a client, calls `gone` when that has left, and gives what ends it.
@@ -53,7 +53,7 @@ private:
   /// A client of a loan.
   struct Session {
     core::LoanId loan;
-    std::shared_ptr<ShareDevice> device;
+    std::shared_ptr<ClientDevice> device;
     std::function<void()> disconnect; ///< none: it is not served any more
     bool ending = false;
   };
@@ -69,7 +69,7 @@ private:
     Serve serve;
   };
 
-  LentDevice(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<PeerWindows> peers,
+  LentDevice(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<RegisterWindows> peers,
              Events events);
   boost::asio::awaitable<Result<void>> open_now();
   bool may_change(const Error& error) const;
@@ -95,7 +95,7 @@ private:
   boost::asio::io_context& io_;
   DeviceId id_;
   DeviceSource source_;
-  std::shared_ptr<PeerWindows> peers_;
+  std::shared_ptr<RegisterWindows> peers_;
   std::shared_ptr<VectorOwners> vectors_ = std::make_shared<VectorOwners>();
   Events events_;
   OpenedDevice open_;

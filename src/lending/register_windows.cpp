@@ -1,4 +1,4 @@
-#include "peer_windows.hpp"
+#include "register_windows.hpp"
 
 #include <algorithm>
 #include <linux/kcmp.h>
@@ -20,11 +20,11 @@ bool same_file(int a, int b) {
 
 } // namespace
 
-void PeerWindows::exported(const vfio::Device* target, std::uint32_t bar, const Fd& fd) {
+void RegisterWindows::exported(const vfio::Device* target, std::uint32_t bar, const Fd& fd) {
   if (auto copy = fd.duplicate()) exports_[target][bar] = std::move(*copy);
 }
 
-std::optional<PeerWindows::Id> PeerWindows::mapping(const std::shared_ptr<vfio::Device>& device,
+std::optional<RegisterWindows::Id> RegisterWindows::mapping(const std::shared_ptr<vfio::Device>& device,
                                                     const vfio::DmaMap& map, const std::shared_ptr<Windows>& record) {
   if (!map.fd) return std::nullopt;
   const auto has_it = [&map](const auto& exports) {
@@ -39,7 +39,7 @@ std::optional<PeerWindows::Id> PeerWindows::mapping(const std::shared_ptr<vfio::
   return next_;
 }
 
-void PeerWindows::unmapped(const vfio::Device* device, const vfio::DmaUnmap& range) {
+void RegisterWindows::unmapped(const vfio::Device* device, const vfio::DmaUnmap& range) {
   std::erase_if(windows_, [device, &range](const auto& entry) {
     const auto iova = std::to_underlying(entry.second.map.iova), first = std::to_underlying(range.iova);
     return entry.second.device.get() == device && (range.all || (iova >= first && iova - first < range.size));
@@ -47,7 +47,7 @@ void PeerWindows::unmapped(const vfio::Device* device, const vfio::DmaUnmap& ran
 }
 
 /// Runs something when the last of the completions that have it has gone.
-class PeerWindows::Finally {
+class RegisterWindows::Finally {
 public:
   explicit Finally(std::move_only_function<void()> last) : run_(std::move(last)) {}
   Finally(const Finally&) = delete;
@@ -57,7 +57,7 @@ private:
   std::move_only_function<void()> run_;
 };
 
-void PeerWindows::remake(const vfio::Device* target, std::move_only_function<void()> done) {
+void RegisterWindows::remake(const vfio::Device* target, std::move_only_function<void()> done) {
   const auto finally = std::make_shared<Finally>(std::move(done));
   std::vector<Id> onto;
   for (const auto& [id, window] : windows_)
@@ -65,7 +65,7 @@ void PeerWindows::remake(const vfio::Device* target, std::move_only_function<voi
   for (const Id id : onto) remake(id, finally);
 }
 
-void PeerWindows::remake(Id id, const std::shared_ptr<Finally>& finally) {
+void RegisterWindows::remake(Id id, const std::shared_ptr<Finally>& finally) {
   const auto& [device, target, map, record] = windows_.at(id);
   const vfio::DmaUnmap range{map.iova, map.size};
   auto fd = map.fd.duplicate();
@@ -77,7 +77,7 @@ void PeerWindows::remake(Id id, const std::shared_ptr<Finally>& finally) {
   });
 }
 
-void PeerWindows::remade(Id id, const std::shared_ptr<vfio::Device>& device, vfio::DmaUnmap range, bool there) {
+void RegisterWindows::remade(Id id, const std::shared_ptr<vfio::Device>& device, vfio::DmaUnmap range, bool there) {
   const auto window = windows_.find(id);
   if (window == windows_.end()) { // its client unmapped it, before it was made again
     if (there) device->submit(range, [](const vfio::Reply&) {});
@@ -88,7 +88,7 @@ void PeerWindows::remade(Id id, const std::shared_ptr<vfio::Device>& device, vfi
   windows_.erase(window);
 }
 
-void PeerWindows::withdraw(const vfio::Device* target, std::move_only_function<void()> done) {
+void RegisterWindows::withdraw(const vfio::Device* target, std::move_only_function<void()> done) {
   exports_.erase(target);
   const auto finally = std::make_shared<Finally>(std::move(done));
   std::vector<Window> onto;
@@ -101,7 +101,7 @@ void PeerWindows::withdraw(const vfio::Device* target, std::move_only_function<v
     });
 }
 
-void PeerWindows::forget(const vfio::Device* device) {
+void RegisterWindows::forget(const vfio::Device* device) {
   std::erase_if(windows_, [device](const auto& entry) { return entry.second.device.get() == device; });
 }
 

@@ -1,5 +1,5 @@
 // What the lender lets one of several clients of a device do.
-#include "share_device.hpp"
+#include "client_device.hpp"
 #include "catch.hpp"
 #include "small_device.hpp"
 
@@ -55,17 +55,17 @@ private:
 
 struct Sharers {
   std::shared_ptr<ExactDevice> device = std::make_shared<ExactDevice>();
-  std::shared_ptr<PeerWindows> peers = std::make_shared<PeerWindows>();
+  std::shared_ptr<RegisterWindows> peers = std::make_shared<RegisterWindows>();
   std::shared_ptr<VectorOwners> vectors = std::make_shared<VectorOwners>();
-  std::shared_ptr<ShareDevice> one = make(0), other = make(1);
+  std::shared_ptr<ClientDevice> one = make(0), other = make(1);
 
-  std::shared_ptr<ShareDevice> make(std::optional<unsigned> slice, bool filters_config = false) const {
+  std::shared_ptr<ClientDevice> make(std::optional<unsigned> slice, bool filters_config = false) const {
     const Description description{.identity = {}, .config = std::vector<std::byte>(256)};
-    return std::make_shared<ShareDevice>(device, description, slice, filters_config, peers, vectors);
+    return std::make_shared<ClientDevice>(device, description, slice, filters_config, peers, vectors);
   }
 };
 
-std::optional<Reply> ask(ShareDevice& share, Request request) {
+std::optional<Reply> ask(ClientDevice& share, Request request) {
   std::optional<Reply> reply;
   share.submit(std::move(request), [&reply](Reply answer) { reply = std::move(answer); });
   return reply;
@@ -79,7 +79,7 @@ DmaMap window(std::uint64_t number, unsigned slice = 0) {
   return window(Iova{slice * iova_slice_size + number * page});
 }
 
-std::uint32_t flags(ShareDevice& share) {
+std::uint32_t flags(ClientDevice& share) {
   const auto reply = ask(share, GetInfo{});
   REQUIRE((reply && *reply));
   return std::get<Info>(**reply).flags;

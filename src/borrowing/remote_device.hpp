@@ -5,7 +5,7 @@
 
 #include "device.hpp"
 #include "device_message.hpp"
-#include "exposures.hpp"
+#include "ntb/exposures.hpp"
 #include "ntb/peer.hpp"
 
 #include <boost/asio/steady_timer.hpp>

@@ -4,7 +4,7 @@
 #include "config_rules.hpp"
 #include "describe.hpp"
 #include "device.hpp"
-#include "peer_windows.hpp"
+#include "register_windows.hpp"
 #include "vector_owners.hpp"
 
 #include <array>
@@ -15,13 +15,13 @@
 namespace smartio {
 
 /// Passes requests to the device while the epoch is open; afterwards only answers. Single-threaded.
-class ShareDevice final : public vfio::Device, public std::enable_shared_from_this<ShareDevice> {
+class ClientDevice final : public vfio::Device, public std::enable_shared_from_this<ClientDevice> {
 public:
   /// `slice`: other clients use the device too, so it is neither reset nor loses bus mastering for this one's sake, and
   /// this one's windows must lie in that slice of the IOVAs (ERANGE); none: it is alone. GetInfo's flags tell it.
   /// `filters_config`: configuration writes pass ConfigRules. `vectors`: of all clients of the device.
-  ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description, std::optional<unsigned> slice,
-              bool filters_config, std::shared_ptr<PeerWindows> peers,
+  ClientDevice(std::shared_ptr<vfio::Device> device, const Description& description, std::optional<unsigned> slice,
+              bool filters_config, std::shared_ptr<RegisterWindows> peers,
               std::shared_ptr<VectorOwners> vectors = std::make_shared<VectorOwners>());
 
   void submit(vfio::Request request, vfio::Completion done) override;
@@ -50,7 +50,7 @@ private:
 
   std::shared_ptr<vfio::Device> device_;
   Description description_;
-  std::shared_ptr<PeerWindows> peers_;
+  std::shared_ptr<RegisterWindows> peers_;
   std::shared_ptr<VectorOwners> vectors_;
   std::optional<unsigned> slice_;
   bool open_ = true;
@@ -59,7 +59,7 @@ private:
   std::byte space_enable_{};
   std::array<bool, vfio::irq_count> used_{};
   // Shared with the completions under way.
-  std::shared_ptr<PeerWindows::Windows> windows_ = std::make_shared<PeerWindows::Windows>();
+  std::shared_ptr<RegisterWindows::Windows> windows_ = std::make_shared<RegisterWindows::Windows>();
   std::vector<std::pair<std::uint64_t, vfio::Completion>> unmaps_;
 };
 

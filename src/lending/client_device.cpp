@@ -1,4 +1,4 @@
-#include "share_device.hpp"
+#include "client_device.hpp"
 
 #include "capabilities.hpp"
 #include "mapping.hpp"
@@ -43,8 +43,8 @@ std::optional<std::size_t> command_within(std::uint64_t offset, const std::vecto
 
 } // namespace
 
-ShareDevice::ShareDevice(std::shared_ptr<vfio::Device> device, const Description& description,
-                         std::optional<unsigned> slice, bool filters_config, std::shared_ptr<PeerWindows> peers,
+ClientDevice::ClientDevice(std::shared_ptr<vfio::Device> device, const Description& description,
+                         std::optional<unsigned> slice, bool filters_config, std::shared_ptr<RegisterWindows> peers,
                          std::shared_ptr<VectorOwners> vectors)
     : device_(std::move(device)), description_(description), peers_(std::move(peers)), vectors_(std::move(vectors)),
       slice_(slice) {
@@ -52,7 +52,7 @@ ShareDevice::ShareDevice(std::shared_ptr<vfio::Device> device, const Description
 }
 
 /// The errno a request is refused with by the rules of lending, or 0.
-int ShareDevice::refusal(const Request& request) const {
+int ClientDevice::refusal(const Request& request) const {
   if (std::holds_alternative<vfio::Reset>(request) && shared()) return EPERM;
   if (const auto* map = std::get_if<vfio::DmaMap>(&request))
     return slice_ && !in_iova_slice(*slice_, std::to_underlying(map->iova), map->size) ? ERANGE : 0;
@@ -66,7 +66,7 @@ int ShareDevice::refusal(const Request& request) const {
 }
 
 /// Notes what a request changes once it has succeeded, and cuts answers to what a borrower may have.
-Completion ShareDevice::checked(const Request& request, Completion done) {
+Completion ClientDevice::checked(const Request& request, Completion done) {
   if (const auto* map = std::get_if<vfio::DmaMap>(&request))
     return [windows = windows_, iova = static_cast<std::uint64_t>(map->iova), size = map->size, peers = peers_,
             added = windows_->try_emplace(static_cast<std::uint64_t>(map->iova), map->size).second,
@@ -108,7 +108,7 @@ Completion ShareDevice::checked(const Request& request, Completion done) {
   return done;
 }
 
-void ShareDevice::submit(Request request, Completion done) {
+void ClientDevice::submit(Request request, Completion done) {
   if (!open_) return answer_closed(request, done);
   if (const int refused = refusal(request); refused != 0) return done(std::unexpected(refused));
   auto* irqs = std::get_if<vfio::SetIrqs>(&request);
@@ -129,7 +129,7 @@ void ShareDevice::submit(Request request, Completion done) {
 }
 
 /// Vectors of other clients stay as they are: taking one is refused, and "all" means the client's own.
-void ShareDevice::set_own_irqs(vfio::SetIrqs irqs, Completion done) {
+void ClientDevice::set_own_irqs(vfio::SetIrqs irqs, Completion done) {
   if (vectors_->trespasses(this, irqs)) return done(std::unexpected(EBUSY));
   if (!takes_away(irqs)) {
     auto taken = vectors_->note(this, irqs);
@@ -150,7 +150,7 @@ void ShareDevice::set_own_irqs(vfio::SetIrqs irqs, Completion done) {
 }
 
 /// A range may hold windows of other clients: QEMU unmaps large ranges with little in them.
-void ShareDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
+void ClientDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
   const auto first = static_cast<std::uint64_t>(range.iova), last = first + (range.size - 1);
   std::vector<vfio::DmaUnmap> own;
   for (const auto& [iova, size] : *windows_) {
@@ -170,7 +170,7 @@ void ShareDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
 
 /// Reads what is there, then writes the bits that a borrower may change. A client that sends more before it has the
 /// answer may see the write take effect after that.
-void ShareDevice::write_config(vfio::RegionWrite write, Completion done) {
+void ClientDevice::write_config(vfio::RegionWrite write, Completion done) {
   if (const auto command = command_within(write.offset, write.data))
     space_enable_ = write.data[*command] & space_enable;
   const vfio::RegionRead read{vfio::config_region, write.offset, static_cast<std::uint32_t>(write.data.size())};
@@ -189,7 +189,7 @@ void ShareDevice::write_config(vfio::RegionWrite write, Completion done) {
       });
 }
 
-Completion ShareDevice::with_virtual_bits(std::uint64_t offset, Completion done) const {
+Completion ClientDevice::with_virtual_bits(std::uint64_t offset, Completion done) const {
   return [enable = space_enable_, offset, done = std::move(done)](vfio::Reply reply) mutable {
     auto* data = reply ? std::get_if<vfio::Data>(&*reply) : nullptr;
     if (const auto at = data == nullptr ? std::nullopt : command_within(offset, data->bytes)) {
@@ -200,7 +200,7 @@ Completion ShareDevice::with_virtual_bits(std::uint64_t offset, Completion done)
   };
 }
 
-void ShareDevice::answer_closed(Request& request, Completion& done) {
+void ClientDevice::answer_closed(Request& request, Completion& done) {
   if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request)) {
     if (windows_->empty()) return done(vfio::Unmapped{unmap->size});
     unmaps_.emplace_back(unmap->size, std::move(done));
@@ -212,7 +212,7 @@ void ShareDevice::answer_closed(Request& request, Completion& done) {
   done(std::unexpected(ENODEV));
 }
 
-void ShareDevice::windows_gone() {
+void ClientDevice::windows_gone() {
   windows_->clear();
   for (auto& [size, done] : std::exchange(unmaps_, {})) done(vfio::Unmapped{size});
 }

@@ -5,8 +5,8 @@
 
 #include "device.hpp"
 #include "device_message.hpp"
-#include "exposures.hpp"
-#include "peer_windows.hpp"
+#include "ntb/exposures.hpp"
+#include "register_windows.hpp"
 #include "user/view.hpp"
 
 #include <boost/asio/posix/stream_descriptor.hpp>
@@ -22,7 +22,7 @@ public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
   RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
-               std::shared_ptr<Exposures> exposures, std::shared_ptr<PeerWindows> peers, Send send);
+               std::shared_ptr<Exposures> exposures, std::shared_ptr<RegisterWindows> peers, Send send);
 
   /// What the client may use: the lent device under the rules of lending. Commands that came before are done now.
   void admitted(std::shared_ptr<vfio::Device> device);
@@ -62,14 +62,14 @@ private:
   std::uint32_t session_;
   std::shared_ptr<Exposures> exposures_;
   std::shared_ptr<fabric::ntb::Peer> bridge_;
-  std::shared_ptr<PeerWindows> peers_;
+  std::shared_ptr<RegisterWindows> peers_;
   Send send_;
   std::shared_ptr<vfio::Device> device_;
   std::shared_ptr<const vfio::user::DeviceView> view_;
   std::deque<core::DeviceMessage> commands_;
   bool busy_ = false, over_ = false;
   std::map<std::uint32_t, Export> exports_; ///< by region
-  std::shared_ptr<PeerWindows::Windows> windows_ = std::make_shared<PeerWindows::Windows>();
+  std::shared_ptr<RegisterWindows::Windows> windows_ = std::make_shared<RegisterWindows::Windows>();
   std::map<Vector, std::shared_ptr<Relay>> relays_;
 };
 
