@@ -44,7 +44,15 @@ public:
   /// Tells the peer, closes the window and the link. The device is the caller's to close, after `done`.
   void close(std::move_only_function<void()> done);
 
+  /// What each end drew at random when it began: together they name this bridge, and this life of it, among all that
+  /// two nodes may have. The peer's is 0 before it was ever heard.
+  struct Lives {
+    std::uint32_t own, peer;
+    bool operator==(const Lives&) const = default;
+  };
+
   const State& state() const noexcept { return state_; }
+  Lives lives() const noexcept { return {epoch_, peer_.epoch}; }
   const std::shared_ptr<vfio::Device>& device() const noexcept { return device_; }
 
   // What the peer reaches here.

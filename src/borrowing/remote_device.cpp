@@ -20,11 +20,11 @@ std::string_view text_of(std::span<const std::byte> bytes) {
 
 } // namespace
 
-RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
                            std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send,
                            Exposures::ReserveRef reserve)
-    : loan_(loan), session_(session), bridge_(exposures->bridge()), timeout_(timeout), send_(std::move(send)),
-      deadline_(io), exposures_(std::move(exposures)),
+    : loan_(loan), session_(session), path_(path), bridge_(exposures->bridge()), timeout_(timeout),
+      send_(std::move(send)), deadline_(io), exposures_(std::move(exposures)),
       client_(std::make_shared<Exposures::Client>(std::move(reserve))) {}
 
 RemoteDevice::~RemoteDevice() { exposures_->close(client_); }
@@ -97,6 +97,7 @@ void RemoteDevice::send_command(bool window, std::vector<std::uint8_t> doorbells
   sent_.assign(body.begin(), body.end());
   DeviceMessage message{.loan = loan_,
                         .session = session_,
+                        .path = path_,
                         .kind = DeviceMessage::Kind::command,
                         .number = ++number_,
                         .code = static_cast<std::uint16_t>(vfio::user::command_of(request)),
@@ -222,7 +223,7 @@ void RemoteDevice::lose() {
 void RemoteDevice::close() {
   if (std::exchange(over_, true)) return;
   deadline_.cancel();
-  send_({.loan = loan_, .session = session_, .kind = DeviceMessage::Kind::closed});
+  send_({.loan = loan_, .session = session_, .path = path_, .kind = DeviceMessage::Kind::closed});
   for (const auto index : {vfio::intx, vfio::msi, vfio::msix}) disconnect_interrupts(index);
   exposures_->close(client_);
   const auto self = shared_from_this();

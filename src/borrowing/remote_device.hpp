@@ -22,7 +22,7 @@ class RemoteDevice final : public vfio::Device, public std::enable_shared_from_t
 public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
-  RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+  RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
                std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send,
                Exposures::ReserveRef reserve = {});
   ~RemoteDevice() override;
@@ -59,6 +59,7 @@ private:
 
   core::LoanId loan_;
   std::uint32_t session_, number_ = 0;
+  core::DevicePath path_;
   std::shared_ptr<fabric::ntb::Peer> bridge_;
   std::chrono::milliseconds timeout_;
   Send send_;

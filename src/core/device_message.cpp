@@ -11,8 +11,9 @@ struct Head {
   std::uint32_t device, session, number;
   std::uint16_t code;
   std::uint8_t kind, window, doorbells, reserved[3];
+  std::uint32_t from, to;
 };
-static_assert(sizeof(Head) == 32 && offsetof(Head, reserved) + 3 == device_message_head);
+static_assert(sizeof(Head) == 40 && offsetof(Head, to) + 4 == device_message_head);
 
 } // namespace
 
@@ -25,7 +26,9 @@ std::string encode(const DeviceMessage& message) {
             static_cast<std::uint8_t>(message.kind),
             message.window ? std::uint8_t{1} : std::uint8_t{0},
             static_cast<std::uint8_t>(message.doorbells.size()),
-            {}};
+            {},
+            message.path.from,
+            message.path.to};
   std::string bytes(reinterpret_cast<const char*>(&head), device_message_head);
   bytes.append(message.doorbells.begin(), message.doorbells.end());
   return bytes + message.payload;
@@ -39,6 +42,7 @@ std::optional<DeviceMessage> decode_device_message(std::string_view bytes) {
   if (head.kind > 3 || head.window > 1 || head.doorbells > bytes.size()) return std::nullopt;
   DeviceMessage message{.loan = {DeviceId{head.device}, head.epoch},
                         .session = head.session,
+                        .path = {head.from, head.to},
                         .kind = static_cast<DeviceMessage::Kind>(head.kind),
                         .number = head.number,
                         .code = head.code,

@@ -17,6 +17,14 @@
 
 namespace smartio::core {
 
+/// Which way a message belongs to: the numbers that a bridge's two ends drew for their present lives
+/// (fabric/ntb/peer.hpp). Two nodes may have several, and an offset of one means nothing on another.
+struct DevicePath {
+  std::uint32_t from = 0, to = 0; ///< the speaker's end, the other
+  DevicePath reversed() const { return {to, from}; }
+  bool operator==(const DevicePath&) const = default;
+};
+
 struct DeviceMessage {
   enum class Kind : std::uint8_t {
     command,   ///< borrower: answered by one reply with the same number
@@ -26,6 +34,7 @@ struct DeviceMessage {
   };
   LoanId loan;
   std::uint32_t session = 0; ///< the borrower's number for one client of the loan, never used again
+  DevicePath path;           ///< of the session
   Kind kind{};
   std::uint32_t number = 0;
   std::uint16_t code = 0;              ///< of a command: vfio-user's; of a reply: 0 or an errno
@@ -37,7 +46,7 @@ struct DeviceMessage {
 inline constexpr std::uint8_t no_doorbell = 0xff;
 
 /// Bytes before the doorbells and the payload.
-inline constexpr std::size_t device_message_head = 28;
+inline constexpr std::size_t device_message_head = 36;
 
 std::string encode(const DeviceMessage& message);
 std::optional<DeviceMessage> decode_device_message(std::string_view bytes);

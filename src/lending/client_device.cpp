@@ -44,8 +44,8 @@ std::optional<std::size_t> command_within(std::uint64_t offset, const std::vecto
 } // namespace
 
 ClientDevice::ClientDevice(std::shared_ptr<vfio::Device> device, const Description& description,
-                         std::optional<unsigned> slice, bool filters_config, std::shared_ptr<RegisterWindows> peers,
-                         std::shared_ptr<VectorOwners> vectors)
+                           std::optional<unsigned> slice, bool filters_config, std::shared_ptr<RegisterWindows> peers,
+                           std::shared_ptr<VectorOwners> vectors)
     : device_(std::move(device)), description_(description), peers_(std::move(peers)), vectors_(std::move(vectors)),
       slice_(slice) {
   if (filters_config) rules_ = vfio::ConfigRules::parse(description_.config);

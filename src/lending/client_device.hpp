@@ -21,8 +21,8 @@ public:
   /// this one's windows must lie in that slice of the IOVAs (ERANGE); none: it is alone. GetInfo's flags tell it.
   /// `filters_config`: configuration writes pass ConfigRules. `vectors`: of all clients of the device.
   ClientDevice(std::shared_ptr<vfio::Device> device, const Description& description, std::optional<unsigned> slice,
-              bool filters_config, std::shared_ptr<RegisterWindows> peers,
-              std::shared_ptr<VectorOwners> vectors = std::make_shared<VectorOwners>());
+               bool filters_config, std::shared_ptr<RegisterWindows> peers,
+               std::shared_ptr<VectorOwners> vectors = std::make_shared<VectorOwners>());
 
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()>) override {} // the loan's end tells the client

@@ -2,11 +2,11 @@
 // of a shared loan), and cleaned up after each. Decides nothing: core says who may use it and when a loan ends.
 #pragma once
 
+#include "client_device.hpp"
 #include "describe.hpp"
 #include "device_source.hpp"
 #include "end_of_loan.hpp"
 #include "local.hpp"
-#include "client_device.hpp"
 #include "user/server.hpp"
 
 #include <boost/asio/awaitable.hpp>
@@ -26,8 +26,8 @@ public:
   using Opened = std::move_only_function<void(Result<std::shared_ptr<LentDevice>>)>;
 
   /// Opens the device and asks what it is. `events` gets DeviceLost, TellClients, LoanEnded and UseEnded until close().
-  static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source, std::shared_ptr<RegisterWindows> peers,
-                   Events events, Opened opened);
+  static void open(boost::asio::io_context& io, DeviceId id, DeviceSource source,
+                   std::shared_ptr<RegisterWindows> peers, Events events, Opened opened);
 
   /// Begins to serve the device to a client, calls `gone` when that has left, and gives what ends it.
   using Serve = std::function<std::function<void()>(std::shared_ptr<vfio::Device> device, std::function<void()> gone)>;

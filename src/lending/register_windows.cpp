@@ -25,7 +25,8 @@ void RegisterWindows::exported(const vfio::Device* target, std::uint32_t bar, co
 }
 
 std::optional<RegisterWindows::Id> RegisterWindows::mapping(const std::shared_ptr<vfio::Device>& device,
-                                                    const vfio::DmaMap& map, const std::shared_ptr<Windows>& record) {
+                                                            const vfio::DmaMap& map,
+                                                            const std::shared_ptr<Windows>& record) {
   if (!map.fd) return std::nullopt;
   const auto has_it = [&map](const auto& exports) {
     return std::ranges::any_of(exports.second,

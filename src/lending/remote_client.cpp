@@ -17,10 +17,10 @@ constexpr std::size_t most_commands = 64; ///< a borrower's node sends one at a 
 
 } // namespace
 
-RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
                            std::shared_ptr<Exposures> exposures, std::shared_ptr<RegisterWindows> peers, Send send)
-    : io_(io), loan_(loan), session_(session), exposures_(std::move(exposures)), bridge_(exposures_->bridge()),
-      peers_(std::move(peers)), send_(std::move(send)) {}
+    : io_(io), loan_(loan), session_(session), path_(path), exposures_(std::move(exposures)),
+      bridge_(exposures_->bridge()), peers_(std::move(peers)), send_(std::move(send)) {}
 
 void RemoteClient::admitted(std::shared_ptr<vfio::Device> device) {
   if (over_) return;
@@ -61,7 +61,7 @@ void RemoteClient::next() {
 
 void RemoteClient::answer(const DeviceMessage& command, vfio::Reply reply) {
   DeviceMessage message{
-      .loan = loan_, .session = session_, .kind = DeviceMessage::Kind::reply, .number = command.number};
+      .loan = loan_, .session = session_, .path = path_, .kind = DeviceMessage::Kind::reply, .number = command.number};
   std::expected<vfio::user::Payload, int> payload = std::unexpected(EIO);
   const auto asked =
       std::as_bytes(std::span(command.payload)).first(std::min(command.payload.size(), vfio::user::echo_size));
@@ -225,6 +225,7 @@ void RemoteClient::deliver(Vector vector) {
       return self->bridge_->ring(found->second->doorbell, [](const Result<void>&) {});
     self->send_({.loan = self->loan_,
                  .session = self->session_,
+                 .path = self->path_,
                  .kind = DeviceMessage::Kind::interrupt,
                  .number = vector.first,
                  .code = static_cast<std::uint16_t>(vector.second)});
@@ -250,7 +251,7 @@ void RemoteClient::close() {
   for (const auto& [region, exported] : exports_) withdraw(exported);
   exports_.clear();
   device_.reset();
-  send_({.loan = loan_, .session = session_, .kind = DeviceMessage::Kind::closed});
+  send_({.loan = loan_, .session = session_, .path = path_, .kind = DeviceMessage::Kind::closed});
 }
 
 } // namespace smartio

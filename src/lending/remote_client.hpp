@@ -21,7 +21,7 @@ class RemoteClient final : public std::enable_shared_from_this<RemoteClient> {
 public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
-  RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+  RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
                std::shared_ptr<Exposures> exposures, std::shared_ptr<RegisterWindows> peers, Send send);
 
   /// What the client may use: the lent device under the rules of lending. Commands that came before are done now.
@@ -60,6 +60,7 @@ private:
   boost::asio::io_context& io_;
   core::LoanId loan_;
   std::uint32_t session_;
+  core::DevicePath path_;
   std::shared_ptr<Exposures> exposures_;
   std::shared_ptr<fabric::ntb::Peer> bridge_;
   std::shared_ptr<RegisterWindows> peers_;

@@ -2,14 +2,24 @@
 // program that embeds the node executes inherits none of them, which Asio alone does not see to.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/steady_timer.hpp>
 #include <cerrno>
 #include <chrono>
 #include <functional>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 namespace smartio {
+
+/// For a kind of connections, so that others find some: one `part`th of the descriptors of this process, at most
+/// `most`.
+inline std::size_t share_of_descriptors(std::size_t part, std::size_t most) {
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return most;
+  return std::clamp<std::size_t>(limit.rlim_cur / part, 16, most);
+}
 
 /// Close-on-exec from the start.
 template <class Socket, class Protocol>

@@ -4,8 +4,8 @@
 #include "remote_client.hpp"
 #include "any_client.hpp"
 #include "bridge_ends.hpp"
-#include "script.hpp"
 #include "client_device.hpp"
+#include "script.hpp"
 #include "small_device.hpp"
 #include "user/codec.hpp"
 
@@ -44,8 +44,8 @@ public:
     description.protected_pages = {{0, 0, 4096}};
     description.config = device->config;
     lent_ = std::make_shared<ClientDevice>(device, description, line.flag() ? std::optional(0U) : std::nullopt,
-                                          line.flag(), peers_);
-    client_ = std::make_shared<RemoteClient>(io, loan, 1, exposures_, peers_,
+                                           line.flag(), peers_);
+    client_ = std::make_shared<RemoteClient>(io, loan, 1, {}, exposures_, peers_,
                                              [this](const DeviceMessage& message) { sent(message); });
   }
   ~Ends() {

@@ -20,6 +20,7 @@ TEST_CASE("a message for a device comes in as it went out") {
         for (const std::size_t size : {0U, 1U, 4096U}) {
           const DeviceMessage message{loan,
                                       0x11111111,
+                                      {0x44444444, 0x55555555},
                                       kind,
                                       0x22222222,
                                       0x3333,

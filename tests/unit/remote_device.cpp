@@ -39,7 +39,7 @@ struct Session {
   std::vector<DeviceMessage> sent;
   bool lost = false;
   std::shared_ptr<RemoteDevice> device =
-      std::make_shared<RemoteDevice>(bridge.nodes.io, loan, 1, bridge.exposures, std::chrono::seconds(4),
+      std::make_shared<RemoteDevice>(bridge.nodes.io, loan, 1, {}, bridge.exposures, std::chrono::seconds(4),
                                      [this](const DeviceMessage& message) { sent.push_back(message); });
 };
 

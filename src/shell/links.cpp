@@ -1,10 +1,10 @@
-// Peer connections of the shell: listening, dialling, frames to messages.
-#include "shell.hpp"
+#include "links.hpp"
 
+#include "frame.hpp"
+#include "nonce.hpp"
 #include "result.hpp"
 
 #include <netinet/tcp.h>
-#include <random>
 
 namespace smartio {
 
@@ -29,13 +29,6 @@ HostPort split(const std::string& address) {
   return {host, colon == std::string::npos ? "" : address.substr(colon + 1)};
 }
 
-std::string make_link_nonce() {
-  std::random_device random;
-  std::string nonce;
-  for (int i = 0; i < 8; ++i) nonce += fmt::format("{:08x}", random());
-  return nonce;
-}
-
 /// Small messages go at once; a host that vanished is noticed although nothing is said.
 void tune(tcp::socket& socket) {
   error_code ignored;
@@ -49,78 +42,86 @@ void tune(tcp::socket& socket) {
 
 } // namespace
 
-Result<void> Shell::listen_for_peers() {
-  if (config_.listen.empty()) return {};
-  const auto [host, port] = split(config_.listen);
+Links::Links(Context& context, DeviceFrame device_frame)
+    : context_(context), device_frame_(std::move(device_frame)), acceptor_(context.io),
+      accepting_(
+          acceptor_, [this](tcp::socket socket) { accept(std::move(socket)); },
+          [this](const char* text) { context_.log(4, text); }),
+      names_(context.io), most_(share_of_descriptors(4, 4096)) {}
+
+Result<void> Links::listen() {
+  if (context_.config.listen.empty()) return {};
+  const auto [host, port] = split(context_.config.listen);
   const auto number = parse_number(port, 10, 65535);
   error_code error;
   const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
   if (error || !number)
-    return fail(Errc::bad_request, "'{}' is not an address to listen on: give ADDRESS:PORT", config_.listen);
-  if (!address.is_loopback() && !config_.insecure)
+    return fail(Errc::bad_request, "'{}' is not an address to listen on: give ADDRESS:PORT", context_.config.listen);
+  if (!address.is_loopback() && !context_.config.insecure)
     return fail(Errc::not_permitted,
                 "{} is not a loopback address: peers are not authenticated, so --insecure is needed", host);
   const tcp::endpoint endpoint(address, static_cast<std::uint16_t>(*number));
-  open_close_on_exec(peers_, endpoint.protocol(), error);
-  if (!error) peers_.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) peers_.bind(endpoint, error);
-  if (!error) peers_.listen(asio::socket_base::max_listen_connections, error);
-  if (error) return fail_errno(error.value(), "listen on " + config_.listen);
+  open_close_on_exec(acceptor_, endpoint.protocol(), error);
+  if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor_.bind(endpoint, error);
+  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+  if (error) return fail_errno(error.value(), "listen on " + context_.config.listen);
   return {};
 }
 
-void Shell::accept_peer(tcp::socket socket) {
-  if (links_.size() >= most_links_) handle(core::Crowded{});
-  if (links_.size() >= most_links_) return;
+void Links::accept(tcp::socket socket) {
+  if (links_.size() >= most_) context_.handle(core::Crowded{});
+  if (links_.size() >= most_) return;
   error_code error;
   tune(socket);
   const auto from = socket.remote_endpoint(error);
-  const auto link = add_link(FrameStream::Socket(std::move(socket)));
-  handle(core::Accepted{link, make_link_nonce(), error ? "?" : from.address().to_string()});
-  start_link(link);
+  const auto link = add(FrameStream::Socket(std::move(socket)));
+  context_.handle(core::Accepted{link, make_nonce(), error ? "?" : from.address().to_string()});
+  start(link);
 }
 
-core::LinkId Shell::add_link(FrameStream::Socket socket) {
-  const auto link = next_link_++;
+core::LinkId Links::add(FrameStream::Socket socket) {
+  const auto link = next_++;
   links_[link] = std::make_shared<FrameStream>(std::move(socket), hello_limit);
   return link;
 }
 
-void Shell::start_link(core::LinkId link) {
+void Links::start(core::LinkId link) {
   const auto found = links_.find(link);
   if (found == links_.end()) return;
-  found->second->start(
-      [this, link](core::Frame frame) {
-        if (frame.kind == core::FrameKind::vfio_user) return device_frame(link, frame.payload);
-        auto message = core::decode(frame.payload);
-        if (!message) return handle(core::LinkDown{link, "it sent a malformed message: " + message.error().context});
-        handle(core::Received{link, std::move(*message)});
-      },
-      [this, link](const std::string& why) {
-        handle(core::LinkDown{link, why});
-      });
+  found->second->start([this, link](const core::Frame& frame) { received(link, frame); },
+                       [this, link](const std::string& why) {
+                         context_.handle(core::LinkDown{link, why});
+                       });
 }
 
-void Shell::perform(core::Dial& effect) {
+void Links::received(core::LinkId link, const core::Frame& frame) {
+  if (frame.kind == core::FrameKind::vfio_user) return device_frame_(link, frame.payload);
+  auto message = core::decode(frame.payload);
+  if (!message) return context_.handle(core::LinkDown{link, "it sent a malformed message: " + message.error().context});
+  context_.handle(core::Received{link, std::move(*message)});
+}
+
+void Links::perform(const core::Dial& effect) {
   const auto [host, port] = split(effect.address);
   names_.find(host, port, [this, node = effect.node](Result<Names::Endpoints> found) {
-    if (stopping_) return;
-    if (!found) return handle(core::DialFailed{node, to_string(found.error())});
+    if (context_.stopping) return;
+    if (!found) return context_.handle(core::DialFailed{node, to_string(found.error())});
     connect_next(node, std::make_shared<Names::Endpoints>(found->rbegin(), found->rend()), "it has no address");
   });
 }
 
 /// Each address has its own time: one that nobody answers at does not keep the next from being tried. The first is the
 /// last of the list; `why` is told when there is none left.
-void Shell::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoints, std::string why) {
+void Links::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoints, std::string why) {
   struct Dialling {
     tcp::socket socket;
     asio::steady_timer timer;
   };
-  if (endpoints->empty()) return handle(core::DialFailed{node, std::move(why)});
+  if (endpoints->empty()) return context_.handle(core::DialFailed{node, std::move(why)});
   const auto endpoint = endpoints->back();
   endpoints->pop_back();
-  const auto dialling = std::make_shared<Dialling>(tcp::socket(io_), asio::steady_timer(io_));
+  const auto dialling = std::make_shared<Dialling>(tcp::socket(context_.io), asio::steady_timer(context_.io));
   dialling->timer.expires_after(dial_timeout);
   dialling->timer.async_wait([dialling](error_code error) {
     error_code ignored;
@@ -130,19 +131,19 @@ void Shell::connect_next(NodeId node, std::shared_ptr<Names::Endpoints> endpoint
   open_close_on_exec(dialling->socket, endpoint.protocol(), opened);
   dialling->socket.async_connect(endpoint, [this, node, dialling, endpoints](error_code error) {
     dialling->timer.cancel();
-    if (stopping_) return;
+    if (context_.stopping) return;
     if (error || !dialling->socket.is_open())
       return connect_next(node, endpoints,
                           error == asio::error::operation_aborted || !error ? "no answer" : error.message());
     tune(dialling->socket);
-    const auto link = add_link(FrameStream::Socket(std::move(dialling->socket)));
-    handle(core::Dialled{node, link, make_link_nonce()});
-    start_link(link);
+    const auto link = add(FrameStream::Socket(std::move(dialling->socket)));
+    context_.handle(core::Dialled{node, link, make_nonce()});
+    start(link);
   });
 }
 
 /// What many are told is encoded once.
-void Shell::perform(core::Send& effect) {
+void Links::perform(core::Send& effect) {
   const auto link = links_.find(effect.link);
   if (link == links_.end()) return;
   if (std::holds_alternative<core::Hello>(effect.message)) link->second->set_limit(core::frame_limit);
@@ -153,10 +154,26 @@ void Shell::perform(core::Send& effect) {
   link->second->send(last_frame_);
 }
 
-void Shell::perform(core::Drop& effect) {
+void Links::perform(const core::Drop& effect) {
   const auto link = links_.extract(effect.link);
   if (!link.empty()) link.mapped()->finish();
-  remote_link_ended(effect.link);
+}
+
+void Links::send(core::LinkId link, std::string frame) {
+  if (const auto found = links_.find(link); found != links_.end()) found->second->send(std::move(frame));
+}
+
+void Links::start() {
+  if (acceptor_.is_open()) accepting_.start();
+}
+
+void Links::stop_listening() {
+  error_code ignored;
+  acceptor_.close(ignored);
+}
+
+void Links::close_all() {
+  for (const auto& [link, stream] : std::exchange(links_, {})) stream->close();
 }
 
 } // namespace smartio

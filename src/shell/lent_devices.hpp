@@ -1,0 +1,50 @@
+// The devices that this node lends: probed, taken from their drivers, opened, closed, given back.
+#pragma once
+
+#include "device_sources.hpp"
+#include "lent_device.hpp"
+#include "server_watch.hpp"
+
+#include <map>
+#include <memory>
+
+namespace smartio {
+
+class LentDevices {
+public:
+  LentDevices(Context& context, HostDevices& host, const DeviceSources& sources);
+
+  void perform(core::ProbeDevice& effect);
+  void perform(core::OpenDevice& effect);
+  void perform(core::CloseDevice& effect);
+  void perform(core::ForgetDevice& effect);
+  void perform(core::ReadConfig& effect);
+  void perform(core::EndLoan& effect);
+  void perform(core::ClientsReleased& effect);
+
+  std::shared_ptr<LentDevice> find(DeviceId id) const; ///< null: it is not open
+  /// The registers that their borrowers may map for other devices.
+  const std::shared_ptr<RegisterWindows>& register_windows() const { return register_windows_; }
+
+  /// `closed` is let go once nothing of them is open any more. They are not given back.
+  void close_all(const std::shared_ptr<void>& closed);
+
+private:
+  void open(DeviceId id, DeviceSource source);
+  void open_failed(DeviceId id, const Error& error);
+  void give_back(DeviceId id);
+  void try_server(DeviceId id, const std::string& path);
+  void server_missed(DeviceId id, const std::optional<Error>& error = std::nullopt);
+  void told(DeviceId id, core::Event event);
+
+  Context& context_;
+  HostDevices& host_;
+  const DeviceSources& sources_;
+  std::shared_ptr<RegisterWindows> register_windows_ = std::make_shared<RegisterWindows>();
+  std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
+  std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be
+  ServerWatch servers_;
+  std::map<DeviceId, std::string> server_paths_; ///< of devices that have one
+};
+
+} // namespace smartio
