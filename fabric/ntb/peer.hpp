@@ -99,13 +99,14 @@ private:
   // peer_life.cpp
   void tick();
   void look();
-  boost::asio::awaitable<void> look_again();
+  // `self`: it may begin later, when nobody else has this any more.
+  boost::asio::awaitable<void> look_again(std::shared_ptr<Peer> self);
   boost::asio::awaitable<Result<void>> look_once(bool ticked);
   boost::asio::awaitable<Result<void>> beat();
   boost::asio::awaitable<Result<Hello>> read_hello();
   boost::asio::awaitable<Result<void>> greet(Hello hello);
   boost::asio::awaitable<Result<void>> sign();
-  boost::asio::awaitable<void> leave(std::move_only_function<void()> done);
+  boost::asio::awaitable<void> leave(std::shared_ptr<Peer> self, std::move_only_function<void()> done);
   Hello own_hello() const;
   Sign read_sign() const;
   bool heard();

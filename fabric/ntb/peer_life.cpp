@@ -36,7 +36,7 @@ Peer::Hello Peer::own_hello() const {
 void Peer::tick() {
   if (closing_) return;
   ticked_ = true;
-  if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(), asio::detached);
+  if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(shared_from_this()), asio::detached);
   timer_.expires_after(options_.silence / 6);
   timer_.async_wait([weak = weak_from_this()](boost::system::error_code error) {
     const auto self = weak.lock();
@@ -50,11 +50,10 @@ void Peer::tick() {
 
 void Peer::look() {
   wanted_ = true;
-  if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(), asio::detached);
+  if (!std::exchange(looking_, true)) asio::co_spawn(io_, look_again(shared_from_this()), asio::detached);
 }
 
-asio::awaitable<void> Peer::look_again() {
-  const auto self = shared_from_this();
+asio::awaitable<void> Peer::look_again(std::shared_ptr<Peer> /*self*/) {
   while ((wanted_ || ticked_) && !closing_) {
     const bool wanted = std::exchange(wanted_, false), ticked = std::exchange(ticked_, false);
     Result<void> done; // named first: GCC 12 destroys what a co_await inside ?: gives twice
@@ -181,11 +180,10 @@ void Peer::close(std::move_only_function<void()> done) {
   closing_ = true;
   timer_.cancel();
   for (auto& event : events_) event.cancel();
-  asio::co_spawn(io_, leave(std::move(done)), asio::detached);
+  asio::co_spawn(io_, leave(shared_from_this(), std::move(done)), asio::detached);
 }
 
-asio::awaitable<void> Peer::leave(std::move_only_function<void()> done) {
-  const auto self = shared_from_this();
+asio::awaitable<void> Peer::leave(std::shared_ptr<Peer> /*self*/, std::move_only_function<void()> done) {
   if (adapter_ && link_up_) {
     auto left = co_await greet({});
     if (left) left = co_await completed<Result<void>>([this](auto called) { adapter_->ring(0, std::move(called)); });

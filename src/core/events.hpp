@@ -17,9 +17,10 @@
 
 namespace smartio::core {
 
-using LinkId = std::uint64_t;    ///< one peer connection, named by the runtime
-using RequestId = std::uint64_t; ///< one control command under way
-using ControlId = std::uint64_t; ///< one control connection; 0: the program that embeds the node
+using LinkId = std::uint64_t;            ///< one peer connection, named by the runtime
+inline constexpr LinkId first_link = 16; ///< of the runtime's; those below are the node's own
+using RequestId = std::uint64_t;         ///< one control command under way
+using ControlId = std::uint64_t;         ///< one control connection; 0: the program that embeds the node
 using Time = std::chrono::system_clock::time_point;
 
 /// What a device says of itself.

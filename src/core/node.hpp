@@ -342,6 +342,6 @@ private:
 inline constexpr std::chrono::milliseconds heartbeat_interval{500};
 
 /// The two ends of the connection to itself: what is sent on one is received on the other.
-inline constexpr LinkId self_as_lender = 1, self_as_borrower = 2, first_link = 16;
+inline constexpr LinkId self_as_lender = 1, self_as_borrower = 2;
 
 } // namespace smartio::core

@@ -182,12 +182,12 @@ void LentDevice::close(std::move_only_function<void()> closed) {
   arrivals_.clear();
   jobs_.clear();
   release_timer_.cancel();
-  asio::co_spawn(io_, shut_down(std::move(closed)), asio::detached);
+  asio::co_spawn(io_, shut_down(shared_from_this(), std::move(closed)), asio::detached);
 }
 
 /// A job under way ends soon, since the device answers nothing any more; it may have opened the device meanwhile.
-asio::awaitable<void> LentDevice::shut_down(std::move_only_function<void()> closed) {
-  const auto self = shared_from_this();
+asio::awaitable<void> LentDevice::shut_down(std::shared_ptr<LentDevice> /*self*/,
+                                            std::move_only_function<void()> closed) {
   co_await close_now();
   while (working_) {
     idle_timer_.expires_at(asio::steady_timer::time_point::max());
@@ -204,7 +204,7 @@ void LentDevice::work() {
     working_ = true;
     auto job = std::move(jobs_.front());
     jobs_.pop_front();
-    asio::co_spawn(io_, run(std::move(job)), asio::detached);
+    asio::co_spawn(io_, run(shared_from_this(), std::move(job)), asio::detached);
     return;
   }
   while (!working_ && !arrivals_.empty()) { // one that left while it waited is a job at once

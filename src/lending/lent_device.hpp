@@ -75,11 +75,12 @@ private:
   bool may_change(const Error& error) const;
   boost::asio::awaitable<void> close_now();
   boost::asio::awaitable<void> withdraw_registers(const vfio::Device* device);
-  boost::asio::awaitable<void> shut_down(std::move_only_function<void()> closed);
+  // `self`: they may begin later, when nobody else has this any more.
+  boost::asio::awaitable<void> shut_down(std::shared_ptr<LentDevice> self, std::move_only_function<void()> closed);
   void watch();
   void session_closed(const std::shared_ptr<Session>& session);
   void work();
-  boost::asio::awaitable<void> run(Job job);
+  boost::asio::awaitable<void> run(std::shared_ptr<LentDevice> self, Job job);
   boost::asio::awaitable<std::optional<Error>> perform(Step step, const Job& job,
                                                        const std::vector<std::shared_ptr<Session>>& sessions);
   boost::asio::awaitable<vfio::Reply> ask_now(vfio::Request request);

@@ -19,8 +19,7 @@ std::optional<Error> failure_of(const vfio::Reply& reply, const char* what) {
 
 } // namespace
 
-asio::awaitable<void> LentDevice::run(Job job) {
-  const auto self = shared_from_this();
+asio::awaitable<void> LentDevice::run(std::shared_ptr<LentDevice> /*self*/, Job job) {
   std::vector<std::shared_ptr<Session>> sessions;
   for (const auto& session : sessions_)
     if (job.only ? session == job.only : session->loan == job.loan) sessions.push_back(session);

@@ -195,6 +195,7 @@ std::shared_ptr<Exposures> Bridges::find(NodeId node, const fabric::ntb::Peer::L
 }
 
 void Bridges::close_all(const std::shared_ptr<void>& closed) {
+  wanted_ = {};
   retry_timer_.cancel();
   while (!bridges_.empty()) close(bridges_.extract(bridges_.begin()), [closed] {});
 }

@@ -45,7 +45,7 @@ public:
     description.config = device->config;
     lent_ = std::make_shared<ClientDevice>(device, description, line.flag() ? std::optional(0U) : std::nullopt,
                                            line.flag(), peers_);
-    client_ = std::make_shared<RemoteClient>(io, loan, 1, {}, exposures_, peers_,
+    client_ = std::make_shared<RemoteClient>(io, loan, 1, core::DevicePath{}, exposures_, peers_,
                                              [this](const DeviceMessage& message) { sent(message); });
   }
   ~Ends() {

@@ -22,7 +22,7 @@ public:
     bridge_.find_each_other(1 + line.below<std::uint32_t>(64));
     if (!bridge_.peer) return;
     exposures_ = std::make_shared<Exposures>(bridge_.peer);
-    device_ = std::make_shared<RemoteDevice>(io, loan, 1, {}, exposures_, std::chrono::minutes(1),
+    device_ = std::make_shared<RemoteDevice>(io, loan, 1, core::DevicePath{}, exposures_, std::chrono::minutes(1),
                                              [this](const DeviceMessage& message) { sent(message); });
     device_->on_lost([this] { require(++lost_ == 1); });
   }

@@ -47,10 +47,11 @@ struct RemoteSession {
     REQUIRE(reach([this] { return a && b && a->state().up && b->state().up; }));
     lenders = std::make_shared<Exposures>(b);
     device = std::make_shared<RemoteDevice>(
-        io, loan, 1, {}, std::make_shared<Exposures>(a), std::chrono::milliseconds(500),
+        io, loan, 1, core::DevicePath{}, std::make_shared<Exposures>(a), std::chrono::milliseconds(500),
         [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
-    client = std::make_shared<RemoteClient>(io, loan, 1, {}, lenders, std::make_shared<RegisterWindows>(),
-                                            [this](const DeviceMessage& message) { to_borrower.push_back(message); });
+    client =
+        std::make_shared<RemoteClient>(io, loan, 1, core::DevicePath{}, lenders, std::make_shared<RegisterWindows>(),
+                                       [this](const DeviceMessage& message) { to_borrower.push_back(message); });
     device->on_lost([this] { lost = true; });
     client->admitted(lent);
   }

@@ -38,9 +38,9 @@ struct Session {
   ExposingClient bridge;
   std::vector<DeviceMessage> sent;
   bool lost = false;
-  std::shared_ptr<RemoteDevice> device =
-      std::make_shared<RemoteDevice>(bridge.nodes.io, loan, 1, {}, bridge.exposures, std::chrono::seconds(4),
-                                     [this](const DeviceMessage& message) { sent.push_back(message); });
+  std::shared_ptr<RemoteDevice> device = std::make_shared<RemoteDevice>(
+      bridge.nodes.io, loan, 1, core::DevicePath{}, bridge.exposures, std::chrono::seconds(4),
+      [this](const DeviceMessage& message) { sent.push_back(message); });
 };
 
 } // namespace

@@ -14,7 +14,7 @@ from ntb_guests import simulate_bridge
 from topology import Topology, blank_disk, vfio_user
 
 LENDER, BORROWER, PORT = 8, 4, 7808
-BRIDGE = "00:12.0"
+BRIDGE, OTHER_BRIDGE = "00:12.0", "00:14.0"
 PATIENCE = 12000  # milliseconds
 SECONDS = 3  # for which context switches are counted
 
@@ -27,10 +27,10 @@ class Host:
         guest.check(f"modprobe virtio_net; ip link set eth0 up && ip addr add {self.address}/24 dev eth0")
         self.nodes = Nodes(guest, self.address)
 
-    def start(self):
+    def start(self, bridges):
         self.nodes.start(self.number, PORT, "--insecure")
         self.check(f"config peer-timeout {PATIENCE}")  # two emulated hosts on two cores can be slow
-        self.check(f"config ntb {BRIDGE}")
+        self.check(f"config ntb {bridges}")
 
     def check(self, words, seconds=60):
         return self.nodes.check(self.number, words, seconds)
@@ -38,21 +38,23 @@ class Host:
     def tool(self, words, seconds=60):
         return self.nodes.tool(self.number, words, seconds)
 
-    def bridge(self):
-        return next(f for f in self.nodes.json(self.number, "status")["fabrics"] if f["kind"] == "ntb")
+    def bridge(self, where=BRIDGE):
+        return next(f for f in self.nodes.json(self.number, "status")["fabrics"] if f.get("address") == f"0000:{where}")
 
-    def await_bridge(self, state, seconds=20):
+    def await_bridge(self, state, where=BRIDGE, seconds=20):
         end = time.monotonic() + seconds
-        while self.bridge()["state"] != state:
-            assert time.monotonic() < end, f"node {self.number}: {self.bridge()}"
+        while self.bridge(where)["state"] != state:
+            assert time.monotonic() < end, f"node {self.number}: {self.bridge(where)}"
             time.sleep(0.05)
 
 
 @contextlib.contextmanager
-def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",), window="64M"):
+def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disks=("a",), window="64M", crossed=False):
     """A bridge, and the hosts L and B at its ends with their nodes up; the disk of a host that has one is at 01:00.0,
-    and QEMU's teaching device at 02:00.0."""
+    and QEMU's teaching device at 02:00.0. CROSSED: there is one more bridge, which has at B the address that the first
+    has at L."""
     bridge = simulate_bridge(programs, model, window)
+    other = simulate_bridge(programs, model, window, "other-bridge") if crossed else None
     network = directory / "network.sock"
     guests = []
     with contextlib.ExitStack() as stack:
@@ -61,18 +63,21 @@ def hosts(bed, programs, directory, disk=None, model="gen4", kernel="full", disk
             if side in disks:
                 machine.nvme(disk if side == "a" and disk else blank_disk(directory / f"disk-{side}"))
                 machine.edu()
-            machine.devices += [{**vfio_user(bridge.end(side)), "addr": "0x12"},
+            ends = [(bridge, "0x12"), (other, "0x14")] if side == "a" or not crossed else [(bridge, "0x14"), (other, "0x12")]
+            machine.devices += [*({**vfio_user(which.end(side)), "addr": slot} for which, slot in ends if which),
                                 f"-netdev stream,id=net,{role},addr.type=unix,addr.path={network} "
                                 f"-device virtio-net-pci,netdev=net,addr=0x13,mac=52:54:00:00:00:0{number}"]
             guest = Guest(bed, f"bridge-{model}-{side}", machine.devices, kernel=kernel, iommu="intel", programs=["ours"])
             guests.append(Host(stack.enter_context(guest), number))
+        addresses = [BRIDGE, OTHER_BRIDGE] if crossed else [BRIDGE]
         for host in guests:
-            host.start()
+            host.start(",".join(addresses))
         lender, borrower = guests
         for host in guests:
-            host.await_bridge("up")
+            for address in addresses:
+                host.await_bridge("up", address)
         lender.check(f"connect {BORROWER} --address {borrower.address}:{PORT}")
-        yield bridge, lender, borrower
+        yield (bridge, other) if crossed else bridge, lender, borrower
 
 
 def drive(host, device, words, seconds=120):
@@ -289,6 +294,32 @@ def test_a_bridge_that_does_not_do_what_it_must_is_not_used(bed, programs, tmp_p
         borrower.check("config ntb ''")
         borrower.check(f"config ntb {BRIDGE}")
         works_again(lender, borrower, device)
+    programs.end()
+
+
+def test_of_two_bridges_to_one_host_a_loan_takes_one_and_the_next_what_is_left(bed, programs, tmp_path):
+    disk = tmp_path / "disk"
+    with hosts(bed, programs, tmp_path, disk, crossed=True) as ((_, second), lender, borrower):
+        device = lender.nodes.lend("01:00.0")
+        borrower.check(f"borrow {device}")
+        borrower.guest.check(f"head -c {1 << 20} /dev/urandom >/run/data")
+        drive(borrower, device, "write 2048 </run/data")
+        drive(borrower, device, "read 2048 2048 | cmp - /run/data")
+        assert borrower.guest.check("sha256sum </run/data").split()[0] == sha256(disk, 1 << 20, 1 << 20)
+        load = borrower.guest.start(f"smartio_nvme --run-dir /run/node{BORROWER} {device} bench --seconds 60")
+        await_client(borrower)
+        assert borrower.bridge(BRIDGE)["used_bytes"] > 0 == borrower.bridge(OTHER_BRIDGE)["used_bytes"]
+        assert lender.bridge(OTHER_BRIDGE)["used_bytes"] > 0 == lender.bridge(BRIDGE)["used_bytes"]
+        second.inject("link down")
+        ended_with_one_sentence(borrower, load)
+        lender.await_bridge("down", OTHER_BRIDGE)
+        lender.nodes.await_state(LENDER, device, "available")
+        borrower.nodes.await_state(BORROWER, device, "available")
+        borrower.check(f"borrow {device}")
+        drive(borrower, device, "read 2048 2048 | cmp - /run/data")
+        borrower.check(f"return {device}")
+        for host in (borrower, lender):
+            host.nodes.end()
     programs.end()
 
 
