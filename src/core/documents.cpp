@@ -1,5 +1,8 @@
 // The documents that monitoring reads: list, status, show. Their schemas are in tools/schema.
-#include "node.hpp"
+#include "documents.hpp"
+
+#include "bdf.hpp"
+#include "result.hpp"
 
 #include "utc.hpp"
 
@@ -7,7 +10,9 @@
 
 namespace smartio::core {
 
-Json Node::device_json(const DeviceEntry& d, bool reachable) const {
+namespace {
+
+Json device_json(const DeviceEntry& d, bool reachable) {
   const auto bdf = parse_bdf(d.address);
   return {{"id", to_string(d.id)},
           {"node", number(lender_of(d.id))},
@@ -22,15 +27,15 @@ Json Node::device_json(const DeviceEntry& d, bool reachable) const {
           {"reachable", reachable}};
 }
 
-Json Node::devices_json() const {
+Json devices_json(const View& view) {
   std::map<DeviceId, Json> sorted;
-  for (const auto& [index, device] : devices_) {
+  for (const auto& [index, device] : view.devices) {
     if (device.identity.name.empty()) continue; // being added
-    const auto id = make_device_id(settings_.node, index);
-    sorted[id] = device_json(entry(id, device), true);
+    const auto id = make_device_id(view.settings.node, index);
+    sorted[id] = device_json(entry_of(id, device), true);
   }
-  for (const auto& [node, lender] : lenders_) {
-    if (node == settings_.node) continue;
+  for (const auto& [node, lender] : view.lenders) {
+    if (node == view.settings.node) continue;
     for (const auto& [id, device] : lender.devices) sorted[id] = device_json(device, lender.link != 0);
   }
   Json list = Json::array();
@@ -38,10 +43,10 @@ Json Node::devices_json() const {
   return list;
 }
 
-Json Node::loan_json(DeviceId id, const Loan& loan) const {
+Json loan_json(const View& view, DeviceId id, const Loan& loan) {
   const bool used = !loan.usage.client.empty();
   return {{"device", to_string(id)},
-          {"borrower", number(settings_.node)},
+          {"borrower", number(view.settings.node)},
           {"epoch", loan.epoch},
           {"shared", loan.shared},
           {"client", used ? Json(loan.usage.client) : Json(nullptr)},
@@ -54,39 +59,39 @@ Json Node::loan_json(DeviceId id, const Loan& loan) const {
 }
 
 /// A loan that this node granted: who uses it is known at the borrower only.
-Json Node::share_json(DeviceId id, std::uint64_t epoch, const Share& share) const {
+Json share_json(const View& view, DeviceId id, std::uint64_t epoch, const Share& share) {
   Loan granted{.epoch = epoch, .shared = share.shared};
-  auto json = loan_json(id, granted);
+  auto json = loan_json(view, id, granted);
   json["borrower"] = number(share.borrower);
   return json;
 }
 
 /// Loans this node has, and those it granted to others.
-Json Node::loans_json() const {
+Json loans_json(const View& view) {
   Json loans = Json::array();
-  for (const auto& [id, loan] : loans_)
-    if (loan.epoch != 0) loans.push_back(loan_json(id, loan));
-  for (const auto& [index, device] : devices_)
+  for (const auto& [id, loan] : view.loans)
+    if (loan.epoch != 0) loans.push_back(loan_json(view, id, loan));
+  for (const auto& [index, device] : view.devices)
     for (const auto& [epoch, share] : device.shares)
-      if (share.borrower != settings_.node)
-        loans.push_back(share_json(make_device_id(settings_.node, index), epoch, share));
+      if (share.borrower != view.settings.node)
+        loans.push_back(share_json(view, make_device_id(view.settings.node, index), epoch, share));
   std::sort(loans.begin(), loans.end(), [](const Json& a, const Json& b) {
     return std::pair(a["device"], a["epoch"]) < std::pair(b["device"], b["epoch"]);
   });
   return loans;
 }
 
-Json Node::peers_json() const {
+Json peers_json(const View& view) {
   Json peers = Json::array();
   const auto since = [](Time time) { return time == Time{} ? Json(nullptr) : Json(utc(time)); };
-  for (const auto& [node, b] : borrowers_)
+  for (const auto& [node, b] : view.borrowers)
     peers.push_back({{"node", number(node)},
                      {"address", b.address},
-                     {"role", node == settings_.node ? "self" : "borrower"},
+                     {"role", node == view.settings.node ? "self" : "borrower"},
                      {"state", b.up ? "up" : "connecting"},
                      {"since", since(b.since)}});
-  for (const auto& [node, l] : lenders_)
-    if (node != settings_.node)
+  for (const auto& [node, l] : view.lenders)
+    if (node != view.settings.node)
       peers.push_back({{"node", number(node)},
                        {"address", ""},
                        {"role", "lender"},
@@ -98,11 +103,24 @@ Json Node::peers_json() const {
   return peers;
 }
 
+Json bridges_json(const View& view) {
+  Json found = Json::array();
+  for (const auto& [address, bridge] : view.bridges)
+    found.push_back({{"kind", "ntb"},
+                     {"peer", bridge.peer == NodeId{} ? Json(nullptr) : Json(number(bridge.peer))},
+                     {"address", address},
+                     {"state", bridge.up ? "up" : "down"},
+                     {"reason", bridge.up ? Json(nullptr) : Json(bridge.reason)},
+                     {"aperture_bytes", bridge.aperture_bytes},
+                     {"used_bytes", bridge.used_bytes}});
+  return found;
+}
+
 /// The local fabric joins this node with itself and with peers on this host; it has no aperture to run out of.
-Json Node::fabrics_json() const {
-  Json fabrics = bridges_json();
-  for (const auto& [node, lender] : lenders_)
-    if (fabric_to(lender) == Fabric::local)
+Json fabrics_json(const View& view) {
+  Json fabrics = bridges_json(view);
+  for (const auto& [node, lender] : view.lenders)
+    if (fabric_to(view, lender) == Fabric::local)
       fabrics.push_back({{"kind", "local"},
                          {"peer", number(node)},
                          {"address", nullptr},
@@ -113,33 +131,35 @@ Json Node::fabrics_json() const {
   return fabrics;
 }
 
-Json Node::filters_json() const {
+Json filters_json(const View& view) {
   Json filters = Json::array();
-  for (const auto& rule : intent_.filters)
+  for (const auto& rule : view.intent.filters)
     filters.push_back({{"ids", rule.ids}, {"slot", rule.slot}, {"available", rule.available}});
   return filters;
 }
 
-Json Node::list_document() const { return {{"schema_version", 1}, {"devices", devices_json()}}; }
+} // namespace
 
-Json Node::status_document() const {
-  return {{"schema_version", 1},   {"node", number(settings_.node)}, {"version", SMARTIO_VERSION},
-          {"peers", peers_json()}, {"fabrics", fabrics_json()},      {"devices", devices_json()},
-          {"loans", loans_json()}, {"filters", filters_json()},      {"counters", counters_}};
+Json list_document(const View& view) { return {{"schema_version", 1}, {"devices", devices_json(view)}}; }
+
+Json status_document(const View& view) {
+  return {{"schema_version", 1},       {"node", number(view.settings.node)}, {"version", SMARTIO_VERSION},
+          {"peers", peers_json(view)}, {"fabrics", fabrics_json(view)},      {"devices", devices_json(view)},
+          {"loans", loans_json(view)}, {"filters", filters_json(view)},      {"counters", view.counters}};
 }
 
-Result<Json> Node::show_document(DeviceId id) const {
-  const auto lender = lenders_.find(lender_of(id));
-  const auto* own_device = lender_of(id) == settings_.node ? devices_.find(index_of(id)) : nullptr;
-  const auto loan = loans_.find(id);
+Result<Json> show_document(const View& view, DeviceId id) {
+  const auto lender = view.lenders.find(lender_of(id));
+  const auto* own_device = lender_of(id) == view.settings.node ? view.devices.find(index_of(id)) : nullptr;
+  const auto loan = view.loans.find(id);
   Json bars = Json::array(), document{{"schema_version", 1}};
-  Json used = loan == loans_.end() || loan->second.epoch == 0 ? Json(nullptr) : loan_json(id, loan->second);
+  Json used = loan == view.loans.end() || loan->second.epoch == 0 ? Json(nullptr) : loan_json(view, id, loan->second);
   Json group, interface, driver; // null where this node does not know
   unsigned vectors = 0;
   std::string reason;
   if (own_device != nullptr) {
     const auto& d = *own_device;
-    document["device"] = device_json(entry(id, d), true);
+    document["device"] = device_json(entry_of(id, d), true);
     for (unsigned bar = 0; bar < 6; ++bar)
       if (d.identity.bar_size[bar] != 0)
         bars.push_back(
@@ -149,16 +169,17 @@ Result<Json> Node::show_document(DeviceId id) const {
     if (!d.identity.interface.empty()) interface = d.identity.interface;
     if (!d.identity.driver.empty()) driver = d.identity.driver;
     reason = d.reason;
-    if (used.is_null() && !d.shares.empty()) used = share_json(id, d.shares.begin()->first, d.shares.begin()->second);
-  } else if (lender != lenders_.end() && lender->second.devices.contains(id)) {
+    if (used.is_null() && !d.shares.empty())
+      used = share_json(view, id, d.shares.begin()->first, d.shares.begin()->second);
+  } else if (lender != view.lenders.end() && lender->second.devices.contains(id)) {
     document["device"] = device_json(lender->second.devices.at(id), lender->second.link != 0);
   } else {
-    return fail(Errc::no_such_device, "no device {} is known to node {}", to_string(id), number(settings_.node));
+    return fail(Errc::no_such_device, "no device {} is known to node {}", to_string(id), number(view.settings.node));
   }
   if (interface.is_null() && document["device"]["bdf"].is_null()) interface = "vfio-user";
-  const auto fabric = lender == lenders_.end() ? Fabric::none : fabric_to(lender->second);
+  const auto fabric = lender == view.lenders.end() ? Fabric::none : fabric_to(view, lender->second);
   Json counters = Json::object();
-  if (loan != loans_.end()) {
+  if (loan != view.loans.end()) {
     const Usage& usage = loan->second.usage;
     if (reason.empty()) reason = usage.problem;
     if (!usage.client.empty()) counters["unreachable_windows"] = usage.unreachable_windows;
@@ -173,6 +194,17 @@ Result<Json> Node::show_document(DeviceId id) const {
                    {"loan", std::move(used)},
                    {"counters", std::move(counters)}});
   return document;
+}
+
+Fabric fabric_to(const View& view, NodeId node, const std::string& boot_id, bool has_socket) {
+  if (boot_id == view.settings.boot_id) return has_socket ? Fabric::local : Fabric::none;
+  const bool reached =
+      std::ranges::any_of(view.bridges, [node](const auto& b) { return b.second.up && b.second.peer == node; });
+  return reached ? Fabric::ntb : Fabric::none;
+}
+
+Fabric fabric_to(const View& view, const Lender& lender) {
+  return fabric_to(view, lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_socket.empty());
 }
 
 } // namespace smartio::core

@@ -3,9 +3,12 @@
 #pragma once
 
 #include "bdf.hpp"
+#include "documents.hpp"
 #include "events.hpp"
 #include "intent.hpp"
+#include "loan.hpp"
 #include "own_devices.hpp"
+#include "peers.hpp"
 
 #include <map>
 #include <ranges>
@@ -14,18 +17,6 @@
 #include <vector>
 
 namespace smartio::core {
-
-struct Settings {
-  NodeId node{};
-  std::string boot_id;                   ///< of this host
-  std::string fabric_socket;             ///< of the local fabric; empty: none
-  std::string nonce;                     ///< of the connection to itself, 64 hex digits
-  bool can_borrow = true;                ///< there is a run directory for loan sockets
-  std::map<NodeId, std::string> nodes{}; ///< addresses for `connect`
-  std::chrono::milliseconds peer_timeout{3000};
-  std::vector<std::string> bridges{}; ///< addresses; the option `ntb` goes before
-  std::uint64_t first_epoch = 1;      ///< of its loans; above those of every earlier start
-};
 
 /// Requests that the node makes of itself; below are the runtime's.
 inline constexpr RequestId first_own_request = RequestId{1} << 63;
@@ -47,86 +38,13 @@ public:
   bool is_shared(const LoanId& loan) const; ///< a loan this node granted
 
   NodeId id() const noexcept { return settings_.node; }
-  Json list_document() const;
-  Json status_document() const;
+  Json list_document() const { return core::list_document(view()); }
+  Json status_document() const { return core::status_document(view()); }
   std::string state() const { return encode(intent_, settings_.node); } ///< the whole state file
 
 private:
-  /// A node we lend to: we dial it.
-  struct Borrower {
-    std::string address;
-    LinkId link = 0; ///< 0: none
-    bool up = false;
-    std::string boot_id{}; ///< of its host
-    unsigned attempts = 0; ///< dials that failed in a row
-    Time since{};
-    std::vector<RequestId> waiting{};
-    std::vector<RequestId> leavers{}; ///< wait until its loans have ended: then it is disconnected
-  };
-  /// A node that lends to us: it dialled. Remembered while its connection is down, until it says it disconnects.
-  struct Lender {
-    LinkId link = 0; ///< 0: down
-    Hello hello{};
-    Time since{};
-    std::map<DeviceId, DeviceEntry> devices{};
-  };
-  struct Link {
-    bool dialled;    ///< by us: we are the lender
-    NodeId wanted{}; ///< with dialled: who is expected there
-    NodeId peer{};   ///< 0 until its hello
-    std::string nonce{};
-    std::string from{};      ///< where it comes from, for a person
-    bool beating = false;    ///< we send heartbeats
-    bool expecting = false;  ///< the peer does: silence ends the link
-    unsigned reads = 0;      ///< of configuration spaces that the peer asked for and has no answer to
-    unsigned unanswered = 0; ///< requests that it left without an answer
-    bool rival = false;      ///< it claims the id of a lender that may be alive: held until that is known
-  };
-  /// Who claims the id of a lender that is connected.
-  struct Rival {
-    LinkId link;
-    Hello hello;
-  };
-  /// A loan at the borrower.
-  struct Loan {
-    /// requested → opening → open → returning → closing → released; a step may be left out, none is gone back.
-    enum class Phase : std::uint8_t {
-      requested, ///< BorrowRequest sent
-      opening,   ///< granted; its socket is being opened
-      open,
-      returning, ///< ReturnRequest sent: the lender ends it, and the client goes on until it says so
-      closing,   ///< the client is told, and has a moment to leave
-      released,  ///< nobody uses it; the lender's Answer is outstanding
-    } phase = Phase::requested;
-    std::uint64_t epoch = 0;
-    bool shared = false;
-    std::uint64_t window = 0;     ///< bytes of a bridge's window that are reserved for it
-    bool kept = false;            ///< until it is returned; else it ends with the last of its
-    std::set<ControlId> owners{}; ///< control connections
-    std::string user{};           ///< who may use the socket: USER[:GROUP], empty: smartiod's user
-    std::string socket{};
-    Usage usage{};
-    std::uint64_t asked = 0;                  ///< number of its BorrowRequest
-    bool unwanted = false;                    ///< with requested: returned once it is granted
-    std::optional<Error> why{};               ///< it was lost
-    bool taken_back = false;                  ///< the lender waits for Released
-    std::optional<std::uint64_t> returning{}; ///< number of the ReturnRequest that has no answer yet
-    std::vector<RequestId> waiting{}, returners{};
-    std::vector<std::pair<Command, ControlId>> next{}; ///< who takes the device once this loan has ended
-  };
-  /// A request to a lender that has no answer yet.
-  struct Pending {
-    enum class Kind : std::uint8_t { borrow, give_back, config } kind;
-    LinkId link;
-    DeviceId device;
-    RequestId reader = 0; ///< of config
-    bool late = false;    ///< whoever asked was told that it failed: what it achieves is undone
-  };
-  /// A BorrowRequest that waits for the end of a loan.
-  struct Queued {
-    LinkId link;
-    BorrowRequest request;
-  };
+  View view() const { return {settings_, intent_, devices_, bridges_, borrowers_, lenders_, loans_, counters_}; }
+
   /// Commands that a filter makes of one: answered together.
   struct Batch {
     RequestId request;
@@ -188,11 +106,9 @@ private:
 
   // node_bridges.cpp
   void on(const BridgeChanged&);
-  Fabric fabric_to(NodeId node, const std::string& boot_id, bool has_socket) const;
-  Fabric fabric_to(const Lender& lender) const;
+  Fabric fabric_to(const Lender& lender) const { return core::fabric_to(view(), lender); }
   void use_bridges();
   std::vector<std::string> bridges() const;
-  Json bridges_json() const;
 
   // node_devices.cpp
   void on(const DeviceProbed&);
@@ -206,7 +122,6 @@ private:
   void set_state(DeviceId id, OwnDevice& device, DeviceState state, std::string reason = {});
   void open(DeviceId id, OwnDevice& device, bool force = false);
   void close(DeviceId id, OwnDevice& device);
-  DeviceEntry entry(DeviceId id, const OwnDevice& device) const;
   OwnDevice* own(DeviceId id);
   std::optional<DeviceId> own_by_address(const std::string& address) const;
 
@@ -293,24 +208,7 @@ private:
   void command_config(Command&);
   void command_monitor(Command&);
 
-  // documents.cpp
-  Json device_json(const DeviceEntry& entry, bool reachable) const;
-  Json devices_json() const;
-  Json loans_json() const;
-  Json share_json(DeviceId id, std::uint64_t epoch, const Share& share) const;
-  Json loan_json(DeviceId id, const Loan& loan) const;
-  Json peers_json() const;
-  Json fabrics_json() const;
-  Json filters_json() const;
-  Result<Json> show_document(DeviceId id) const;
-
   bool may_say(NodeId about);
-  /// Lines that a peer causes: so many in a while, the others are counted.
-  struct Talk {
-    Time since{};
-    unsigned lines = 0, left_out = 0;
-  };
-
   Settings settings_;
   Intent intent_;
   Time now_{};
@@ -338,10 +236,5 @@ private:
   std::optional<NodeId> speaker_; ///< whose doing the event at hand is; 0: somebody who has not said who it is
   std::map<NodeId, Talk> talk_;
 };
-
-inline constexpr std::chrono::milliseconds heartbeat_interval{500};
-
-/// The two ends of the connection to itself: what is sent on one is received on the other.
-inline constexpr LinkId self_as_lender = 1, self_as_borrower = 2;
 
 } // namespace smartio::core

@@ -7,17 +7,6 @@
 
 namespace smartio::core {
 
-Fabric Node::fabric_to(NodeId node, const std::string& boot_id, bool has_socket) const {
-  if (boot_id == settings_.boot_id) return has_socket ? Fabric::local : Fabric::none;
-  const bool reached =
-      std::ranges::any_of(bridges_, [node](const auto& b) { return b.second.up && b.second.peer == node; });
-  return reached ? Fabric::ntb : Fabric::none;
-}
-
-Fabric Node::fabric_to(const Lender& lender) const {
-  return fabric_to(lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_socket.empty());
-}
-
 std::vector<std::string> Node::bridges() const {
   const auto option = intent_.options.find("ntb");
   return option == intent_.options.end() ? settings_.bridges : split_list(option->second);
@@ -49,22 +38,9 @@ void Node::on(const BridgeChanged& changed) {
   const auto why = fmt::format("the bridge to node {} is down: {}", number(peer), changed.reason);
   const auto borrower = borrowers_.find(peer);
   const bool far = borrower != borrowers_.end() && borrower->second.boot_id != settings_.boot_id;
-  if (far && fabric_to(peer, borrower->second.boot_id, false) == Fabric::none) end_shares_of(peer, why);
+  if (far && core::fabric_to(view(), peer, borrower->second.boot_id, false) == Fabric::none) end_shares_of(peer, why);
   log(4, why);
   emit("bridge-down", {{"address", changed.address}, {"node", number(peer)}, {"reason", changed.reason}});
-}
-
-Json Node::bridges_json() const {
-  Json found = Json::array();
-  for (const auto& [address, bridge] : bridges_)
-    found.push_back({{"kind", "ntb"},
-                     {"peer", bridge.peer == NodeId{} ? Json(nullptr) : Json(number(bridge.peer))},
-                     {"address", address},
-                     {"state", bridge.up ? "up" : "down"},
-                     {"reason", bridge.up ? Json(nullptr) : Json(bridge.reason)},
-                     {"aperture_bytes", bridge.aperture_bytes},
-                     {"used_bytes", bridge.used_bytes}});
-  return found;
 }
 
 } // namespace smartio::core

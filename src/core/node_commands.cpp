@@ -121,7 +121,7 @@ void Node::command_add(Command& c) {
   if (!address) return reply(c.request, std::unexpected(address.error()));
   if (const auto id = own_by_address(*address)) {
     auto* device = own(*id);
-    if (device->probing) return device->waiting.push_back(c.request);
+    if (device->asked == Asked::probe) return device->waiting.push_back(c.request);
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("{} is device {} already", *address, to_string(*id)));
   }
@@ -129,7 +129,7 @@ void Node::command_add(Command& c) {
   if (!index) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
   if (intent_.removed.erase(*address) != 0) save(removed_line(intent_));
   auto& device = devices_.add(*index, *address);
-  device.probing = true;
+  device.asked = Asked::probe;
   device.waiting.push_back(c.request);
   effects_.push_back(ProbeDevice{make_device_id(settings_.node, *index), *address});
 }
@@ -141,9 +141,9 @@ void Node::command_remove(Command& c) {
   if (device == nullptr)
     return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: remove it there", to_string(*id),
                                  number(lender_of(*id))));
-  if (device->state != DeviceState::unavailable || device->probing || device->opening || device->closing)
+  if (device->state != DeviceState::unavailable || device->asked != Asked::nothing)
     return reply(c.request, fail(Errc::wrong_state, "device {} is {}: make it unavailable first", to_string(*id),
-                                 device->opening ? "being made available" : to_string(device->state)));
+                                 device->asked == Asked::open ? "being made available" : to_string(device->state)));
   if (c.request < first_own_request && !intent_.filters.empty()) {
     intent_.removed.insert(device->address);
     save(removed_line(intent_));
@@ -167,10 +167,10 @@ void Node::command_available(Command& c) {
   if (device == nullptr)
     return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: make it available there", to_string(*id),
                                  number(lender_of(*id))));
-  if (device->opening) return device->waiting.push_back(c.request);
-  if (device->probing || device->leaving || device->closing)
+  if (device->asked == Asked::open) return device->waiting.push_back(c.request);
+  if (device->asked == Asked::probe || device->leaving || device->asked == Asked::close)
     return reply(c.request, fail(Errc::busy, "device {} is being {}: try again", to_string(*id),
-                                 device->probing ? "added" : "made unavailable"));
+                                 device->asked == Asked::probe ? "added" : "made unavailable"));
   if (device->state == DeviceState::available || device->state == DeviceState::borrowed)
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("device {} is {} already", to_string(*id), to_string(device->state)));
@@ -204,7 +204,7 @@ void Node::command_unavailable(Command& c) {
   const auto wanted = intent_.devices.find(index_of(*id)); // not there yet while it is being added
   if (wanted != intent_.devices.end() && std::exchange(wanted->second.available, false))
     save(device_line(intent_, index_of(*id)));
-  if (device->opening || device->probing)
+  if (device->asked == Asked::open || device->asked == Asked::probe)
     return reply(c.request, fail(Errc::busy, "device {} is being made available: try again", to_string(*id)));
   if (device->state == DeviceState::unavailable)
     return reply(c.request, Json{{"device", to_string(*id)}},
@@ -212,7 +212,7 @@ void Node::command_unavailable(Command& c) {
   if (std::exchange(device->reopens, false))
     reply(device->waiting, fail(Errc::revoked, "device {} is made unavailable instead", to_string(*id)));
   device->waiting.push_back(c.request);
-  if (device->closing) return;
+  if (device->asked == Asked::close) return;
   if (device->shares.empty()) return close(*id, *device);
   device->leaving = true;
   end_shares(*id, *device, fmt::format("node {} made it unavailable", number(settings_.node)));
@@ -224,7 +224,7 @@ void Node::command_status(Command& c) { reply(c.request, status_document()); }
 void Node::command_show(Command& c) {
   const auto id = find_device(c.arguments);
   if (!id) return reply(c.request, std::unexpected(id.error()));
-  reply(c.request, show_document(*id));
+  reply(c.request, show_document(view(), *id));
 }
 
 void Node::command_borrow(Command& c) { take(c, 0); }

@@ -12,23 +12,10 @@ std::optional<DeviceId> Node::own_by_address(const std::string& address) const {
   return index ? std::optional(make_device_id(settings_.node, *index)) : std::nullopt;
 }
 
-DeviceEntry Node::entry(DeviceId id, const OwnDevice& device) const {
-  const auto borrower = device.shares.empty() ? NodeId{} : device.shares.begin()->second.borrower;
-  const bool between = device.state == DeviceState::borrowed && device.shares.empty(); // on its way to its driver
-  return {id,
-          device.address,
-          device.identity.name,
-          device.identity.vendor,
-          device.identity.device,
-          device.identity.class_code,
-          between ? DeviceState::unavailable : device.state,
-          borrower};
-}
-
 void Node::announce(DeviceId id) {
   Devices change;
   if (const auto* device = own(id))
-    change.changed.push_back(entry(id, *device));
+    change.changed.push_back(entry_of(id, *device));
   else
     change.removed.push_back(id);
   for (const auto& [node, borrower] : borrowers_)
@@ -49,7 +36,7 @@ void Node::set_state(DeviceId id, OwnDevice& device, DeviceState state, std::str
 }
 
 void Node::open(DeviceId id, OwnDevice& device, bool force) {
-  device.opening = true;
+  device.asked = Asked::open;
   std::vector<std::string> companions;
   if (parse_bdf(device.address)) // those behind sockets have no group
     for (const auto& [index, other] : devices_) companions.push_back(other.address);
@@ -60,15 +47,15 @@ void Node::open(DeviceId id, OwnDevice& device, bool force) {
 
 /// Ends at `unavailable` (or opens it again), when no loan is left.
 void Node::close(DeviceId id, OwnDevice& device) {
-  device.closing = true;
+  device.asked = Asked::close;
   device.leaving = false;
   effects_.push_back(CloseDevice{id});
 }
 
 void Node::on(const DeviceClosed& closed) {
   auto* device = own(closed.device);
-  if (device == nullptr || !device->closing) return;
-  device->closing = false;
+  if (device == nullptr || device->asked != Asked::close) return;
+  device->asked = Asked::nothing;
   device->identity.driver = closed.driver;
   if (device->identity.iommu_group) device->identity.interface.clear();
   const bool reopens = std::exchange(device->reopens, false);
@@ -91,7 +78,7 @@ void Node::on(const DeviceVanished& vanished) {
   auto& device = *own(*id);
   if (std::exchange(device.vanished, true)) return;
   log(4, fmt::format("device {}: {}", to_string(*id), vanished.why));
-  if (device.opening || device.closing) return; // its answer shows it
+  if (device.asked == Asked::open || device.asked == Asked::close) return; // its answer shows it
   if (device.state == DeviceState::unavailable) return set_state(*id, device, device.state, vanished.why);
   if (device.shares.empty()) return close(*id, device);
   device.leaving = true;
@@ -102,12 +89,12 @@ void Node::on(const DeviceAppeared& appeared) {
   if (const auto id = own_by_address(appeared.address)) {
     auto& device = *own(*id);
     device.vanished = false;
-    if (device.state == DeviceState::unavailable && !device.probing && !device.opening && !device.closing) {
-      device.probing = true;
+    if (device.state == DeviceState::unavailable && device.asked == Asked::nothing) {
+      device.asked = Asked::probe;
       effects_.push_back(ProbeDevice{*id, device.address});
     }
     // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
-    if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && !device.closing && !device.opening &&
+    if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && device.asked == Asked::nothing &&
         !device.leaving) {
       device.reopens = true;
       if (device.shares.empty()) close(*id, device);
@@ -118,8 +105,8 @@ void Node::on(const DeviceAppeared& appeared) {
 
 void Node::on(const DeviceProbed& probed) {
   auto* device = own(probed.device);
-  if (device == nullptr || !device->probing) return;
-  device->probing = false;
+  if (device == nullptr || device->asked != Asked::probe) return;
+  device->asked = Asked::nothing;
   const auto index = index_of(probed.device);
   const bool known = intent_.devices.contains(index); // added before this start
   const bool in_use = !probed.identity && probed.identity.error().code == Errc::busy;
@@ -149,8 +136,8 @@ void Node::on(const DeviceProbed& probed) {
 
 void Node::on(const DeviceOpened& opened) {
   auto* device = own(opened.device);
-  if (device == nullptr || !device->opening) return;
-  device->opening = false;
+  if (device == nullptr || device->asked != Asked::open) return;
+  device->asked = Asked::nothing;
   if (!opened.identity) {
     const auto& error = opened.identity.error();
     if (device->reason == to_string(error) && device->waiting.empty()) return; // an attempt of its own, like the last

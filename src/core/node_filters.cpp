@@ -33,11 +33,9 @@ void Node::command_filter(Command& c) {
 void Node::command_scan(Command& c) {
   Json found = Json::array();
   for (auto& [index, device] : devices_) {
-    if (device.state != DeviceState::unavailable || device.probing || device.opening || device.closing ||
-        device.reason.empty())
-      continue;
+    if (device.state != DeviceState::unavailable || device.asked != Asked::nothing || device.reason.empty()) continue;
     const auto id = make_device_id(settings_.node, index);
-    device.probing = true;
+    device.asked = Asked::probe;
     device.reason.clear();
     effects_.push_back(ProbeDevice{id, device.address});
     found.push_back(to_string(id));

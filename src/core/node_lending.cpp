@@ -77,10 +77,10 @@ void Node::receive(LinkId link, const BorrowRequest& request) {
   if (device->shares.size() >= iova_slices)
     return refuse(Errc::busy, fmt::format("device {} is shared by {} borrowers, and there are addresses for no more",
                                           name, device->shares.size()));
-  if ((device->state != DeviceState::available && !joins) || device->closing)
-    return refuse(
-        Errc::wrong_state,
-        fmt::format("device {} is {}", name, device->closing ? "being made unavailable" : to_string(device->state)));
+  if ((device->state != DeviceState::available && !joins) || device->asked == Asked::close)
+    return refuse(Errc::wrong_state,
+                  fmt::format("device {} is {}", name,
+                              device->asked == Asked::close ? "being made unavailable" : to_string(device->state)));
   if (const auto* other = companion_of_other(*device, borrower))
     return refuse(Errc::busy, fmt::format("device {} shares IOMMU group {} with {}, which node {} has borrowed", name,
                                           *device->identity.iommu_group, other->address,
@@ -187,7 +187,7 @@ void Node::on(const LoanEnded& ended) {
   auto* device = own(id);
   if (device == nullptr) return;
   const auto share = devices_.end_of(index_of(id), ended.loan.epoch);
-  if (device->shares.empty() && !device->closing && (device->leaving || device->reopens))
+  if (device->shares.empty() && device->asked != Asked::close && (device->leaving || device->reopens))
     close(id, *device);
   else if (ended.error)
     quarantine(id, *device, to_string(*ended.error));
@@ -216,7 +216,7 @@ void Node::on(const UseEnded& ended) {
 }
 
 void Node::quarantine(DeviceId id, OwnDevice& device, const std::string& reason) {
-  if (device.closing) return; // its answer decides
+  if (device.asked == Asked::close) return; // its answer decides
   if (device.shares.empty() && device.leaving) return close(id, device);
   if (device.state != DeviceState::quarantined) {
     log(3, fmt::format("device {} is quarantined: {}", to_string(id), reason));

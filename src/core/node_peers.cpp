@@ -164,8 +164,8 @@ void Node::borrower_up(NodeId node, Borrower& borrower) {
   }
   Devices all;
   for (const auto& [index, device] : devices_) {
-    if (device.probing && device.identity.name.empty()) continue;
-    all.changed.push_back(entry(make_device_id(settings_.node, index), device));
+    if (device.asked == Asked::probe && device.identity.name.empty()) continue;
+    all.changed.push_back(entry_of(make_device_id(settings_.node, index), device));
     if (all.changed.size() == devices_per_message) send(borrower.link, std::exchange(all, {}));
   }
   if (!all.changed.empty()) send(borrower.link, std::move(all));

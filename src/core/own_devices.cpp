@@ -78,4 +78,17 @@ std::optional<Share> OwnDevices::end_of(Index index, std::uint64_t epoch) {
   return std::move(share.mapped());
 }
 
+DeviceEntry entry_of(DeviceId id, const OwnDevice& device) {
+  const auto borrower = device.shares.empty() ? NodeId{} : device.shares.begin()->second.borrower;
+  const bool between = device.state == DeviceState::borrowed && device.shares.empty(); // on its way to its driver
+  return {id,
+          device.address,
+          device.identity.name,
+          device.identity.vendor,
+          device.identity.device,
+          device.identity.class_code,
+          between ? DeviceState::unavailable : device.state,
+          borrower};
+}
+
 } // namespace smartio::core

@@ -21,21 +21,28 @@ struct Share {
   std::optional<std::uint64_t> returned_by{}; ///< number of the ReturnRequest to answer
 };
 
+/// What the runtime was asked for and has not answered yet: one thing at a time. A probe is asked for of a device that
+/// is unavailable, open of one that is or is quarantined, close of any that was opened.
+enum class Asked : std::uint8_t { nothing, probe, open, close };
+
 /// What OwnDevices finds devices by (address, identity's IOMMU group, shares) changes by its functions alone.
 struct OwnDevice {
   std::string address;
   Identity identity{};
   DeviceState state = DeviceState::unavailable;
-  std::string reason{};                                   ///< of quarantine, or why it could not be made available
-  bool probing = false, opening = false, closing = false; ///< an answer of the runtime is outstanding
-  bool leaving = false;                                   ///< becomes unavailable once its last loan ended
-  bool reopens = false;                                   ///< closed, once its last loan ended, only to be opened again
-  bool vanished = false;                                  ///< of this host, and not there now
-  bool without_reset = false;                             ///< lent although it cannot be reset
-  bool wanted = false;                                    ///< a filter makes it available once it was added
-  std::map<std::uint64_t, Share> shares{};                ///< by epoch
-  std::vector<RequestId> waiting{};                       ///< add, available or unavailable under way
+  std::string reason{}; ///< of quarantine, or why it could not be made available
+  Asked asked = Asked::nothing;
+  bool leaving = false;                    ///< becomes unavailable once its last loan ended
+  bool reopens = false;                    ///< closed, once its last loan ended, only to be opened again
+  bool vanished = false;                   ///< of this host, and not there now
+  bool without_reset = false;              ///< lent although it cannot be reset
+  bool wanted = false;                     ///< a filter makes it available once it was added
+  std::map<std::uint64_t, Share> shares{}; ///< by epoch
+  std::vector<RequestId> waiting{};        ///< add, available or unavailable under way
 };
+
+/// As it is told of to other nodes, and shown.
+DeviceEntry entry_of(DeviceId id, const OwnDevice& device);
 
 class OwnDevices {
 public:

@@ -23,6 +23,7 @@ public:
       Clock::Key patience{}; ///< until the clients have let go
     };
     bool open = false;
+    bool asked = false; ///< to be probed, opened or closed
     std::string address{};
     std::map<std::uint64_t, User> users{};
     std::set<std::uint64_t> ended{};
@@ -105,6 +106,7 @@ private:
   bool admitted(unsigned host, const LoanId& loan, const Socket& socket);
   void attach(unsigned host, const LoanId& loan, bool shared);
   void detach(unsigned host, const LoanId& loan);
+  void ask(DeviceId id, const char* what);
   Device& device(DeviceId id) { return hosts[host_of(lender_of(id))].devices[id]; }
   void cleaned(unsigned host, LoanId loan, bool last);
   void fault(std::string what) { faults.push_back(std::move(what)); }

@@ -25,13 +25,25 @@ Result<Identity> World::identity(const std::string& address) {
   return Identity{.vendor = 1, .name = "Disk", .iommu_group = group_of(address)};
 }
 
+/// One thing at a time.
+void World::ask(DeviceId id, const char* what) {
+  if (std::exchange(device(id).asked, true))
+    fault(std::string("asked to ") + what + " a device that has not answered yet: " + to_string(id));
+}
+
 void World::on(unsigned host, ProbeDevice& e) {
-  later(host, dice.within(20), [this, e] { return DeviceProbed{e.device, identity(e.address)}; });
+  ask(e.device, "probe");
+  later(host, dice.within(20), [this, e] {
+    device(e.device).asked = false;
+    return DeviceProbed{e.device, identity(e.address)};
+  });
 }
 
 void World::on(unsigned host, OpenDevice& e) {
   if (device(e.device).open) fault("an open device was opened: " + to_string(e.device));
+  ask(e.device, "open");
   later(host, dice.within(50), [this, e] {
+    device(e.device).asked = false;
     auto found = identity(e.address);
     device(e.device).open = found.has_value();
     device(e.device).address = e.address;
@@ -41,7 +53,9 @@ void World::on(unsigned host, OpenDevice& e) {
 
 void World::on(unsigned host, CloseDevice& e) {
   if (!device(e.device).users.empty()) fault("a device was closed under its borrower: " + to_string(e.device));
+  ask(e.device, "close");
   later(host, dice.within(50), [this, e] {
+    device(e.device).asked = false;
     device(e.device).open = false;
     return DeviceClosed{e.device, failure(30), "driver"};
   });
