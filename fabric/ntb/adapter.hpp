@@ -5,37 +5,12 @@
 // reaches is decided by DMA windows (vfio::DmaMap) there.
 #pragma once
 
-#include "ntb/registers.hpp"
-#include "ntb/steps.hpp"
+#include "ntb/driver.hpp"
 
 #include <array>
-#include <optional>
 #include <vector>
 
 namespace smartio::fabric::ntb {
-
-/// What an adapter is.
-struct Shape {
-  unsigned generation = 0;                                ///< Intel's: 3 or 4
-  bool upstream = false;                                  ///< which of the two ends: USD, otherwise DSD
-  std::uint64_t alignment = 0;                            ///< of a translation, bytes
-  std::array<std::uint64_t, window_count> window_bytes{}; ///< of BAR 2 and BAR 4; the peer's are as large
-  std::uint64_t usable_doorbells = 0;                     ///< bits
-};
-
-struct Link {
-  bool up = false;
-  unsigned speed = 0; ///< PCI Express generation
-  unsigned width = 0; ///< lanes
-};
-
-/// Where a write of `data` rings the peer's doorbell: also for a device that can write there by itself.
-struct DoorbellTarget {
-  std::uint32_t region;
-  std::uint64_t offset;
-  unsigned width; ///< bytes
-  std::uint32_t data;
-};
 
 /// Single-threaded, never waits: what asks the device completes later, or before the call returns. Calls that change
 /// what recover() brings back take effect one after the other, in order; the others overtake them. A failed call may
@@ -48,10 +23,10 @@ public:
   /// Looks whether the device is a bridge that can be driven: otherwise Errc::bad_request. Changes nothing.
   static void open(std::shared_ptr<vfio::Device> device, Told<std::shared_ptr<Adapter>> opened);
 
-  const Shape& shape() const noexcept { return shape_; }
+  const Shape& shape() const noexcept { return driver_->shape(); }
 
   /// Bus master on, all doorbells disabled and cleared, and an eventfd for each of vector_count vectors: doorbell i
-  /// signals the i-th, the link's changes the last (generation 3: the last but one). The eventfds are taken over.
+  /// signals the i-th, the link's changes that of shape(). The eventfds are taken over.
   void start(std::vector<Fd> events, Done done);
   /// Programs everything again: after the device has lost its registers (reset, or link down with some bridges). The
   /// windows are closed meanwhile, and doorbells are not cleared: look at them, and at the link, afterwards.
@@ -67,7 +42,6 @@ public:
   void open_window(unsigned index, Iova base, std::uint64_t bytes, Done done);
   void close_window(unsigned index, Done done);
 
-  DoorbellTarget doorbell_target(unsigned bit) const;
   void ring(unsigned bit, Done done);
   void read_doorbells(Told<std::uint64_t> told);        ///< those that the peer has rung
   void clear_doorbells(std::uint64_t bits, Done done);  ///< before looking at what they announce
@@ -81,15 +55,6 @@ private:
     std::uint64_t base = 0, bytes = 0; ///< nothing: closed
   };
   explicit Adapter(std::shared_ptr<vfio::Device> device) : device_(std::move(device)) {}
-  Result<void> identify(std::uint64_t id, Steps& steps);
-  Result<void> place(std::uint64_t ppd);
-  void look_at_bar(unsigned index, Steps& steps);
-  void look_at_peer_side(unsigned index, Steps& steps);
-  void prepare(Steps& steps) const;
-  void map_vectors(Steps& steps) const;
-  void want_link(Steps& steps, bool up) const;
-  void program(Steps& steps, unsigned index, const Window& window) const;
-  void acknowledge_link(Steps& steps) const;
   void take_turn(std::shared_ptr<Steps> steps, Done done);
   void next_turn();
   template <class T> void tell(std::shared_ptr<Steps> steps, std::shared_ptr<T> found, Told<T> told);
@@ -101,9 +66,7 @@ private:
 
   std::shared_ptr<vfio::Device> device_;
   std::deque<Turn> waiting_; ///< the first one is under way
-  Shape shape_;
-  std::uint64_t link_bits_ = 0; ///< interrupt status bits that a change of the link sets or may share
-  std::array<std::uint64_t, window_count> bar_{}, secondary_bar_{}; ///< addresses that limits count from
+  std::unique_ptr<Driver> driver_;
   // What was asked for last, for recover().
   std::array<Window, window_count> windows_;
   bool started_ = false, link_wanted_ = false;

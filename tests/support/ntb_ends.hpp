@@ -47,7 +47,7 @@ struct End {
     REQUIRE(did(*adapter, &Adapter::start, std::move(given)).has_value());
   }
   bool signalled(unsigned vector) { return drain_eventfd(events[vector].get()) > 0; }
-  unsigned link_vector() const { return adapter->shape().generation == 3 ? 31 : 32; }
+  unsigned link_vector() const { return adapter->shape().link_vector; }
 };
 
 struct Ends {

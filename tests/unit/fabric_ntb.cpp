@@ -132,13 +132,6 @@ TEST_CASE("doorbells signal while they are enabled, and stay until they are clea
   CHECK(did(from, &Adapter::ring, 31U).has_value() == (from.shape().generation == 4)); // the link's on generation 3
 }
 
-TEST_CASE("a doorbell can be rung by a write to its target") {
-  Ends ends(any_chip());
-  const auto target = ends.a.adapter->doorbell_target(7);
-  ends.pair.a.write(target.region, target.offset, target.width, target.data);
-  CHECK(told<std::uint64_t>(*ends.b.adapter, &Adapter::read_doorbells) == 0x80);
-}
-
 TEST_CASE("scratchpads carry words to the peer") {
   Ends ends(any_chip());
   for (unsigned i = 0; i < 16; ++i) {

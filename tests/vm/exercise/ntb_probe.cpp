@@ -200,7 +200,7 @@ private:
   /// Sleeps until the link's vector fires, as often as it takes.
   Text await_link() {
     const auto wanted = word();
-    const int event = events_[adapter_->shape().generation == 3 ? 31 : 32].get();
+    const int event = events_[adapter_->shape().link_vector].get();
     for (;;) {
       const auto now = TRY(link());
       if (now.starts_with(wanted)) return now;
