@@ -298,7 +298,7 @@ def test_a_bridge_that_does_not_do_what_it_must_is_not_used(bed, programs, tmp_p
 
 
 def test_of_two_bridges_to_one_host_a_loan_takes_one_and_the_next_what_is_left(bed, programs, tmp_path):
-    disk = tmp_path / "disk"
+    disk = blank_disk(tmp_path / "disk")
     with hosts(bed, programs, tmp_path, disk, crossed=True) as ((_, second), lender, borrower):
         device = lender.nodes.lend("01:00.0")
         borrower.check(f"borrow {device}")
