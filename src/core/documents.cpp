@@ -203,7 +203,7 @@ Fabric fabric_to(const View& view, NodeId node, const std::string& boot_id, bool
   return reached ? Fabric::ntb : Fabric::none;
 }
 
-Fabric fabric_to(const View& view, const Lender& lender) {
+Fabric fabric_to(const View& view, const LendingPeer& lender) {
   return fabric_to(view, lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_socket.empty());
 }
 

@@ -30,8 +30,8 @@ struct View {
   const Intent& intent;
   const OwnDevices& devices;
   const std::map<std::string, BridgeChanged>& bridges; ///< by address
-  const std::map<NodeId, Borrower>& borrowers;
-  const std::map<NodeId, Lender>& lenders;
+  const std::map<NodeId, BorrowingPeer>& borrowers;
+  const std::map<NodeId, LendingPeer>& lenders;
   const std::map<DeviceId, Loan>& loans;
   const std::map<std::string, std::uint64_t>& counters;
 };
@@ -42,6 +42,6 @@ Result<Json> show_document(const View& view, DeviceId id); ///< Errc::no_such_de
 
 /// What joins this node with another: one on a host with that boot id, which has a socket for the local fabric or not.
 Fabric fabric_to(const View& view, NodeId node, const std::string& boot_id, bool has_socket);
-Fabric fabric_to(const View& view, const Lender& lender);
+Fabric fabric_to(const View& view, const LendingPeer& lender);
 
 } // namespace smartio::core

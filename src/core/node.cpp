@@ -36,7 +36,7 @@ std::vector<Effect> Node::handle(Event event, Time now) {
 
 void Node::on(const Started&) {
   save(""); // a state directory that cannot be written to shows now
-  borrowers_[settings_.node] = Borrower{.address = {}, .link = self_as_lender};
+  borrowers_[settings_.node] = BorrowingPeer{.address = {}, .link = self_as_lender};
   links_[self_as_lender] = Link{.dialled = true, .wanted = settings_.node};
   links_[self_as_borrower] = Link{.dialled = false};
   const Hello hello{.node = settings_.node,
@@ -57,7 +57,7 @@ void Node::on(const Started&) {
   scan({.purpose = ScanFor::appeared, .rules = {}});
   use_bridges();
   for (const auto& [node, address] : intent_.connections) {
-    borrowers_[node] = Borrower{.address = address};
+    borrowers_[node] = BorrowingPeer{.address = address};
     effects_.push_back(Dial{node, address});
   }
 }

@@ -94,10 +94,10 @@ private:
   void lender_up(LinkId link, const Hello& hello);
   bool hold_rival(LinkId link, const Hello& hello);
   void settle_rivals(NodeId node, bool alive);
-  void borrower_up(NodeId node, Borrower& borrower);
+  void borrower_up(NodeId node, BorrowingPeer& borrower);
   void close_link(LinkId link, const std::string& why);
   void refuse(LinkId link, const std::string& reason);
-  void dial_again(NodeId node, Borrower& borrower);
+  void dial_again(NodeId node, BorrowingPeer& borrower);
   void forget_lender(NodeId node);
   void update_heartbeats();
   void update_heartbeats(LinkId link);
@@ -106,7 +106,7 @@ private:
 
   // node_bridges.cpp
   void on(const BridgeChanged&);
-  Fabric fabric_to(const Lender& lender) const { return core::fabric_to(view(), lender); }
+  Fabric fabric_to(const LendingPeer& lender) const { return core::fabric_to(view(), lender); }
   void use_bridges();
   std::vector<std::string> bridges() const;
 
@@ -216,8 +216,8 @@ private:
   std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
   OwnDevices devices_;
   std::map<std::string, BridgeChanged> bridges_; ///< by address
-  std::map<NodeId, Borrower> borrowers_;
-  std::map<NodeId, Lender> lenders_;
+  std::map<NodeId, BorrowingPeer> borrowers_;
+  std::map<NodeId, LendingPeer> lenders_;
   std::map<NodeId, Rival> rivals_; ///< by the id that they claim
   std::map<LinkId, Link> links_;
   std::set<NodeId> changed_; ///< links to and from these, or loans: their heartbeats are looked at after the event

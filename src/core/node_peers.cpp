@@ -49,7 +49,7 @@ void Node::on(const DialFailed& failed) {
   borrowers_.erase(found);
 }
 
-void Node::dial_again(NodeId node, Borrower& borrower) {
+void Node::dial_again(NodeId node, BorrowingPeer& borrower) {
   const auto pause = milliseconds{100} * (1U << std::min(borrower.attempts++, 6U));
   effects_.push_back(Arm{{Timer::Kind::redial, number(node)}, std::min<milliseconds>(pause, longest_pause)});
 }
@@ -109,7 +109,7 @@ void Node::lender_up(LinkId link, const Hello& hello) {
   state.peer = hello.node;
   changed_.insert(hello.node);
   auto& lender = lenders_[hello.node];
-  lender = Lender{.link = link, .hello = hello, .since = now_};
+  lender = LendingPeer{.link = link, .hello = hello, .since = now_};
   if (link >= first_link) {
     send(link, Hello{.node = settings_.node, .to = hello.node, .boot_id = settings_.boot_id, .nonce = state.nonce});
     emit("peer-up", {{"node", number(hello.node)}, {"role", "lender"}});
@@ -150,7 +150,7 @@ void Node::settle_rivals(NodeId node, bool alive) {
   lender_up(link, hello);
 }
 
-void Node::borrower_up(NodeId node, Borrower& borrower) {
+void Node::borrower_up(NodeId node, BorrowingPeer& borrower) {
   borrower.up = true;
   borrower.attempts = 0;
   borrower.since = now_;

@@ -15,7 +15,7 @@ inline constexpr std::chrono::milliseconds heartbeat_interval{500};
 inline constexpr LinkId self_as_lender = 1, self_as_borrower = 2;
 
 /// A node we lend to: we dial it.
-struct Borrower {
+struct BorrowingPeer {
   std::string address;
   LinkId link = 0; ///< 0: none
   bool up = false;
@@ -27,7 +27,7 @@ struct Borrower {
 };
 
 /// A node that lends to us: it dialled. Remembered while its connection is down, until it says it disconnects.
-struct Lender {
+struct LendingPeer {
   LinkId link = 0; ///< 0: down
   Hello hello{};
   Time since{};

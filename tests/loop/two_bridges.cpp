@@ -1,80 +1,78 @@
-// Two bridges between the same two nodes, whose addresses are in one order here and in the other there.
-#include "bridges.hpp"
-#include "catch.hpp"
-#include "ntb_service.hpp"
-
-#include <filesystem>
+// Two bridges between the same two nodes: which is meant, and who may use it.
+#include "two_bridges.hpp"
+#include "core_lender.hpp"
+#include "remote_clients.hpp"
+#include "test_device.hpp"
+#include "user/codec.hpp"
 
 using namespace smartio;
-using sim::ntb::Side;
+using namespace smartio::testing;
+using core::DeviceMessage;
+using Kind = DeviceMessage::Kind;
 
 namespace {
 
-/// A node's bridges, behind sockets.
-struct Host {
-  Host(boost::asio::io_context& loop, unsigned number, std::vector<std::string> addresses)
-      : io(loop), config{.node = NodeId(number)} {
-    core::UseBridges use{std::move(addresses), std::chrono::seconds(1)};
-    bridges.perform(use);
+/// Node 8 lends a device to node 4, whose messages the test sends.
+struct Lending {
+  Lending() {
+    core::OpenDevice open{core.id, server.address()};
+    devices.perform(open);
+    REQUIRE(cluster.reach([this] { return devices.find(core.id) && cluster.far_end(); }));
+    core.on(core::Received{link, core::BorrowRequest{1, core.id, false}});
+    loan = {core.id, core.sent<core::Answer>()->epoch};
+    for (const auto* to : {"first", "other"}) {
+      REQUIRE(cluster.reach([&] { return path(to).to != 0; }));
+    }
   }
-  boost::asio::io_context& io;
-  Config config;
-  Context context{io, config, [](const core::Event&) {}};
-  std::unique_ptr<HostDevices> host = HostDevices::open(io, "", {}).value();
-  DeviceSources sources{context, *host};
-  Bridges bridges{context, *host, sources, [](const Bridges::PeerRef&) {}};
-};
-
-std::string make_place() {
-  std::string name = "/tmp/smartio-two-XXXXXX";
-  REQUIRE(::mkdtemp(name.data()) != nullptr);
-  return name;
-}
-
-struct Cluster {
-  Cluster() {
-    REQUIRE(first.listen(Side::a, place + "/1").has_value());
-    REQUIRE(first.listen(Side::b, place + "/4").has_value());
-    REQUIRE(second.listen(Side::a, place + "/2").has_value());
-    REQUIRE(second.listen(Side::b, place + "/3").has_value());
-    four.emplace(io, 4U, std::vector{address("1"), address("2")});
-    eight.emplace(io, 8U, std::vector{address("3"), address("4")});
-  }
-  ~Cluster() {
+  ~Lending() {
     bool closed = false;
-    {
-      const std::shared_ptr<void> both(nullptr, [&closed](void*) { closed = true; });
-      for (auto* host : {&four, &eight}) (*host)->bridges.close_all(both);
-    }
-    CHECK(reach([&closed] { return closed; }));
-    std::filesystem::remove_all(place);
+    devices.close_all(std::shared_ptr<void>(nullptr, [&closed](void*) { closed = true; }));
+    CHECK(cluster.reach([&closed] { return closed; }));
   }
-  std::string address(const char* name) const { return "vfio-user:" + place + "/" + name; }
-  bool reach(const std::function<bool()>& condition) {
-    for (int i = 0; i < 3000; ++i) {
-      if (condition()) return true;
-      io.run_for(std::chrono::milliseconds(10));
-    }
-    return false;
+  /// As node 4 names it: of the bridge that it takes, or of the other.
+  core::DevicePath path(std::string_view which) const {
+    const auto first = cluster.four->bridges.to(NodeId{8});
+    const auto last = cluster.eight->bridges.to(NodeId{4});
+    if (which == "first") return first ? path_over(*first->bridge()) : core::DevicePath{};
+    const auto found = last ? path_over(*last->bridge()).reversed() : core::DevicePath{};
+    return found == path("first") ? core::DevicePath{} : found;
   }
-  /// What node 8 has when node 4 speaks of the bridge that it takes.
-  std::shared_ptr<Exposures> far_end() const {
-    const auto near = four->bridges.to(NodeId{8});
-    if (!near) return nullptr;
-    const auto path = path_over(*near->bridge());
-    return eight->bridges.find(NodeId{4}, {.own = path.to, .peer = path.from});
+  DeviceMessage get_info(std::uint32_t session, core::DevicePath path, std::uint32_t number = 1) const {
+    const vfio::Request request = vfio::GetInfo{};
+    const auto payload = vfio::user::encode_request(request);
+    const auto body = payload.body.bytes();
+    return {.loan = loan,
+            .session = session,
+            .path = path,
+            .kind = Kind::command,
+            .number = number,
+            .code = static_cast<std::uint16_t>(vfio::user::command_of(request)),
+            .doorbells = {},
+            .payload = std::string(reinterpret_cast<const char*>(body.data()), body.size())};
+  }
+  /// What node 8 answers first.
+  DeviceMessage ask(DeviceMessage message, core::LinkId from = link) {
+    said.clear();
+    clients.received(from, message);
+    REQUIRE(cluster.reach([this] { return !said.empty(); }));
+    return said.front();
   }
 
-  std::string place = make_place();
-  boost::asio::io_context io;
-  sim::NtbService first{io, *sim::ntb::find_chip("gen4"), 1U << 20}, second{io, *sim::ntb::find_chip("gen4"), 1U << 20};
-  std::optional<Host> four, eight;
+  static constexpr core::LinkId link = 16;
+  core::test::Lender core;
+  ::testing::TestServer server{"two-bridges"};
+  TwoBridges cluster;
+  std::vector<DeviceMessage> said;
+  core::LoanId loan;
+  LentDevices devices{cluster.eight->context, *cluster.eight->host, cluster.eight->sources};
+  RemoteClients clients{cluster.eight->context, core.node, cluster.eight->bridges, devices,
+                        [this](core::LinkId, const DeviceMessage& message) { said.push_back(message); }};
 };
 
 } // namespace
 
 TEST_CASE("what one node says of a bridge is meant by the other for the same bridge, whatever the order of addresses") {
-  Cluster cluster;
+  TwoBridges cluster;
   REQUIRE(cluster.reach([&] { return cluster.far_end() != nullptr; }));
   const auto near = cluster.four->bridges.to(NodeId{8}), far = cluster.far_end();
   REQUIRE(near);
@@ -106,4 +104,56 @@ TEST_CASE("what one node says of a bridge is meant by the other for the same bri
     }));
     CHECK_FALSE(cluster.eight->bridges.find(NodeId{4}, {.own = before.to, .peer = before.from}));
   }
+}
+
+TEST_CASE("a client beyond a bridge is served on the path it named, and its answers name the same") {
+  Lending lending;
+  const auto path = lending.path("first");
+  const auto answer = lending.ask(lending.get_info(1, path));
+  CHECK(answer.kind == Kind::reply);
+  CHECK(answer.code == 0);
+  CHECK(answer.path == path.reversed());
+
+  SECTION("and is gone when that bridge is, not when another is") {
+    lending.said.clear();
+    lending.clients.lost(lending.cluster.eight->bridges.to(NodeId{4})->bridge());
+    CHECK(lending.ask(lending.get_info(1, path, 2)).kind == Kind::reply);
+    lending.said.clear();
+    lending.clients.lost(lending.cluster.far_end()->bridge());
+    REQUIRE(lending.cluster.reach([&] { return !lending.said.empty(); }));
+    CHECK(lending.said.front().kind == Kind::closed);
+  }
+  SECTION("and ends when it speaks of another path") {
+    CHECK(lending.ask(lending.get_info(1, lending.path("other"), 2)).kind == Kind::closed);
+  }
+  SECTION("and comes again with a higher number only, on whichever path") {
+    DeviceMessage closed{.loan = lending.loan, .session = 1, .path = path, .kind = Kind::closed};
+    CHECK(lending.ask(closed).kind == Kind::closed);
+    CHECK(lending.ask(lending.get_info(1, path)).kind == Kind::closed);
+    const auto again = lending.ask(lending.get_info(2, lending.path("other")));
+    CHECK(again.kind == Kind::reply);
+    CHECK(again.path == lending.path("other").reversed());
+  }
+  SECTION("and ends with its peer connection") {
+    lending.said.clear();
+    lending.clients.link_ended(lending.link);
+    REQUIRE(lending.cluster.reach([&] { return !lending.said.empty(); }));
+    CHECK(lending.said.front().kind == Kind::closed);
+  }
+}
+
+TEST_CASE("who begins to use a device over a path that is none, or without the loan, is refused") {
+  Lending lending;
+  const auto path = lending.path("first");
+  auto message = lending.get_info(1, path);
+  auto from = lending.link;
+  SECTION("a path of no bridge") { message.path.to ^= 1; }
+  SECTION("a path from no bridge") { message.path.from ^= 1; }
+  SECTION("the path of a peer that is another") { message.path = path.reversed(); }
+  SECTION("a loan that there is not") { ++message.loan.epoch; }
+  SECTION("a loan of another peer's") { ++from; }
+  const auto answer = lending.ask(message, from);
+  CHECK(answer.kind == Kind::closed);
+  CHECK(answer.session == 1);
+  CHECK(answer.path == message.path.reversed());
 }
