@@ -5,6 +5,7 @@
 
 #include "fd.hpp"
 #include "range_allocator.hpp"
+#include "window_table.hpp"
 
 #include <smartio/types.hpp>
 
@@ -90,6 +91,13 @@ struct DmaUnmap {
   std::uint64_t size;
   bool all = false;
 };
+/// What is unmapped: windows that begin in it. Nothing of 0 bytes; up to the last address where it would wrap.
+constexpr AddressRange range_of(const DmaUnmap& unmap) {
+  const auto first = static_cast<std::uint64_t>(unmap.iova);
+  if (unmap.all) return AddressRange::all();
+  if (unmap.size == 0) return {1, 0};
+  return unmap.size - 1 > UINT64_MAX - first ? AddressRange{first, UINT64_MAX} : AddressRange::of(first, unmap.size);
+}
 struct Reset {};
 
 using Request =

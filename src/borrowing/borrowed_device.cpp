@@ -111,17 +111,15 @@ std::shared_ptr<InPieces> BorrowedDevice::pieces() {
 /// What the lender must unmap instead of the range: nothing else where no window in it is cut, otherwise the pieces of
 /// each. EINVAL: it is, and the range ends within a window.
 std::expected<std::vector<vfio::DmaUnmap>, int> BorrowedDevice::cut(const vfio::DmaUnmap& range) const {
-  const auto first = std::to_underlying(range.iova), last = first + (range.size - 1);
+  const auto asked = AddressRange::of(std::to_underlying(range.iova), range.size);
   std::vector<vfio::DmaUnmap> all;
   bool any = false, whole = true;
-  auto at = windows_.upper_bound(first);
-  if (at != windows_.begin() && std::prev(at)->first + (std::prev(at)->second.size - 1) >= first) --at;
-  for (; at != windows_.end() && at->first <= last; ++at) {
-    const auto& [from, window] = *at;
-    whole = whole && from >= first && from + (window.size - 1) <= last;
-    any = any || window.cut;
-    if (!window.cut) all.push_back({Iova{from}, window.size});
-    if (!window.cut) continue;
+  for (const auto& entry : windows_.overlapping(asked)) {
+    const auto& [from, window] = entry;
+    whole = whole && asked.contains(windows_.range_of(entry));
+    any = any || window.value;
+    if (!window.value) all.push_back({Iova{from}, window.size});
+    if (!window.value) continue;
     for (const auto& [iova, size] : pieces_of(from, window.size)) all.push_back({Iova{iova}, size});
   }
   if (!any) all.clear();
@@ -165,13 +163,13 @@ Completion BorrowedDevice::counted(const Request& request, Completion done) {
   const auto* map = std::get_if<vfio::DmaMap>(&request);
   const auto* unmap = std::get_if<vfio::DmaUnmap>(&request);
   if (map == nullptr && unmap == nullptr) return done;
-  const auto first = static_cast<std::uint64_t>(map != nullptr ? map->iova : unmap->iova);
-  return [self = shared_from_this(), adds = map != nullptr, all = unmap != nullptr && unmap->all, first,
-          cut = map != nullptr && is_cut(*map), size = map != nullptr ? map->size : unmap->size,
-          done = std::move(done)](vfio::Reply reply) mutable {
-    if (reply && adds) self->windows_[first] = {size, cut};
-    if (reply && !adds)
-      std::erase_if(self->windows_, [=](const auto& w) { return all || (w.first >= first && w.first - first < size); });
+  const auto range = unmap != nullptr ? vfio::range_of(*unmap) : AddressRange{};
+  return [self = shared_from_this(), adds = map != nullptr, range,
+          iova = map != nullptr ? std::to_underlying(map->iova) : 0, cut = map != nullptr && is_cut(*map),
+          size = map != nullptr ? map->size : 0, done = std::move(done)](vfio::Reply reply) mutable {
+    if (reply && adds) self->windows_.erase(iova);
+    if (reply && adds) self->windows_.add(iova, size, cut);
+    if (reply && !adds) self->windows_.erase(self->windows_.beginning_in(range));
     self->changed_();
     done(std::move(reply));
   };
@@ -203,7 +201,7 @@ void BorrowedDevice::close() {
 core::Usage BorrowedDevice::usage() const {
   core::Usage usage;
   usage.windows = windows_.size();
-  for (const auto& [iova, window] : windows_) usage.window_bytes += window.size;
+  usage.window_bytes = windows_.bytes();
   usage.vectors = vectors_.size();
   usage.trapped = trapped_;
   return usage;

@@ -66,11 +66,7 @@ private:
   OpenedDevice lender_;         ///< nothing before it is connected, and after close()
   std::deque<Waiting> waiting_; ///< for the connection, or the window under way in pieces
   bool busy_ = false;           ///< with such a window
-  struct Window {
-    std::uint64_t size;
-    bool cut; ///< the lender has its pieces
-  };
-  std::map<std::uint64_t, Window> windows_; ///< by IOVA
+  WindowTable<bool> windows_;   ///< whether it is cut: the lender has its pieces
   std::set<std::uint32_t> vectors_;
   Fd error_event_;
   bool revoked_ = false, orderly_ = false;

@@ -41,7 +41,7 @@ void RemoteDevice::next() {
   auto& request = waiting_.front().request;
   if (through_aperture(request)) return;
   auto* map = std::get_if<vfio::DmaMap>(&request);
-  if (map != nullptr && windows_.contains(std::to_underlying(map->iova))) return finish(std::unexpected(EEXIST));
+  if (map != nullptr && windows_.find(std::to_underlying(map->iova)) != nullptr) return finish(std::unexpected(EEXIST));
   if (map != nullptr && map->fd) return expose(*map);
   if (auto* irqs = std::get_if<vfio::SetIrqs>(&request)) return send_interrupts(*irqs);
   send_command(false);
@@ -85,7 +85,7 @@ void RemoteDevice::expose(vfio::DmaMap& map) {
                        if (!at) return self->finish(std::unexpected(at.error()));
                        auto& asked = std::get<vfio::DmaMap>(self->waiting_.front().request);
                        asked.offset = *at;
-                       self->windows_[std::to_underlying(asked.iova)] = *at;
+                       self->windows_.add(std::to_underlying(asked.iova), asked.size, *at);
                        self->send_command(true);
                      });
 }
@@ -206,12 +206,11 @@ vfio::RegionInfo RemoteDevice::with_aperture(std::uint32_t region, vfio::RegionI
 void RemoteDevice::unexpose(const vfio::DmaUnmap& range, std::move_only_function<void()> done) {
   const auto last = std::make_shared<std::move_only_function<void()>>(std::move(done));
   const std::shared_ptr<void> finally(nullptr, [last](void*) { (*last)(); });
-  const auto first = std::to_underlying(range.iova);
-  std::erase_if(windows_, [&](const auto& window) {
-    if (!range.all && (window.first < first || window.first - first >= range.size)) return false;
-    exposures_->unexpose(window.second, [finally] {});
-    return true;
-  });
+  const auto found = windows_.beginning_in(vfio::range_of(range));
+  std::vector<std::uint64_t> exposed;
+  for (const auto& [iova, window] : found) exposed.push_back(window.value);
+  windows_.erase(found);
+  for (const auto at : exposed) exposures_->unexpose(at, [finally] {});
 }
 
 void RemoteDevice::lose() {

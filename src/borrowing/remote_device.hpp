@@ -71,7 +71,7 @@ private:
   std::map<std::uint32_t, Registers> registers_;
   std::shared_ptr<Exposures> exposures_;
   Exposures::ClientRef client_;
-  std::map<std::uint64_t, std::uint64_t> windows_; ///< by IOVA: where in the bridge's window
+  WindowTable<std::uint64_t> windows_; ///< where in the bridge's window
   struct Interrupt {
     Fd event;
     std::uint8_t doorbell;

@@ -17,8 +17,6 @@ namespace {
 
 constexpr std::size_t most_windows = 65535; // what VERSION promises by default: max_dma_maps
 
-std::uint64_t last_of(std::uint64_t first, std::uint64_t size) { return first + (size - 1); }
-
 bool may_write(const vfio::DmaMap& map) { return map.access != Access::read; }
 
 bool masters_bus(const Request& request) {
@@ -76,17 +74,12 @@ void VmDevice::Signal::fire() {
 void VmDevice::lost() { error_.fire(); }
 void VmDevice::taken_back() { wanted_.fire(); }
 
-bool VmDevice::overlaps(std::uint64_t first, std::uint64_t last) const {
-  const auto next = windows_.upper_bound(last);
-  return next != windows_.begin() && last_of(std::prev(next)->first, std::prev(next)->second.size) >= first;
-}
-
 void VmDevice::map(vfio::DmaMap request, Completion done) {
   const auto iova = std::to_underlying(request.iova);
-  if (overlaps(iova, last_of(iova, request.size))) return done(std::unexpected(EEXIST));
+  if (!windows_.overlapping(AddressRange::of(iova, request.size)).empty()) return done(std::unexpected(EEXIST));
   const bool reachable = static_cast<bool>(request.fd);
   if (!reachable && unreachable_ >= most_windows) return done(std::unexpected(ENOSPC));
-  windows_[iova] = {request.size, reachable};
+  windows_.add(iova, request.size, reachable);
   if (may_write(request)) (reachable ? has_memory_ : wants_to_write_) = true;
   if (!reachable) {
     ++unreachable_;
@@ -108,20 +101,18 @@ void VmDevice::refused(std::uint64_t iova, std::uint64_t size, int number) {
 
 /// Windows without a descriptor end here; whatever else the range holds ends at the device.
 void VmDevice::unmap(const vfio::DmaUnmap& request, Completion done) {
-  const auto first = std::to_underlying(request.iova);
-  const auto last = request.all ? std::numeric_limits<std::uint64_t>::max() : last_of(first, request.size);
-  auto begin = windows_.upper_bound(first);
-  if (begin != windows_.begin() && last_of(std::prev(begin)->first, std::prev(begin)->second.size) >= first) --begin;
-  const auto end = windows_.upper_bound(last);
+  const auto range = vfio::range_of(request);
+  const auto found = windows_.overlapping(range);
   std::uint64_t bytes = 0, unreachable = 0;
-  for (auto at = begin; at != end; ++at) {
-    if (at->first < first || last_of(at->first, at->second.size) > last) return done(std::unexpected(EINVAL));
-    if (at->second.reachable) continue;
-    bytes += at->second.size;
+  for (const auto& window : found) {
+    if (!range.contains(windows_.range_of(window))) return done(std::unexpected(EINVAL));
+    if (window.second.value) continue;
+    bytes += window.second.size;
     ++unreachable;
   }
-  const bool nothing_else = unreachable != 0 && static_cast<std::ptrdiff_t>(unreachable) == std::distance(begin, end);
-  windows_.erase(begin, end);
+  const bool nothing_else =
+      unreachable != 0 && static_cast<std::ptrdiff_t>(unreachable) == std::ranges::distance(found);
+  windows_.erase(found);
   unreachable_ -= unreachable;
   if (unreachable != 0) changed_();
   if (nothing_else) return done(vfio::Unmapped{bytes});

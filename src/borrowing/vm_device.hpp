@@ -37,10 +37,6 @@ public:
   std::uint64_t unreachable() const { return unreachable_; } ///< windows that have no descriptor
 
 private:
-  struct Window {
-    std::uint64_t size;
-    bool reachable;
-  };
   /// An interrupt that this node signals, once: at once if it is too late already.
   class Signal {
   public:
@@ -53,7 +49,6 @@ private:
   };
   void map(vfio::DmaMap request, vfio::Completion done);
   void unmap(const vfio::DmaUnmap& request, vfio::Completion done);
-  bool overlaps(std::uint64_t first, std::uint64_t last) const;
   bool lacks_memory() const;
   void refused(std::uint64_t iova, std::uint64_t size, int number);
   void fail(std::string reason);
@@ -62,7 +57,7 @@ private:
   std::shared_ptr<vfio::Device> device_;
   std::function<void(std::string)> reason_;
   std::function<void()> changed_;
-  std::map<std::uint64_t, Window> windows_; ///< by IOVA
+  WindowTable<bool> windows_; ///< whether it has a descriptor
   std::uint64_t unreachable_ = 0;
   bool has_memory_ =
       false; ///< a writable window with a descriptor has been there: behind a virtual IOMMU none may be now

@@ -69,19 +69,18 @@ int ClientDevice::refusal(const Request& request) const {
 Completion ClientDevice::checked(const Request& request, Completion done) {
   if (const auto* map = std::get_if<vfio::DmaMap>(&request))
     return [windows = windows_, iova = static_cast<std::uint64_t>(map->iova), size = map->size, peers = peers_,
-            added = windows_->try_emplace(static_cast<std::uint64_t>(map->iova), map->size).second,
+            added = windows_->add(static_cast<std::uint64_t>(map->iova), map->size),
             peer = peers_->mapping(device_, *map, windows_), done = std::move(done)](vfio::Reply reply) mutable {
-      if (reply) (*windows)[iova] = size; // an unmap before it may have erased it
-      if (!reply && added) windows->erase(iova);
+      if (reply || added) windows->erase(iova);
+      if (reply) windows->add(iova, size); // an unmap before it may have erased it
       if (!reply && peer) peers->failed(*peer);
       done(std::move(reply));
     };
   if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request))
-    return [windows = windows_, all = unmap->all, first = static_cast<std::uint64_t>(unmap->iova), size = unmap->size,
-            peers = peers_, device = device_, range = *unmap, done = std::move(done)](vfio::Reply reply) mutable {
+    return [windows = windows_, peers = peers_, device = device_, range = *unmap,
+            done = std::move(done)](vfio::Reply reply) mutable {
       if (reply) peers->unmapped(device.get(), range);
-      if (reply)
-        std::erase_if(*windows, [=](const auto& w) { return all || (w.first >= first && w.first - first < size); });
+      if (reply) windows->erase(windows->beginning_in(vfio::range_of(range)));
       done(std::move(reply));
     };
   if (std::holds_alternative<vfio::Reset>(request) && description_.identity.interface == "iommufd")
@@ -151,13 +150,13 @@ void ClientDevice::set_own_irqs(vfio::SetIrqs irqs, Completion done) {
 
 /// A range may hold windows of other clients: QEMU unmaps large ranges with little in them.
 void ClientDevice::unmap_own(const vfio::DmaUnmap& range, Completion done) {
-  const auto first = static_cast<std::uint64_t>(range.iova), last = first + (range.size - 1);
+  const auto asked = vfio::range_of(range);
   std::vector<vfio::DmaUnmap> own;
-  for (const auto& [iova, size] : *windows_) {
-    const auto end = iova + (size - 1);
-    if (!range.all && (end < first || iova > last)) continue;
-    if (!range.all && (iova < first || end > last)) return done(std::unexpected(EINVAL)); // would cut it
-    own.push_back({Iova{iova}, size});
+  for (const auto& window : *windows_) { // those whose answer is outstanding may overlap others, until they are refused
+    const auto there = windows_->range_of(window);
+    if (!asked.overlaps(there)) continue;
+    if (!asked.contains(there)) return done(std::unexpected(EINVAL)); // would cut it
+    own.push_back({Iova{window.first}, window.second.size});
   }
   const auto sum = std::make_shared<Sum>(std::move(done));
   sum->outstanding = own.size();

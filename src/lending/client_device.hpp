@@ -33,7 +33,7 @@ public:
   void windows_gone();
 
   /// IOVA to size, in bytes: what the client has mapped, or is about to.
-  const std::map<std::uint64_t, std::uint64_t>& windows() const { return *windows_; }
+  const RegisterWindows::Windows& windows() const { return *windows_; }
   std::vector<vfio::SetIrqs> release_vectors() { return vectors_->release(this); } ///< as VectorOwners::release()
   bool used_interrupts(std::uint32_t index) const { return index < vfio::irq_count && used_[index]; }
   std::optional<unsigned> slice() const { return slice_; }

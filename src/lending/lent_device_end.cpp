@@ -128,12 +128,13 @@ asio::awaitable<std::optional<Error>> LentDevice::unmap(bool all,
   }
   for (const auto& session : sessions) {
     const auto windows = session->device->windows();
-    for (const auto& [iova, size] : windows) {
+    for (const auto& [iova, window] : windows) {
       if (all) break;
-      vfio::Request request = vfio::DmaUnmap{Iova{iova}, size};
+      const vfio::DmaUnmap range{Iova{iova}, window.size};
+      vfio::Request request = range;
       const auto reply = co_await ask_now(std::move(request));
       if (!reply) failure = failure_of(reply, "unmap a window");
-      if (reply) peers_->unmapped(open_.device.get(), {Iova{iova}, size});
+      if (reply) peers_->unmapped(open_.device.get(), range);
     }
     if (!failure) session->device->windows_gone();
   }

@@ -8,13 +8,14 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <variant>
 
 namespace smartio {
 
 /// One for a node; single-threaded. Devices are told apart by their addresses, and forgotten before they end.
 class RegisterWindows : public std::enable_shared_from_this<RegisterWindows> {
 public:
-  using Windows = std::map<std::uint64_t, std::uint64_t>; ///< IOVA to size, as ClientDevice records them
+  using Windows = WindowTable<std::monostate>; ///< as ClientDevice records them
   struct Window {
     std::shared_ptr<vfio::Device> device;
     const vfio::Device* target;

@@ -160,7 +160,7 @@ void RemoteClient::expose_at(std::optional<std::uint64_t> offset, DeviceMessage 
                                              info = std::move(info)](const vfio::Reply& reply) mutable {
     if (!reply && window) self->peers_->failed(*window);
     if (!reply) self->bridge_->release(exported.offset);
-    if (reply) (*self->windows_)[iova] = exported.area.size;
+    if (reply) self->windows_->add(iova, exported.area.size);
     if (reply && self->over_) return self->withdraw(exported);
     if (self->over_) return;
     if (!reply) return self->answer_region(command, std::move(info), false);

@@ -77,21 +77,20 @@ Completion MappedMemory::noting(const Request& request, Completion done) {
 
 /// The answer to a map is there. A server that takes two windows for one address has the older one served.
 void MappedMemory::settle(std::list<Window>::iterator window, bool mapped) {
-  const auto next = windows_.upper_bound(window->last);
-  const bool free = next == windows_.begin() || std::prev(next)->second.last < window->first;
-  if (mapped && free)
-    windows_.emplace(window->first, std::move(*window));
+  const auto first = window->first, last = window->last;
+  if (mapped && windows_.overlapping({first, last}).empty())
+    windows_.add(first, last - first + 1, std::move(*window));
   else
     drop(*window);
   pending_.erase(window);
 }
 
 void MappedMemory::erase(const DmaUnmap& range) {
-  const auto first = range.all ? 0 : std::to_underlying(range.iova);
-  const auto last = range.all ? UINT64_MAX : last_of(first, range.size);
-  for (auto at = windows_.lower_bound(first); at != windows_.end() && at->first <= last;) {
-    const bool within = at->second.last <= last;
-    if (within) drop(at->second);
+  const auto asked = range_of(range);
+  const auto found = windows_.beginning_in(asked);
+  for (auto at = found.begin(); at != found.end();) {
+    const bool within = asked.contains(windows_.range_of(*at));
+    if (within) drop(at->second.value);
     at = within ? windows_.erase(at) : std::next(at);
   }
 }
@@ -109,8 +108,7 @@ void MappedMemory::clear() {
 }
 
 const MappedMemory::Window* MappedMemory::find(std::uint64_t iova) const {
-  const auto next = windows_.upper_bound(iova);
-  if (next != windows_.begin() && std::prev(next)->second.last >= iova) return &std::prev(next)->second;
+  if (const auto found = windows_.overlapping({iova, iova}); !found.empty()) return &found.begin()->second.value;
   const auto holds = [iova](const Window& window) { return window.first <= iova && iova <= window.last; };
   const auto pending = std::ranges::find_if(pending_, holds);
   return pending == pending_.end() ? nullptr : &*pending;

@@ -48,8 +48,8 @@ private:
   const Window* find(std::uint64_t iova) const;
   std::expected<std::vector<Part>, int> parts(Iova iova, std::uint64_t count, Access right) const;
 
-  std::map<std::uint64_t, Window> windows_; ///< by their first address; they do not overlap
-  std::list<Window> pending_;               ///< not answered yet
+  WindowTable<Window> windows_;
+  std::list<Window> pending_; ///< not answered yet
   std::set<std::shared_ptr<const Fd>, ByFile> files_;
 };
 
