@@ -21,6 +21,8 @@ namespace smartio::core {
 /// Requests that the node makes of itself; below are the runtime's.
 inline constexpr RequestId first_own_request = RequestId{1} << 63;
 
+/// A value: a copy goes on as the original would have. Large because one event (a link that ends, a return) changes
+/// peers, devices and loans together, in one order; what each of those is stands in a header of its own.
 class Node {
 public:
   Node(Settings settings, Intent intent) : settings_(std::move(settings)), intent_(std::move(intent)) {}
@@ -110,6 +112,11 @@ private:
   void use_bridges();
   std::vector<std::string> bridges() const;
 
+  // node_connecting.cpp
+  void command_connect(Command&);
+  void command_disconnect(Command&);
+  void disconnect_idle(NodeId borrower);
+
   // node_devices.cpp
   void on(const DeviceProbed&);
   void on(const DeviceOpened&);
@@ -159,7 +166,6 @@ private:
   void answer_end(const LoanId& loan, const Share& share);
   bool must_wait(const OwnDevice& device, const BorrowRequest& request) const;
   void retry_borrows(DeviceId id);
-  void disconnect_idle(NodeId borrower);
   void quarantine(DeviceId id, OwnDevice& device, const std::string& reason);
 
   // node_borrowing.cpp
@@ -190,8 +196,6 @@ private:
   // node_commands.cpp
   Result<DeviceId> find_device(const Json& arguments) const;
   void command_node(Command&);
-  void command_connect(Command&);
-  void command_disconnect(Command&);
   void command_add(Command&);
   void command_remove(Command&);
   void remove(DeviceId id);
