@@ -1,8 +1,8 @@
 // What the lender keeps from a client of its device: pages, registers of configuration space, resets; and, once the
 // client's use is over, everything.
 #include "catch.hpp"
-#include "noting_device.hpp"
 #include "client_device.hpp"
+#include "noting_device.hpp"
 
 #include <linux/pci_regs.h>
 #include <optional>
@@ -234,6 +234,6 @@ TEST_CASE("registers that were given out are withdrawn from others by the end of
   one.peers->withdraw(one.device.get(), [&done] { done = true; });
   CHECK((done && share->windows().size() == 2));
   one.peers->withdraw(target.device.get(), [&done] { done = true; });
-  CHECK(share->windows() == std::map<std::uint64_t, std::uint64_t>{{4 * page, page}});
+  CHECK((share->windows().bytes() == page && share->windows().find(4 * page) != nullptr));
   CHECK(*one.log == Log{"map", "map", "unmap 4096"});
 }
