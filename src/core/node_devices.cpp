@@ -85,14 +85,21 @@ void Node::on(const DeviceVanished& vanished) {
   end_shares(*id, device, vanished.why);
 }
 
+/// Without an address: functions of this host have come or gone, and it is not known which. Those that are open are
+/// told of by the kernel itself.
 void Node::on(const DeviceAppeared& appeared) {
+  const auto look_at = [this](DeviceId id, OwnDevice& device) {
+    device.vanished = false;
+    if (device.state != DeviceState::unavailable || device.asked != Asked::nothing) return;
+    device.asked = Asked::probe;
+    effects_.push_back(ProbeDevice{id, device.address});
+  };
+  if (appeared.address.empty())
+    for (auto& [index, device] : devices_)
+      if (parse_bdf(device.address)) look_at(make_device_id(settings_.node, index), device);
   if (const auto id = own_by_address(appeared.address)) {
     auto& device = *own(*id);
-    device.vanished = false;
-    if (device.state == DeviceState::unavailable && device.asked == Asked::nothing) {
-      device.asked = Asked::probe;
-      effects_.push_back(ProbeDevice{*id, device.address});
-    }
+    look_at(*id, device);
     // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
     if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && device.asked == Asked::nothing &&
         !device.leaving) {

@@ -68,3 +68,26 @@ TEST_CASE("removing a filter removes its unused devices, and is no failure for t
   CHECK(lender.find<Reply>()->result.value()["devices"] == Json::array({"80002"}));
   CHECK(lender.state(1) == "available");
 }
+
+TEST_CASE("where it is not known which functions have come or gone, those are looked at that are not open") {
+  Lender lender;
+  lender.add("0000:06:00.0"); // open: the kernel itself tells of it
+  lender.command("add", {{"device", "0000:07:00.0"}});
+  const auto listed = lender.find<ProbeDevice>()->device;
+  lender.on(DeviceProbed{listed, Identity{.vendor = 1, .name = "Disk"}});
+  lender.command("add", {{"device", "vfio-user:/e"}});
+  lender.on(DeviceProbed{lender.find<ProbeDevice>()->device, Identity{.vendor = 1, .name = "Disk"}});
+  const auto gone = [&lender] {
+    lender.command("show", {{"device", "80002"}});
+    return lender.find<Reply>()->result.value()["reason"].dump().find("pulled out") != std::string::npos;
+  };
+  lender.on(DeviceAppeared{});
+  REQUIRE(lender.count<ProbeDevice>() == 1);
+  CHECK(lender.find<ProbeDevice>()->device == listed);
+  lender.on(DeviceProbed{listed, fail(Errc::no_such_device, "it was pulled out")});
+  CHECK(gone());
+  lender.on(DeviceAppeared{});
+  REQUIRE(lender.count<ProbeDevice>() == 1);
+  lender.on(DeviceProbed{listed, Identity{.vendor = 1, .name = "Disk"}});
+  CHECK_FALSE(gone());
+}

@@ -61,9 +61,9 @@ void Device::start(std::shared_ptr<System> system, const Options& options, std::
                    Opened opened) {
   worker_ = Worker::start(io_, options.timeout, weak_from_this(), [this] { stuck(); });
   auto job = [system = std::move(system), shared = shared_, bdf = options.bdf, interface = options.interface,
-              token = std::move(token)](const Progress&) mutable -> Result<Answer> {
+              token = std::move(token)](const Progress& progress) mutable -> Result<Answer> {
     const Function::Options wanted{bdf, interface, token, shared->request_event.get(), shared->error_event.get()};
-    shared->function = TRY(Function::open(std::move(system), wanted));
+    shared->function = TRY(Function::open(std::move(system), wanted, progress));
     shared->interface = shared->function->interface();
     shared->group = shared->function->group();
     shared->ranges = shared->function->ranges();

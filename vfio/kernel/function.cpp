@@ -18,9 +18,11 @@ Function::Function(std::shared_ptr<System> system, unsigned group, Member::Joine
     : system_(std::move(system)), group_(group), info_(info), joined_(std::move(joined)),
       registers_(std::move(registers)), interrupts_(system_, joined_.device.get()) {}
 
-Result<std::unique_ptr<Function>> Function::open(std::shared_ptr<System> system, const Options& options) {
+Result<std::unique_ptr<Function>> Function::open(std::shared_ptr<System> system, const Options& options,
+                                                 const Progress& progress) {
   const auto place = TRY(locate(*system, options.bdf));
-  auto joined = TRY(Member::join(system, place, options.interface, place.takes_token ? options.token : std::nullopt));
+  auto joined =
+      TRY(Member::join(system, place, options.interface, place.takes_token ? options.token : std::nullopt, progress));
   const auto info = system->device_info(joined.device.get());
   if (!info) return about(options.bdf, {std::error_code(info.error(), std::system_category()), "VFIO_DEVICE_GET_INFO"});
   if ((info->flags & device_flag_pci) == 0)

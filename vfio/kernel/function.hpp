@@ -18,14 +18,15 @@ public:
   };
   /// Opens the function into its group's domain, where it has no window: bus mastering is off, and it was reset if it
   /// can be. A failure leaves nothing open.
-  static Result<std::unique_ptr<Function>> open(std::shared_ptr<System> system, const Options& options);
+  static Result<std::unique_ptr<Function>> open(std::shared_ptr<System> system, const Options& options,
+                                                const Progress& progress);
 
   /// Errors have an errno (system_category) for the reply, and a sentence for the log.
   Result<Answer> carry_out(const Request& request, const Progress& progress);
 
   Interface interface() const { return joined_.member.interface(); }
   unsigned group() const { return group_; }
-  std::vector<IovaRange> ranges() const { return joined_.member.ranges(); }
+  const std::vector<IovaRange>& ranges() const { return joined_.member.ranges(); }
 
   ~Function(); ///< bus mastering and interrupts off, windows unmapped, the device closed before its group
 

@@ -1,9 +1,9 @@
 #include "group.hpp"
 
 #include "result.hpp"
+#include "turns.hpp"
 
 #include <algorithm>
-#include <mutex>
 
 namespace smartio::vfio::kernel {
 
@@ -14,13 +14,14 @@ public:
   Result<Fd> join(const Place& place, Interface wanted, const std::optional<VfToken>& token);
   void leave(unsigned id);
   Result<void> map(unsigned id, const DmaMap& window, const Progress& progress);
-  Result<std::uint64_t> unmap(unsigned id, const DmaUnmap& range, const Progress& progress);
+  Result<std::vector<std::uint64_t>> find(unsigned id, const DmaUnmap& range) const; ///< where windows begin
+  Result<std::uint64_t> unmap(unsigned id, std::uint64_t iova, const Progress& progress);
 
   Interface interface() const { return iommu_->interface(); }
   const Limits& limits() const { return limits_; }
   unsigned next_id() { return ++ids_; }
 
-  std::mutex mutex; ///< held by whoever calls
+  Turns turns; ///< whose turn it is calls
 
 private:
   Result<Fd> open_first(const Place& place, Interface wanted, const std::optional<VfToken>& token);
@@ -199,21 +200,21 @@ std::unexpected<Error> Group::map_failure(int number, const DmaMap& window) cons
   return fail_errno(number, fmt::format("map {} bytes at {:#x} in IOMMU group {}", window.size, iova, number_));
 }
 
-Result<std::uint64_t> Group::unmap(unsigned id, const DmaUnmap& range, const Progress& progress) {
+Result<std::vector<std::uint64_t>> Group::find(unsigned id, const DmaUnmap& range) const {
   const auto iova = std::to_underlying(range.iova);
-  if (!range.all && !is_range(iova, range.size))
+  if (range.all) return windows_.of(id);
+  if (!is_range(iova, range.size))
     return fail_errno(EINVAL, fmt::format("{} bytes at {:#x} are no range of addresses", range.size, iova));
-  const auto found =
-      range.all ? Outcome<std::vector<std::uint64_t>>(windows_.of(id)) : windows_.within(id, iova, range.size);
+  const auto found = windows_.within(id, iova, range.size);
   if (!found)
     return fail_errno(found.error(), fmt::format("unmapping {} bytes at {:#x} would cut a window", range.size, iova));
-  std::uint64_t bytes = 0;
-  for (const auto start : *found) {
-    const auto size = windows_.at(start).size;
-    TRY(remove(id, start, progress));
-    bytes += size;
-  }
-  return bytes;
+  return *found;
+}
+
+Result<std::uint64_t> Group::unmap(unsigned id, std::uint64_t iova, const Progress& progress) {
+  const auto size = windows_.at(iova).size;
+  TRY(remove(id, iova, progress));
+  return size;
 }
 
 /// Ends one function's interest in a window; when nobody else has any, unmaps it.
@@ -232,38 +233,41 @@ Result<void> Group::remove(unsigned id, std::uint64_t iova, const Progress& prog
 }
 
 Result<Member::Joined> Member::join(std::shared_ptr<System> system, const Place& place, Interface wanted,
-                                    const std::optional<VfToken>& token) {
+                                    const std::optional<VfToken>& token, const Progress& progress) {
   auto group = find_group(system, place.group);
-  const std::scoped_lock lock(group->mutex);
+  const Turns::Turn turn(group->turns, progress);
   auto device = TRY(group->join(place, wanted, token));
-  const auto id = group->next_id();
-  return Joined{Member(group, id), std::move(device)};
+  return Joined{Member(group), std::move(device)};
 }
+
+Member::Member(std::shared_ptr<Group> group)
+    : group_(std::move(group)), id_(group_->next_id()), interface_(group_->interface()),
+      ranges_(group_->limits().ranges) {}
 
 Member::~Member() {
   if (!group_) return;
-  const std::scoped_lock lock(group_->mutex);
+  const Turns::Turn turn(group_->turns, patient);
   group_->leave(id_);
 }
 
 Result<void> Member::map(const DmaMap& window, const Progress& progress) {
-  const std::scoped_lock lock(group_->mutex);
-  return group_->map(id_, window, progress);
+  const Turns::Turn turn(group_->turns, progress);
+  return group_->map(id_, window, turn.progress());
 }
 
+/// A turn for each window: whoever waits comes between two. Nobody else takes windows of this function away.
 Result<std::uint64_t> Member::unmap(const DmaUnmap& range, const Progress& progress) {
-  const std::scoped_lock lock(group_->mutex);
-  return group_->unmap(id_, range, progress);
-}
-
-Interface Member::interface() const {
-  const std::scoped_lock lock(group_->mutex);
-  return group_->interface();
-}
-
-std::vector<IovaRange> Member::ranges() const {
-  const std::scoped_lock lock(group_->mutex);
-  return group_->limits().ranges;
+  std::vector<std::uint64_t> found;
+  {
+    const Turns::Turn turn(group_->turns, progress);
+    found = TRY(group_->find(id_, range));
+  }
+  std::uint64_t bytes = 0;
+  for (const auto iova : found) {
+    const Turns::Turn turn(group_->turns, progress);
+    bytes += TRY(group_->unmap(id_, iova, turn.progress()));
+  }
+  return bytes;
 }
 
 } // namespace smartio::vfio::kernel
