@@ -142,6 +142,16 @@ TEST_CASE("accesses are cut to what the server takes") {
   run_until(io, [&data] { return !data.empty(); });
   CHECK(data.size() == 10000);
   CHECK(data.back() == std::byte{1808 & 255});
+  bool written = false;
+  driven.client->submit(RegionWrite{0, 100, data}, [&written](const Reply& reply) { written = reply.has_value(); });
+  for (const std::uint32_t count : {4096U, 4096U, 1808U}) {
+    const auto command = driven.raw.receive();
+    const auto body = load<AccessBody>(command->payload);
+    CHECK(body->count == count);
+    CHECK(command->payload.size() == sizeof *body + count);
+    driven.raw.send(reply_to(*command, test::raw(*body)));
+  }
+  run_until(io, [&written] { return written; });
 }
 
 TEST_CASE("replies that fit no command close the connection, and everything completes with ENODEV") {
@@ -304,8 +314,8 @@ TEST_CASE("absurd room for a region's info is not asked for") {
 TEST_CASE("commands of the server are answered with an errno") {
   boost::asio::io_context io;
   Driven driven(io);
-  const auto refusal = [&driven](const Bytes& command) {
-    const auto reply = driven.raw.ask(command);
+  const auto refusal = [&driven](const Bytes& command, std::vector<int> fds = {}) {
+    const auto reply = driven.raw.ask(command, std::move(fds));
     REQUIRE((reply && reply->failed() && reply->payload.empty()));
     return static_cast<int>(reply->header.error);
   };
@@ -315,6 +325,9 @@ TEST_CASE("commands of the server are answered with an errno") {
   CHECK(refusal(message(Command::dma_read, test::raw(DmaAccessBody{0, UINT64_MAX}))) == EINVAL);
   CHECK(refusal(message(Command::dma_write, join(body, Bytes(3)))) == EINVAL);
   CHECK(refusal(message(Command::dma_read)) == EINVAL);
+  const auto descriptor = make_eventfd().value();
+  CHECK(refusal(message(Command::dma_read, body), {descriptor.get()}) == EINVAL);
+  CHECK(refusal(message(Command::dma_write, join(body, Bytes(4))), {descriptor.get()}) == EINVAL);
   CHECK(refusal(message(Command::reset)) == EOPNOTSUPP);
   CHECK(refusal(message(static_cast<Command>(4711), Bytes(100))) == EOPNOTSUPP);
   driven.raw.send(message(Command::dma_read, body, 1, flag_no_reply));

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -88,11 +89,24 @@ std::error_code refusal(boost::asio::io_context& io, const std::string& path) {
 
 bool exists(const std::string& path) { return std::filesystem::exists(std::filesystem::symlink_status(path)); }
 
-/// A socket file that nobody listens on.
-void leave_stale(const std::string& path) {
+sockaddr_un address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+  return address;
+}
+
+/// False when the server has to accept others first.
+bool connect_now(const Fd& socket, const std::string& path) {
+  const auto address = address_of(path);
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return true;
+  REQUIRE(errno == EAGAIN);
+  return false;
+}
+
+/// A socket file that nobody listens on.
+void leave_stale(const std::string& path) {
+  const auto address = address_of(path);
   const Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
 }
@@ -138,6 +152,21 @@ TEST_CASE("a stale socket is replaced, a live server and anything else are not")
     CHECK(refusal(io, path) == Errc::busy);
     CHECK(connect(io, path).has_value()); // undisturbed
     CHECK(exclusive.accepted == 1);
+  }
+  SECTION("live, and with more clients than it has accepted") {
+    const Exclusive exclusive(io, path);
+    std::vector<Fd> clients;
+    while (connect_now(clients.emplace_back(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), path)) {}
+    CHECK(refusal(io, path) == Errc::busy);
+    CHECK(exists(path));
+  }
+  SECTION("stale, while another server is just starting there") {
+    leave_stale(path);
+    const Fd other(::open(folder.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    REQUIRE(::flock(other.get(), LOCK_EX) == 0);
+    CHECK(refusal(io, path) == Errc::busy);
+    REQUIRE(::flock(other.get(), LOCK_UN) == 0);
+    const Exclusive exclusive(io, path);
   }
   SECTION("a file") {
     std::ofstream(path) << "precious";
@@ -245,18 +274,23 @@ TEST_CASE("a client that comes when the one before has just died is served at on
   const auto path = folder / "s";
   Exclusive exclusive(io, path);
   for (int round = 0; round < 20; ++round) {
-    // Both ends of the first client's life and the second's VERSION are there before the server looks.
+    // Both ends of the first client's life and the second's VERSION are there before the server looks, at either first.
     Socket first(io), second(io);
+    const bool second_first = round % 2 == 0;
     const auto hello = message(Command::version, version("{}"));
     const auto write =
         message(Command::region_write, join(raw(AccessBody{0, 0, 4}), Bytes(4, static_cast<std::byte>(round))), 1,
                 flag_no_reply);
     first.connect(path);
     REQUIRE(::send(first.native_handle(), hello.data(), hello.size(), 0) > 0);
+    if (second_first) second.connect(path);
     settle(io);
+    if (second_first) REQUIRE(::send(second.native_handle(), hello.data(), hello.size(), 0) > 0);
     for (int i = 0; i < 100; ++i) REQUIRE(::send(first.native_handle(), write.data(), write.size(), 0) > 0);
-    second.connect(path);
-    REQUIRE(::send(second.native_handle(), hello.data(), hello.size(), 0) > 0);
+    if (!second_first) {
+      second.connect(path);
+      REQUIRE(::send(second.native_handle(), hello.data(), hello.size(), 0) > 0);
+    }
     first.close();
     Raw heard(io, Fd(::dup(second.native_handle())));
     const auto reply = heard.receive();

@@ -334,6 +334,7 @@ TEST_CASE("replies of clients that fit no question end the connection") {
   const auto body = [](std::uint64_t iova, std::uint64_t count) { return test::raw(DmaAccessBody{iova, count}); };
   SECTION("wrong id") { served.raw.send(reply(join(body(4096, 8), Bytes(8)), 1)); }
   SECTION("wrong command") { served.raw.send(reply(join(body(4096, 8), Bytes(8)), 0, Command::dma_write)); }
+  SECTION("wrong command, as it would be answered") { served.raw.send(reply(body(4096, 8), 0, Command::dma_write)); }
   SECTION("wrong count") { served.raw.send(reply(join(body(4096, 4), Bytes(4)))); }
   SECTION("wrong address") { served.raw.send(reply(join(body(0, 8), Bytes(8)))); }
   SECTION("less data") { served.raw.send(reply(join(body(4096, 8), Bytes(7)))); }
@@ -342,6 +343,21 @@ TEST_CASE("replies of clients that fit no question end the connection") {
   CHECK(served.ended());
   CHECK(error == ENODEV);
   CHECK(served.counters.malformed == 1);
+}
+
+TEST_CASE("a client's memory is asked for in no more bytes at a time than it takes") {
+  std::vector<int> errors;
+  boost::asio::io_context io;
+  Served served(io, false);
+  REQUIRE(served.raw.ask(message(Command::version, version(R"({"capabilities":{"max_data_xfer_size":4096}})"))));
+  const auto keep = [&errors](const Reply& reply) { errors.push_back(reply ? 0 : reply.error()); };
+  served.connection->dma_read(Iova{0}, 4097, keep);
+  served.connection->dma_write(Iova{0}, Bytes(4097), keep);
+  CHECK(errors == std::vector{EINVAL, EINVAL});
+  served.connection->dma_read(Iova{0}, 4096, keep);
+  const auto asked = served.raw.receive();
+  REQUIRE(asked);
+  CHECK(load<DmaAccessBody>(asked->payload)->count == 4096);
 }
 
 TEST_CASE("a client may answer its commands and ours in any mixture") {
@@ -434,6 +450,78 @@ TEST_CASE("no command is carried out before VERSION, and none but one VERSION af
   Served served(io);
   CHECK(served.refusal(hello) == EINVAL);
   CHECK(served.alive());
+}
+
+namespace {
+
+/// Answers nothing until it is told to.
+struct Slow final : SmallDevice {
+  std::deque<std::pair<Request, Completion>> asked;
+  void submit(Request request, Completion done) override { asked.emplace_back(std::move(request), std::move(done)); }
+  void answer_all() {
+    for (; !asked.empty(); asked.pop_front()) {
+      auto [request, done] = std::move(asked.front());
+      done(carry_out(std::move(request)));
+    }
+  }
+};
+
+/// A slow device, and a client that has sent VERSION.
+struct Greeting {
+  boost::asio::io_context io;
+  std::shared_ptr<Slow> device = std::make_shared<Slow>();
+  std::pair<Raw, Socket> ends = Raw::pair(io);
+  Raw& raw = ends.first;
+  Counters counters;
+  std::shared_ptr<Connection> connection = Connection::start(std::move(ends.second), device, counters, [] {});
+  explicit Greeting(const Bytes& sent) { REQUIRE(raw.send(sent)); }
+  ~Greeting() {
+    connection->close();
+    settle(io);
+  }
+};
+
+} // namespace
+
+TEST_CASE("what a client sends before its VERSION is answered waits until then") {
+  Greeting greeting(
+      join(hello, message(Command::reset, {}, 2), message(Command::get_info, test::raw(InfoBody{16}), 3)));
+  CHECK(greeting.raw.silent());
+  CHECK(greeting.device->asked.size() == 1); // what it is
+  greeting.device->answer_all();
+  CHECK(greeting.raw.receive()->header.command == Command::version);
+  settle(greeting.io);
+  REQUIRE(greeting.device->asked.size() == 1);
+  CHECK(std::holds_alternative<Reset>(greeting.device->asked.front().first));
+  greeting.device->answer_all();
+  for (const int id : {2, 3}) CHECK(greeting.raw.receive()->header.id == id);
+}
+
+TEST_CASE("registers that are withdrawn reach no client, whether it has been greeted or is just being greeted") {
+  Greeting greeting(hello);
+  settle(greeting.io);
+  const bool greeted = GENERATE(false, true);
+  if (greeted) greeting.device->answer_all();
+  greeting.connection->withdraw_registers();
+  greeting.device->answer_all();
+  REQUIRE(greeting.raw.receive());
+  const auto info = greeting.raw.ask(message(Command::get_region_info, test::raw(RegionInfoBody{4096, 0, 0, 0, 0, 0})));
+  REQUIRE((info && !info->failed()));
+  CHECK(info->fds.empty());
+  CHECK((load<RegionInfoBody>(info->payload)->flags & region_flag_mmap) == 0);
+}
+
+TEST_CASE("a connection that has ended holds its device no longer") {
+  boost::asio::io_context io;
+  Served served(io);
+  const bool by_client = GENERATE(false, true);
+  if (by_client)
+    served.raw.close();
+  else
+    served.connection->close();
+  run_until(io, [&] { return served.closed == 1 || !by_client; });
+  settle(io);
+  CHECK(served.device.use_count() == 1);
 }
 
 TEST_CASE("a client that does not read is not served without bound, and gone in the end") {

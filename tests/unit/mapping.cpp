@@ -5,6 +5,8 @@
 
 #include <cstring>
 #include <fstream>
+#include <iterator>
+#include <string>
 
 using namespace smartio;
 
@@ -17,6 +19,13 @@ std::uint64_t resident_bytes() {
   std::uint64_t all = 0, resident = 0;
   file >> all >> resident;
   return resident * page;
+}
+
+/// Whether this process maps the memory file of that name.
+bool is_mapped(const std::string& name) {
+  std::ifstream file("/proc/self/maps");
+  const std::string maps(std::istreambuf_iterator<char>(file), {});
+  return maps.find("/memfd:" + name + " ") != std::string::npos;
 }
 
 std::uint64_t word(const Mapping& mapping, std::size_t at) {
@@ -63,6 +72,15 @@ TEST_CASE("registers larger than memory are replaced with little of it") {
   store(mapping, 0, 3);
   CHECK(word(mapping, 32 * 1024 * 1024) == UINT64_MAX); // the next piece
   CHECK(resident_bytes() < before + gib / 4);
+}
+
+TEST_CASE("a mapping that another takes the place of is gone, and keeps its file no longer") {
+  const auto old = make_memfd("old", page).value(), fresh = make_memfd("fresh", page).value();
+  auto mapping = Mapping::map(old.get(), 0, page).value();
+  REQUIRE(is_mapped("old"));
+  mapping = Mapping::map(fresh.get(), 0, page).value();
+  CHECK_FALSE(is_mapped("old"));
+  CHECK(is_mapped("fresh"));
 }
 
 TEST_CASE("ranges beyond a file, and sums that would wrap, are outside") {
