@@ -8,14 +8,6 @@ namespace smartio::fabric::ntb {
 
 namespace {
 
-// In BAR 0 what the other end of the link sees of this function; in configuration space the rest.
-constexpr std::uint32_t secondary_limit = 0x4018, secondary_command = 0x4504, secondary_bar = 0x4518;
-constexpr std::uint32_t lock_and_disable = 0x3;   // NTBCNTL
-constexpr std::uint32_t vector_map = 0xd0;        // INTVEC
-constexpr std::uint32_t peer_scratchpads = 0x180; // B2B_SPAD
-constexpr std::uint32_t config_ppd = 0xd4, config_link_status = 0x1a2;
-constexpr std::uint8_t topology = 0x3, back_to_back = 0x1, split_bar = 0x40, downstream = 0x10; // PPD
-
 class Gen3 final : public Intel {
 public:
   Gen3() : Intel(3) { shape_.link_vector = link_event - 1; }
@@ -60,6 +52,14 @@ public:
   }
 
 private:
+  // In BAR 0 what the other end of the link sees of this function; in configuration space the rest.
+  static constexpr std::uint32_t secondary_limit = 0x4018, secondary_command = 0x4504, secondary_bar = 0x4518;
+  static constexpr std::uint32_t lock_and_disable = 0x3;   // NTBCNTL
+  static constexpr std::uint32_t vector_map = 0xd0;        // INTVEC
+  static constexpr std::uint32_t peer_scratchpads = 0x180; // B2B_SPAD
+  static constexpr std::uint32_t config_ppd = 0xd4, config_link_status = 0x1a2;
+  static constexpr std::uint8_t topology = 0x3, back_to_back = 0x1, split_bar = 0x40, downstream = 0x10; // PPD
+
   /// Only two bridges back to back are driven, with two windows each.
   Result<void> place(std::uint64_t ppd) {
     if ((ppd & topology) != back_to_back)

@@ -10,15 +10,6 @@ namespace smartio::fabric::ntb {
 
 namespace {
 
-constexpr std::uint32_t config_revision = 0x08, last_ice_lake = 0xf;
-constexpr std::uint32_t base_index = 0x74;                                                 // IM23XBASEIDX
-constexpr std::uint32_t link_control = 0xb050, link_status = 0xb052, slot_status = 0xb05a; // LINK_CTRL, ...
-constexpr std::uint32_t ppd0 = 0xb0d4, ppd1 = 0xb4c0;
-constexpr std::uint16_t link_disable = 0x10, link_changed = 0x100; // LINK_CTRL, SLOTSTS DLLSCS
-constexpr std::uint32_t start_training = 0x8;                      // PPD0
-constexpr std::uint32_t vector_map = 0x50;                         // INTVEC
-constexpr std::uint32_t peer_scratchpads = 0x8080;                 // EM_SPAD
-
 class Gen4 final : public Intel {
 public:
   explicit Gen4(bool aligned_to_pages) : Intel(4), by_revision_(!aligned_to_pages) { shape_.link_vector = link_event; }
@@ -65,6 +56,15 @@ public:
   }
 
 private:
+  static constexpr std::uint32_t config_revision = 0x08, last_ice_lake = 0xf;
+  static constexpr std::uint32_t base_index = 0x74;                                                 // IM23XBASEIDX
+  static constexpr std::uint32_t link_control = 0xb050, link_status = 0xb052, slot_status = 0xb05a; // LINK_CTRL, ...
+  static constexpr std::uint32_t ppd0 = 0xb0d4, ppd1 = 0xb4c0;
+  static constexpr std::uint16_t link_disable = 0x10, link_changed = 0x100; // LINK_CTRL, SLOTSTS DLLSCS
+  static constexpr std::uint32_t start_training = 0x8;                      // PPD0
+  static constexpr std::uint32_t vector_map = 0x50;                         // INTVEC
+  static constexpr std::uint32_t peer_scratchpads = 0x8080;                 // EM_SPAD
+
   /// Only two bridges back to back are driven.
   Result<void> place(std::uint64_t ppd) {
     const bool ice_lake = shape_.alignment == 0;
