@@ -98,6 +98,7 @@ using Request =
 struct Done {};
 struct Info {
   std::uint32_t flags, regions, irqs;
+  std::vector<IovaRange> iovas{}; ///< where windows can be, ascending, apart; empty: anywhere, or it is not known
 };
 struct RegionArea {
   std::uint64_t offset, size; ///< within the region

@@ -71,7 +71,8 @@ Result<void> DeviceCore::describe() {
     return fail(Errc::bad_request, "The device's server offers no PCI device");
   description.can_reset = (info.flags & vfio::device_flag_reset) != 0;
   description.slice = vfio::slice_of(info.flags);
-  iovas = iova_allocator(description.slice); // nobody maps anything yet
+  description.iovas = info.iovas;
+  iovas = iova_allocator(description.slice, info.iovas); // nobody maps anything yet
   for (unsigned bar = 0; bar < description.bar_size.size(); ++bar) {
     const auto region = TRY(request<vfio::RegionInfo>(vfio::GetRegionInfo{bar}, fmt::format("ask for BAR {}", bar)));
     description.bar_size[bar] = region.size;

@@ -36,6 +36,7 @@ struct DeviceCore {
     bool vectors_fixed = false; ///< all vectors must be enabled at once (VFIO_IRQ_INFO_NORESIZE)
     bool can_reset = false;
     std::optional<unsigned> slice{};             ///< of the IOVAs, which windows must lie in; none: anywhere
+    std::vector<IovaRange> iovas{};              ///< where the device's IOMMU takes windows; empty: not known
     std::vector<std::uint32_t> end_interrupts{}; ///< ERR, REQ: those it has of them tell that it is lost or wanted back
   };
 

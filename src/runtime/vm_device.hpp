@@ -55,6 +55,7 @@ private:
   void unmap(const vfio::DmaUnmap& request, vfio::Completion done);
   bool overlaps(std::uint64_t first, std::uint64_t last) const;
   bool lacks_memory() const;
+  vfio::Completion noting_reserved(vfio::Completion done);
   void refused(std::uint64_t iova, std::uint64_t size, int number);
   void fail(std::string reason);
   void answer_failed(vfio::Request& request, vfio::Completion& done);
@@ -63,6 +64,7 @@ private:
   std::function<void(std::string)> reason_;
   std::function<void()> changed_;
   std::map<std::uint64_t, Window> windows_; ///< by IOVA
+  std::vector<IovaRange> usable_;           ///< by the lender's IOMMU; empty: not known
   std::uint64_t unreachable_ = 0;
   bool has_memory_ =
       false; ///< a writable window with a descriptor has been there: behind a virtual IOMMU none may be now

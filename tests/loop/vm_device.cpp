@@ -23,7 +23,9 @@ constexpr std::uint32_t reads = 1, writes = 2;
 class PickyDevice final : public SmallDevice {
 public:
   int refuse_maps = 0; ///< errno
+  std::vector<IovaRange> usable;
   void submit(Request request, Completion done) override {
+    if (std::holds_alternative<GetInfo>(request)) return done(Info{device_flag_pci, region_count, irq_count, usable});
     if (std::holds_alternative<DmaMap>(request) && refuse_maps != 0) return done(std::unexpected(refuse_maps));
     SmallDevice::submit(std::move(request), std::move(done));
   }
@@ -43,7 +45,8 @@ struct Machine {
   Fd memory = make_memfd("guest memory", 64 * mebibyte).value();
   Fd error_event = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 
-  Machine() {
+  explicit Machine(std::vector<IovaRange> usable = {}) {
+    device->usable = std::move(usable);
     auto [ours, theirs] = Raw::pair(io);
     raw = std::move(ours);
     connection = Connection::start(std::move(theirs), served, counters, [] {});

@@ -54,9 +54,11 @@ inline constexpr std::size_t echo_size = 32;
 std::expected<Request, int> decode_request(Command command, std::span<const std::byte> payload, std::vector<Fd> fds);
 
 /// The reply to the command. EIO when the answer is not one that belongs to it: the device's bug. A region's info is
-/// cut to the client's argsz; only a complete one has the descriptor. Several areas become one, the longest.
+/// cut to the client's argsz; only a complete one has the descriptor. Several areas become one, the longest. Ranges of
+/// IOVAs are told where they fit.
 std::expected<Payload, int> encode_answer(Command command, std::span<const std::byte> sent, const Answer& answer);
 Payload encode_region_info(std::span<const std::byte> sent, const RegionInfo& info);
+Payload encode_info(std::span<const std::byte> sent, const Info& info);
 
 // The client's half.
 

@@ -6,10 +6,15 @@
 namespace smartio::vfio::user {
 namespace {
 
+/// Room for an info with all that it can have.
+constexpr std::uint32_t info_argsz =
+    sizeof(InfoBody) + sizeof(InfoCaps) + sizeof(IovaCap) + most_iova_ranges * sizeof(IovaRange);
+static_assert(sizeof(IovaRange) == 16); // as vfio_iova_range
+
 struct RequestEncoder {
   std::uint32_t argsz;
 
-  Payload operator()(const GetInfo&) const { return {Body(InfoBody{sizeof(InfoBody), 0, 0, 0}), {}, {}}; }
+  Payload operator()(const GetInfo&) const { return {Body(InfoBody{info_argsz, 0, 0, 0}), {}, {}}; }
   Payload operator()(const GetRegionInfo& get) const {
     return {Body(RegionInfoBody{argsz, 0, get.index, 0, 0, 0}), {}, {}};
   }
