@@ -104,9 +104,9 @@ struct DeviceCore {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> stay{io.get_executor()};
   // The device's thread only:
   std::shared_ptr<vfio::user::Client> client;
-  boost::asio::posix::stream_descriptor err_event{io}; ///< of the device's end_interrupts
+  boost::asio::posix::stream_descriptor err_event{io}, req_event{io}; ///< of the device's end_interrupts
   boost::asio::steady_timer grace{io};
-  RangeAllocator iovas = iova_allocator();           ///< those of description.slice, once open
+  RangeAllocator iovas = iova_allocator();           ///< as the description says, once open
   std::set<Bar*> bars;                               ///< what take-back turns into ones
   std::set<unsigned> vectors_taken;                  ///< by an Interrupt
   bool dropping = false;                             ///< the server was asked to drop all windows
@@ -120,6 +120,8 @@ private:
   Result<void> describe_interrupts(std::uint32_t kinds);
   Result<void> watch_errors();
   void await_error();
+  void await_request();
+  void confirm_request();
   void dropped(bool confirmed);
 };
 
