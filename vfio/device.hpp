@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -137,6 +138,9 @@ public:
   /// Carries out `request` and calls `done` exactly once, possibly before submit returns. Requests take effect in the
   /// order of submission. After the device is lost every request completes with ENODEV or the like.
   virtual void submit(Request request, Completion done) = 0;
+
+  /// A client's request was refused before it came here, for a reason that its owner should be told.
+  virtual void client_refused(const std::string& why) { (void)why; }
 
   /// Called at most once, when the device can no longer be used (its server went away); never from within submit.
   virtual void on_lost(std::move_only_function<void()> lost) = 0;

@@ -209,6 +209,22 @@ TEST_CASE("a window that the device cannot have fails it as a whole, with what t
   CHECK(machine.device->windows.empty());
 }
 
+TEST_CASE("a client that gives several descriptors for one window is told why it does not work") {
+  Machine machine;
+  const auto window = message(Command::dma_map, test::raw(DmaMapBody{32, reads | writes, 0, 0, mebibyte}));
+  CHECK(machine.answer(window, {machine.memory.get(), machine.memory.get()}) == EINVAL);
+  check_gone(machine, "the client gave 2 descriptors");
+  CHECK(machine.device->windows.empty());
+}
+
+TEST_CASE("guest memory where the lender's IOMMU takes none fails the device, with the addresses") {
+  Machine machine({{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}});
+  machine.device->refuse_maps = EINVAL;
+  CHECK(machine.map(0xfec00000, 4 * mebibyte, reads | writes, true) == EINVAL);
+  REQUIRE(machine.reasons.size() == 1);
+  CHECK(machine.reasons.front().find("nothing at 0xfee00000 to 0xfeefffff: keep") != std::string::npos);
+}
+
 TEST_CASE("a device that is lost is no matter of the client's memory") {
   Machine machine;
   machine.device->refuse_maps = GENERATE(ENODEV, ECANCELED);
