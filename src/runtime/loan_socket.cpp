@@ -153,11 +153,12 @@ void LoanSocket::serve_virtual_machine(Session& session) {
 }
 
 void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent) {
-  lent.device->on_lost([weak = weak_from_this(), device] {
+  lent.device->on_lost([weak = weak_from_this(), device, why_lost = lent.why_lost] {
     const auto self = weak.lock();
     if (!self || self->closing_ || !self->session_ || self->session_->device != device) return;
     self->revoke(false);
-    self->events_(core::FabricLost{self->options_.loan, self->options_.lender.lost});
+    const auto why = why_lost ? why_lost() : std::string();
+    self->events_(core::FabricLost{self->options_.loan, why.empty() ? self->options_.lender.lost : why});
   });
   device->connected(std::move(lent));
 }

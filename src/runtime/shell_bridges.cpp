@@ -58,7 +58,9 @@ void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridg
     const auto lost = weak.lock();
     if (!lost || lost->failed || !is_current(address, lost)) return;
     lose_remote_devices([&lost](const RemoteLoan& loan) { return loan.bridge == lost->peer; });
-    bridge_failed(address, lost, Error{make_error_code(Errc::peer_down), "it does not answer any more"});
+    const auto why = lost->device.why_lost ? lost->device.why_lost() : std::string();
+    bridge_failed(address, lost,
+                  Error{make_error_code(Errc::peer_down), why.empty() ? "it does not answer any more" : why});
   });
   Peer::open(
       io_, bridge->device.device, {.node = config_.node, .silence = wanted_bridges_.silence},

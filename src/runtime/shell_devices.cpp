@@ -18,14 +18,19 @@ std::string hex(const std::vector<std::byte>& bytes) {
   return text;
 }
 
-vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, bool needs_reset = false) {
-  return [opened = std::move(opened), needs_reset](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+/// `who` is at the other end.
+vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, std::string who, bool needs_reset = false) {
+  return [opened = std::move(opened), who = std::move(who),
+          needs_reset](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
     if (!client) return opened(std::unexpected(client.error()));
     OpenedDevice device;
     device.device = *client;
     device.close = [client = *client](std::move_only_function<void()> closed) {
       client->close();
       closed();
+    };
+    device.why_lost = [client = *client, who] {
+      return client->why_lost().empty() ? std::string() : who + ' ' + client->why_lost();
     };
     device.interface = "vfio-user";
     if (needs_reset)
@@ -76,7 +81,7 @@ void Shell::watch_host() {
 DeviceSource Shell::local_source(const core::OpenLoan& loan) {
   const fabric::Ticket ticket{loan.nonce, loan.loan.device, loan.loan.epoch};
   return {[this, ticket, path = loan.fabric_socket](DeviceSource::Opened opened) {
-            fabric::connect_local(io_, path, ticket, config_.timeout, opened_user(std::move(opened)));
+            fabric::connect_local(io_, path, ticket, config_.timeout, opened_user(std::move(opened), "the lender"));
           },
           "the lender closed the connection",
           {}};
@@ -84,8 +89,9 @@ DeviceSource Shell::local_source(const core::OpenLoan& loan) {
 
 DeviceSource Shell::user_source(const std::string& path, bool needs_reset) {
   return {[this, path, needs_reset](DeviceSource::Opened opened) {
-            vfio::user::Client::connect(io_, path, config_.timeout,
-                                        serving_memory(opened_user(std::move(opened), needs_reset)));
+            vfio::user::Client::connect(
+                io_, path, config_.timeout,
+                serving_memory(opened_user(std::move(opened), "the device's server at " + path, needs_reset)));
           },
           "the device's server closed the connection",
           {}};

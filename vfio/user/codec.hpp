@@ -11,6 +11,7 @@
 #include <expected>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace smartio::vfio::user {
@@ -63,6 +64,7 @@ Payload encode_info(std::span<const std::byte> sent, const Info& info);
 // The client's half.
 
 Command command_of(const Request& request) noexcept;
+std::string name_of(Command command); ///< "GET_REGION_INFO"; its number where it has no name here
 
 /// The command for one request, which must fit one message: at most max_transfer bytes of data and max_fds
 /// descriptors. `argsz` is the room that a region's info may take, at least 32.
