@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -106,6 +107,7 @@ using Request =
 struct Done {};
 struct Info {
   std::uint32_t flags, regions, irqs;
+  std::vector<IovaRange> iovas{}; ///< where windows can be, ascending, apart; empty: anywhere, or it is not known
 };
 struct RegionArea {
   std::uint64_t offset, size; ///< within the region
@@ -144,6 +146,9 @@ public:
   /// Carries out `request` and calls `done` exactly once, possibly before submit returns. Requests take effect in the
   /// order of submission. After the device is lost every request completes with ENODEV or the like.
   virtual void submit(Request request, Completion done) = 0;
+
+  /// A client's request was refused before it came here, for a reason that its owner should be told.
+  virtual void client_refused(const std::string& why) { (void)why; }
 
   /// Called at most once, when the device can no longer be used (its server went away); never from within submit.
   virtual void on_lost(std::move_only_function<void()> lost) = 0;

@@ -103,7 +103,7 @@ public:
   /// Each GiB has the device's timeout for itself, also when the window ends.
   Result<DmaWindow> map_dma(const Memory& memory, Access by_device) const;
   /// The same at an address the caller chooses, a multiple of 4 KiB. Errc::bad_request if it overlaps another window,
-  /// or lies outside of this program's share of the addresses (Node::borrow).
+  /// or addresses that the IOMMU reserves, or lies outside of this program's share of the addresses (Node::borrow).
   Result<DmaWindow> map_dma_at(Iova iova, const Memory& memory, Access by_device) const;
 
   /// Peer to peer: lets this device reach the registers of `target`, another device of the same lender, without this

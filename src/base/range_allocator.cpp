@@ -78,11 +78,29 @@ bool RangeAllocator::release(std::uint64_t start) {
   return true;
 }
 
-RangeAllocator iova_allocator(std::optional<unsigned> slice) {
+std::optional<IovaRange> reserved_range(const std::vector<IovaRange>& usable, std::uint64_t start, std::uint64_t size) {
+  if (usable.empty()) return std::nullopt;
+  const auto last = last_of(start, size);
+  std::uint64_t begin = 0; // of what is reserved before the next usable range
+  for (const auto& range : usable) {
+    if (begin < range.first && start < range.first) return IovaRange{begin, range.first - 1};
+    if (last <= range.last) return std::nullopt;
+    begin = range.last + 1;
+  }
+  return IovaRange{begin, UINT64_MAX};
+}
+
+RangeAllocator iova_allocator(std::optional<unsigned> slice, const std::vector<IovaRange>& usable) {
   const std::uint64_t first = slice.value_or(0) * iova_slice_size;
   const std::uint64_t end = slice ? first + iova_slice_size : iova_slices * iova_slice_size;
   const std::uint64_t start = std::max<std::uint64_t>(first, page_size);
-  return RangeAllocator({{.start = start, .size = end - start}}, {{.start = 0xfee00000, .size = 0x100000}});
+  std::vector<RangeAllocator::Range> allowed;
+  if (usable.empty()) allowed = {{.start = start, .size = end - start}};
+  for (const auto& range : usable) {
+    const auto from = std::max(range.first, start), last = std::min(range.last, end - 1);
+    if (from <= last) allowed.push_back({.start = from, .size = last - from + 1});
+  }
+  return RangeAllocator(allowed, {{.start = 0xfee00000, .size = 0x100000}});
 }
 
 } // namespace smartio

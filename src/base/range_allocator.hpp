@@ -51,9 +51,20 @@ constexpr bool in_iova_slice(unsigned slice, std::uint64_t start, std::uint64_t 
   return start / iova_slice_size == slice && size <= iova_slice_size - start % iova_slice_size;
 }
 
-/// For IOVAs of slice `slice` (below iova_slices), or of all of them: from 4 KiB on, without the interrupt addresses of
-/// x86, 0xfee00000-0xfeefffff (Intel SDM volume 3, 11.11.1), which no IOMMU translates.
-RangeAllocator iova_allocator(std::optional<unsigned> slice = {});
+/// Addresses that an IOMMU translates for a device; the ones between such ranges are reserved.
+struct IovaRange {
+  std::uint64_t first, last; ///< inclusive
+  bool operator==(const IovaRange&) const = default;
+};
+
+/// The reserved range that [start, start+size) overlaps, the lowest; none where it lies within one of `usable`, or
+/// nothing is known of them (empty). They ascend and do not touch; the other range ends at 2^64 or before.
+std::optional<IovaRange> reserved_range(const std::vector<IovaRange>& usable, std::uint64_t start, std::uint64_t size);
+
+/// For IOVAs of slice `slice` (below iova_slices), or of all of them, as far as they are usable (empty: all): from 4
+/// KiB on, without the interrupt addresses of x86, 0xfee00000-0xfeefffff (Intel SDM volume 3, 11.11.1), which no IOMMU
+/// translates.
+RangeAllocator iova_allocator(std::optional<unsigned> slice = {}, const std::vector<IovaRange>& usable = {});
 
 /// What an IOVA of `size` bytes is aligned to: 2 MiB for those that can use large IOMMU pages, else 4 KiB.
 constexpr std::uint64_t iova_alignment(std::uint64_t size) {

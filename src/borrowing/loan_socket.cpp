@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <boost/asio/post.hpp>
-#include <csignal>
 #include <filesystem>
 #include <grp.h>
 #include <pwd.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace smartio {
@@ -110,7 +108,6 @@ std::expected<std::shared_ptr<vfio::Device>, int> LoanSocket::accept(const ::ucr
   if (session_) return std::unexpected(EBUSY);
   session_ = std::make_shared<Session>();
   session_->client = client;
-  session_->process = Fd(static_cast<int>(::syscall(SYS_pidfd_open, client.pid, 0)));
   session_->device = std::make_shared<BorrowedDevice>(trusts(client), [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->usage_changed();
   });
@@ -156,11 +153,12 @@ void LoanSocket::serve_virtual_machine(Session& session) {
 }
 
 void LoanSocket::attach(const std::shared_ptr<BorrowedDevice>& device, OpenedDevice lent) {
-  lent.device->on_lost([weak = weak_from_this(), device] {
+  lent.device->on_lost([weak = weak_from_this(), device, why_lost = lent.why_lost] {
     const auto self = weak.lock();
     if (!self || self->closing_ || !self->session_ || self->session_->device != device) return;
     self->revoke(false);
-    self->events_(core::FabricLost{self->options_.loan, self->options_.lender.lost});
+    const auto why = why_lost ? why_lost() : std::string();
+    self->events_(core::FabricLost{self->options_.loan, why.empty() ? self->options_.lender.lost : why});
   });
   device->connected(std::move(lent));
 }
@@ -210,8 +208,9 @@ void LoanSocket::close(bool orderly) {
 /// stopped or broken, and is ended then; others are named by the lender.
 void LoanSocket::client_stays() {
   const auto pid = session_->client.pid;
-  if (session_->device->holds_function() && is_program(pid) && pid != ::getpid() && session_->process)
-    ::syscall(SYS_pidfd_send_signal, session_->process.get(), SIGKILL, nullptr, 0);
+  const auto connection = server_ ? server_->connection() : nullptr;
+  if (session_->device->holds_function() && is_program(pid) && pid != ::getpid() && connection)
+    connection->kill_process();
   session_->device->close();
   closed();
 }

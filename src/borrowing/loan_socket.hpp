@@ -46,7 +46,6 @@ private:
     std::shared_ptr<BorrowedDevice> device;
     std::shared_ptr<VmDevice> guarded; ///< none for a program on libsmartio, which is told of each failure
     ::ucred client;
-    Fd process; ///< pidfd of the client
   };
 
   LoanSocket(boost::asio::io_context& io, Options options, Events events);

@@ -55,6 +55,7 @@ void VmDevice::submit(Request request, Completion done) {
     fail("the client gave the device no memory that it can reach and write: start QEMU with share=on memory (-object "
          "memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram)");
   if (failed_) return answer_failed(request, done);
+  if (std::holds_alternative<vfio::GetInfo>(request)) done = noting_reserved(std::move(done));
   if (auto* window = std::get_if<vfio::DmaMap>(&request)) return map(std::move(*window), std::move(done));
   if (const auto* range = std::get_if<vfio::DmaUnmap>(&request)) return unmap(*range, std::move(done));
   device_->submit(std::move(request), std::move(done));
@@ -93,10 +94,24 @@ void VmDevice::map(vfio::DmaMap request, Completion done) {
   });
 }
 
+Completion VmDevice::noting_reserved(Completion done) {
+  return [weak = weak_from_this(), done = std::move(done)](vfio::Reply reply) mutable {
+    const auto self = weak.lock();
+    const auto* info = reply ? std::get_if<vfio::Info>(&*reply) : nullptr;
+    if (self && info != nullptr) self->usable_ = info->iovas;
+    done(std::move(reply));
+  };
+}
+
 void VmDevice::refused(std::uint64_t iova, std::uint64_t size, int number) {
   if (number == ENODEV || number == ECANCELED) return; // it was lost or closed, which the client is told by others
+  const auto reserved = number == EINVAL ? reserved_range(usable_, iova, size) : std::nullopt;
   fail(fmt::format("{} bytes of the client's memory at {:#x} cannot be given to the device ({}): {}", size, iova,
-                   std::strerror(number), advice(number)));
+                   std::strerror(number),
+                   reserved ? fmt::format("the lender's IOMMU takes nothing at {:#x} to {:#x}: keep the guest's memory "
+                                          "out of there",
+                                          reserved->first, reserved->last)
+                            : advice(number)));
 }
 
 /// Windows without a descriptor end here; whatever else the range holds ends at the device.

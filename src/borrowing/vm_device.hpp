@@ -26,6 +26,7 @@ public:
 
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()>) override {} // lost() tells the client
+  void client_refused(const std::string& why) override { fail(why); }
 
   /// The device is lost, and may still write the client's memory. QEMU 11.1 stops the machine for good when ERR is
   /// signalled (vfio_err_notifier_handler).
@@ -50,6 +51,7 @@ private:
   void map(vfio::DmaMap request, vfio::Completion done);
   void unmap(const vfio::DmaUnmap& request, vfio::Completion done);
   bool lacks_memory() const;
+  vfio::Completion noting_reserved(vfio::Completion done);
   void refused(std::uint64_t iova, std::uint64_t size, int number);
   void fail(std::string reason);
   void answer_failed(vfio::Request& request, vfio::Completion& done);
@@ -57,7 +59,8 @@ private:
   std::shared_ptr<vfio::Device> device_;
   std::function<void(std::string)> reason_;
   std::function<void()> changed_;
-  WindowTable<bool> windows_; ///< whether it has a descriptor
+  WindowTable<bool> windows_;     ///< whether it has a descriptor
+  std::vector<IovaRange> usable_; ///< by the lender's IOMMU; empty: not known
   std::uint64_t unreachable_ = 0;
   bool has_memory_ =
       false; ///< a writable window with a descriptor has been there: behind a virtual IOMMU none may be now

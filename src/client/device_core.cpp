@@ -3,6 +3,7 @@
 #include "bar.hpp"
 #include "mapping.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <pthread.h>
 
@@ -35,6 +36,7 @@ DeviceCore::~DeviceCore() {
   boost::asio::post(io, [this] {
     boost::system::error_code ignored;
     err_event.close(ignored);
+    req_event.close(ignored);
     grace.cancel();
     if (client) client->close();
     client.reset();
@@ -71,7 +73,8 @@ Result<void> DeviceCore::describe() {
     return fail(Errc::bad_request, "The device's server offers no PCI device");
   description.can_reset = (info.flags & vfio::device_flag_reset) != 0;
   description.slice = vfio::slice_of(info.flags);
-  iovas = iova_allocator(description.slice); // nobody maps anything yet
+  description.iovas = info.iovas;
+  iovas = iova_allocator(description.slice, info.iovas); // nobody maps anything yet
   for (unsigned bar = 0; bar < description.bar_size.size(); ++bar) {
     const auto region = TRY(request<vfio::RegionInfo>(vfio::GetRegionInfo{bar}, fmt::format("ask for BAR {}", bar)));
     description.bar_size[bar] = region.size;
@@ -104,25 +107,42 @@ Result<void> DeviceCore::describe_interrupts(std::uint32_t kinds) {
 }
 
 Result<void> DeviceCore::watch_errors() {
-  if (description.end_interrupts.empty()) return {};
-  Fd event = TRY(make_eventfd());
   for (const auto index : description.end_interrupts) {
+    Fd event = TRY(make_eventfd());
     vfio::SetIrqs assign{vfio::irq_data_eventfd | vfio::irq_action_trigger, index, 0, 1, {}, {}};
     assign.eventfds.push_back(TRY(event.duplicate()));
     TRY(request<vfio::Done>(std::move(assign), "register for the device's end"));
+    await<bool>([this, &event, index](auto done) {
+      boost::system::error_code ignored;
+      (index == vfio::err ? err_event : req_event).assign(event.release(), ignored);
+      index == vfio::err ? await_error() : await_request();
+      done(true);
+    });
   }
-  await<bool>([this, &event](auto done) {
-    boost::system::error_code ignored;
-    err_event.assign(event.release(), ignored);
-    await_error();
-    done(true);
-  });
   return {};
 }
 
 void DeviceCore::await_error() {
   err_event.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](boost::system::error_code error) {
     if (!error) take_back(true);
+  });
+}
+
+void DeviceCore::await_request() {
+  req_event.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](boost::system::error_code error) {
+    if (error || revoked()) return;
+    drain_eventfd(req_event.native_handle());
+    confirm_request();
+  });
+}
+
+/// A device that is wanted back reads as ones, as one that was pulled out. There are servers that signal REQ for
+/// nothing (SPDK 24.01, with each admin completion).
+void DeviceCore::confirm_request() {
+  submit(vfio::RegionRead{vfio::config_region, 0, 2}, [this](const vfio::Reply& reply) { // the vendor
+    const auto* read = reply ? std::get_if<vfio::Data>(&*reply) : nullptr;
+    const bool there = read != nullptr && std::ranges::any_of(read->bytes, [](auto b) { return b != std::byte{0xff}; });
+    there ? await_request() : take_back(true);
   });
 }
 

@@ -36,6 +36,7 @@ struct DeviceCore {
     bool vectors_fixed = false; ///< all vectors must be enabled at once (VFIO_IRQ_INFO_NORESIZE)
     bool can_reset = false;
     std::optional<unsigned> slice{};             ///< of the IOVAs, which windows must lie in; none: anywhere
+    std::vector<IovaRange> iovas{};              ///< where the device's IOMMU takes windows; empty: not known
     std::vector<std::uint32_t> end_interrupts{}; ///< ERR, REQ: those it has of them tell that it is lost or wanted back
   };
 
@@ -103,9 +104,9 @@ struct DeviceCore {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> stay{io.get_executor()};
   // The device's thread only:
   std::shared_ptr<vfio::user::Client> client;
-  boost::asio::posix::stream_descriptor err_event{io}; ///< of the device's end_interrupts
+  boost::asio::posix::stream_descriptor err_event{io}, req_event{io}; ///< of the device's end_interrupts
   boost::asio::steady_timer grace{io};
-  RangeAllocator iovas = iova_allocator();           ///< those of description.slice, once open
+  RangeAllocator iovas = iova_allocator();           ///< as the description says, once open
   std::set<Bar*> bars;                               ///< what take-back turns into ones
   std::set<unsigned> vectors_taken;                  ///< by an Interrupt
   bool dropping = false;                             ///< the server was asked to drop all windows
@@ -119,6 +120,8 @@ private:
   Result<void> describe_interrupts(std::uint32_t kinds);
   Result<void> watch_errors();
   void await_error();
+  void await_request();
+  void confirm_request();
   void dropped(bool confirmed);
 };
 

@@ -76,6 +76,12 @@ Result<Iova> Window::find_room(std::uint64_t bytes, std::optional<Iova> chosen) 
         "{} bytes at {:#x} cannot be mapped: the device is shared, and this program's share of its addresses is "
         "{:#x} to {:#x}",
         bytes, start, *slice * iova_slice_size, (*slice + 1) * iova_slice_size - 1);
+  if (start % page_size == 0 && bytes - 1 <= UINT64_MAX - start)
+    if (const auto reserved = reserved_range(core->description.iovas, start, bytes))
+      return fail(Errc::bad_request,
+                  "{} bytes at {:#x} cannot be mapped: the device's IOMMU takes no windows at {:#x} to {:#x}; choose "
+                  "other addresses, or leave the choice to map_dma",
+                  bytes, start, reserved->first, reserved->last);
   if (start % page_size != 0 || !core->iovas.reserve(start, bytes))
     return fail(Errc::bad_request, "{} bytes at {:#x} cannot be mapped: misaligned, reserved or in another window",
                 bytes, start);

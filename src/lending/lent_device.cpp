@@ -75,7 +75,9 @@ asio::awaitable<Result<void>> LentDevice::open_now() {
   open_ = std::move(*opened);
   auto description = co_await describe(open_.device);
   if (!description) {
+    const auto why = why_lost();
     co_await close_now();
+    if (why) co_return fail(Errc::bad_request, "{}", *why);
     co_return std::unexpected(description.error());
   }
   if (!open_.device) co_return fail(Errc::wrong_state, "the device was closed meanwhile");
@@ -91,6 +93,11 @@ asio::awaitable<Result<void>> LentDevice::open_now() {
   lost_ = false;
   watch();
   co_return Result<void>{};
+}
+
+std::optional<std::string> LentDevice::why_lost() const {
+  auto why = open_.why_lost ? open_.why_lost() : std::string();
+  return why.empty() ? std::nullopt : std::optional(std::move(why));
 }
 
 /// Whether it is worth a moment's wait: somebody still has the device as this node had it, or its server starts again.
@@ -123,7 +130,7 @@ void LentDevice::watch() {
     const auto self = weak.lock();
     if (!self || self->closed_ || self->open_.device.get() != device) return;
     self->lost_ = true;
-    self->events_(core::DeviceLost{self->id_, self->source_.lost});
+    self->events_(core::DeviceLost{self->id_, self->why_lost().value_or(self->source_.lost)});
   });
   if (!open_.on_error) return;
   open_.on_error([weak = weak_from_this(), device = open_.device.get()] {

@@ -73,6 +73,7 @@ private:
              Events events);
   boost::asio::awaitable<Result<void>> open_now();
   bool may_change(const Error& error) const;
+  std::optional<std::string> why_lost() const; ///< where more is known than the source says
   boost::asio::awaitable<void> close_now();
   boost::asio::awaitable<void> withdraw_registers(const vfio::Device* device);
   // `self`: they may begin later, when nobody else has this any more.

@@ -60,7 +60,8 @@ void Bridges::start(const std::string& address, const Ref& bridge) {
     const auto lost = weak.lock();
     if (!lost || lost->failed || !is_current(address, lost)) return;
     lost_(lost->peer);
-    failed(address, lost, Error{make_error_code(Errc::peer_down), "it does not answer any more"});
+    const auto why = lost->device.why_lost ? lost->device.why_lost() : std::string();
+    failed(address, lost, Error{make_error_code(Errc::peer_down), why.empty() ? "it does not answer any more" : why});
   });
   Peer::open(
       context_.io, bridge->device.device, {.node = context_.config.node, .silence = wanted_.silence},

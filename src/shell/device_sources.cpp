@@ -10,14 +10,19 @@ namespace smartio {
 
 namespace {
 
-vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, bool needs_reset = false) {
-  return [opened = std::move(opened), needs_reset](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
+/// `who` is at the other end.
+vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, std::string who, bool needs_reset = false) {
+  return [opened = std::move(opened), who = std::move(who),
+          needs_reset](Result<std::shared_ptr<vfio::user::Client>> client) mutable {
     if (!client) return opened(std::unexpected(client.error()));
     OpenedDevice device;
     device.device = *client;
     device.close = [client = *client](std::move_only_function<void()> closed) {
       client->close();
       closed();
+    };
+    device.why_lost = [client = *client, who] {
+      return client->why_lost().empty() ? std::string() : who + ' ' + client->why_lost();
     };
     device.interface = "vfio-user";
     if (needs_reset)
@@ -48,7 +53,8 @@ std::string DeviceSources::random_uuid() {
 DeviceSource DeviceSources::local(const core::OpenLoan& loan) const {
   const fabric::Ticket ticket{loan.nonce, loan.loan.device, loan.loan.epoch};
   return {[&context = context_, ticket, path = loan.fabric_socket](DeviceSource::Opened opened) {
-            fabric::connect_local(context.io, path, ticket, context.config.timeout, opened_user(std::move(opened)));
+            fabric::connect_local(context.io, path, ticket, context.config.timeout,
+                                  opened_user(std::move(opened), "the lender"));
           },
           "the lender closed the connection",
           {}};
@@ -56,8 +62,9 @@ DeviceSource DeviceSources::local(const core::OpenLoan& loan) const {
 
 DeviceSource DeviceSources::user(const std::string& path, bool needs_reset) const {
   return {[&context = context_, path, needs_reset](DeviceSource::Opened opened) {
-            vfio::user::Client::connect(context.io, path, context.config.timeout,
-                                        serving_memory(opened_user(std::move(opened), needs_reset)));
+            vfio::user::Client::connect(
+                context.io, path, context.config.timeout,
+                serving_memory(opened_user(std::move(opened), "the device's server at " + path, needs_reset)));
           },
           "the device's server closed the connection",
           {}};

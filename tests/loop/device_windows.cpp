@@ -172,6 +172,38 @@ TEST_CASE("programs that share a device each have windows in their slice, and no
   CHECK(windows_of(server) == 2);
 }
 
+TEST_CASE(
+    "windows keep clear of what the lender's IOMMU reserves, and one that is wanted there is refused with the range") {
+  TestServer server("reserved");
+  server.with([](TestDevice& model) {
+    model.usable = {{0x8000, 0x9fff}, {0x10000000, 0x1fffffff}};
+    model.refuse = [](const vfio::Request& request) { // as the lender does
+      const auto* map = std::get_if<vfio::DmaMap>(&request);
+      if (map == nullptr) return 0;
+      const auto iova = std::to_underlying(map->iova);
+      const bool usable = (iova >= 0x8000 && iova + map->size <= 0xa000) || iova >= 0x10000000;
+      return usable ? 0 : EINVAL;
+    };
+  });
+  const auto device = open_device(server.address());
+  const auto memory = Memory::allocate(2 * page), large = Memory::allocate(0x10000000 + page); // nobody touches it
+  REQUIRE((device && memory && large));
+  const auto first = device->map_dma(*memory, Access::read_write),
+             second = device->map_dma(*memory, Access::read_write);
+  REQUIRE((first && second));
+  CHECK(first->iova() == Iova{0x8000});
+  CHECK(second->iova() == Iova{0x10000000});
+  CHECK(fails_with(device->map_dma(*large, Access::read), Errc::no_window));
+  for (const auto& [iova, range] : {std::pair(0x7000U, "0x0 to 0x7fff"), std::pair(0x9000U, "0xa000 to 0xfffffff"),
+                                    std::pair(0x20000000U, "0x20000000 to 0xffffffffffffffff")}) {
+    const auto refused = device->map_dma_at(Iova{iova}, *memory, Access::read);
+    REQUIRE(fails_with(refused, Errc::bad_request));
+    CHECK(refused.error().context.find(range) != std::string::npos);
+  }
+  CHECK(device->map_dma_at(Iova{0x1fffe000}, *memory, Access::read));
+  CHECK(windows_of(server) == 2);
+}
+
 TEST_CASE("a slice that there is not is none") {
   TestServer server("no-slice");
   server.with([](TestDevice& model) { model.flags |= 0xffU << vfio::device_flags_slice_shift; });

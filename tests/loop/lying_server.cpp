@@ -6,8 +6,10 @@
 #include "user/version.hpp"
 #include "user/wire.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 #include <smartio/device.hpp>
 #include <smartio/memory.hpp>
 #include <sys/socket.h>
@@ -35,6 +37,14 @@ class Liar {
 public:
   std::atomic<std::uint32_t> regions = 9, flags = 3, vectors = 8;
   std::atomic<std::uint64_t> unmaps_less = 0; ///< bytes that it does not unmap, and says so
+  std::atomic<std::uint32_t> requests = 0;    ///< whether it has REQ
+  std::atomic<int> vendor = 0x36, reads = 0;  ///< what each byte of configuration space is; how often it was read
+
+  /// Signals REQ.
+  void ask_back() {
+    const std::scoped_lock lock(mutex_);
+    signal_eventfd(request_.get());
+  }
 
   explicit Liar(const char* name) : path_("/tmp/smartio-liar-" + std::string(name) + "-" + std::to_string(::getpid())) {
     ::unlink(path_.c_str());
@@ -68,7 +78,7 @@ private:
     }
   }
 
-  Bytes answer(Command command, const Bytes& payload) const {
+  Bytes answer(Command command, const Bytes& payload) {
     switch (command) {
     case Command::version: return encode_version(own_version);
     case Command::get_info: return raw(InfoBody{sizeof(InfoBody), flags, regions, 5});
@@ -79,7 +89,15 @@ private:
     }
     case Command::get_irq_info: {
       const auto index = load<IrqInfoBody>(payload)->index;
-      return raw(IrqInfoBody{sizeof(IrqInfoBody), irq_flag_eventfd, index, index == msix ? vectors.load() : 0U});
+      const auto count = index == msix ? vectors.load() : index == req ? requests.load() : 0U;
+      return raw(IrqInfoBody{sizeof(IrqInfoBody), irq_flag_eventfd, index, count});
+    }
+    case Command::region_read: {
+      ++reads;
+      const auto body = *load<AccessBody>(payload);
+      auto data = raw(body);
+      data.resize(sizeof body + body.count, static_cast<std::byte>(vendor.load()));
+      return data;
     }
     case Command::dma_unmap: {
       auto body = *load<DmaUnmapBody>(payload);
@@ -90,11 +108,24 @@ private:
     }
   }
 
-  /// Descriptors that come are closed: this device reaches no memory.
-  static bool take(int socket, void* into, std::size_t bytes) {
+  /// Of the descriptors that come the last is kept, for REQ: this device reaches no memory.
+  bool take(int socket, void* into, std::size_t bytes) {
     for (std::size_t done = 0; done < bytes;) {
-      const auto got = ::recv(socket, static_cast<std::byte*>(into) + done, bytes - done, MSG_CMSG_CLOEXEC);
+      iovec part{static_cast<std::byte*>(into) + done, bytes - done};
+      alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+      msghdr message{};
+      message.msg_iov = &part;
+      message.msg_iovlen = 1;
+      message.msg_control = control.data();
+      message.msg_controllen = control.size();
+      const auto got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
       if (got <= 0) return false;
+      if (const auto* header = CMSG_FIRSTHDR(&message)) {
+        int fd;
+        std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+        const std::scoped_lock lock(mutex_);
+        request_ = Fd(fd);
+      }
       done += static_cast<std::size_t>(got);
     }
     return true;
@@ -108,7 +139,8 @@ private:
   }
 
   std::string path_;
-  Fd listener_;
+  std::mutex mutex_;
+  Fd listener_, request_;
   std::thread thread_;
 };
 
@@ -158,4 +190,24 @@ TEST_CASE("a server that claims what no device has, or lacks what each has, is r
     CHECK(device.has_value() == row.good);
     if (!device) CHECK(device.error().code == make_error_code(Errc::bad_request));
   }
+}
+
+TEST_CASE("a device that its server asks back, and that answers as ever, is not given up; one that reads as ones is") {
+  Liar server("asks-back");
+  server.requests = 1;
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  for (int i = 1; i <= 3; ++i) {
+    server.ask_back();
+    for (int waits = 0; server.reads < i && waits < 500; ++waits)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    CHECK(server.reads == i); // the device is looked at
+  }
+  server.reads = 0;
+  CHECK(device->read_config(0, 2).value() == 0x3636); // after the answers, so they are known
+  CHECK_FALSE(readable(device->revoked_fd()));
+  server.vendor = 0xff;
+  server.ask_back();
+  CHECK(readable(device->revoked_fd(), 5000));
+  CHECK(fails_with(device->read_config(0, 2), Errc::revoked));
 }

@@ -13,6 +13,12 @@ TEST_CASE("the slice of the IOVAs that the lender names arrives") {
   CHECK(vfio::slice_of(std::get<vfio::Info>(session.ask(vfio::GetInfo{}).value()).flags) == 5);
 }
 
+TEST_CASE("what the lender's IOMMU reserves is known across a bridge") {
+  Session session;
+  session.lent->usable = {{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}};
+  CHECK(std::get<vfio::Info>(session.ask(vfio::GetInfo{}).value()).iovas == session.lent->usable);
+}
+
 TEST_CASE("registers that the lender exposes are accessed through the bridge, all others by message") {
   Session session;
   std::memset(session.lent->bar0.bytes().data() + page, 0x11, page);

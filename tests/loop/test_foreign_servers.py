@@ -7,7 +7,7 @@ import time
 import pytest
 
 from harness import context_switches, sanitizer, wait_for
-from raw_client import CONFIG, READ, WRITE, RawClient, guest_memory
+from raw_client import CONFIG, GET_INFO, READ, REGION_READ, WRITE, RawClient, guest_memory
 from raw_server import CAN_RESET, PCI, RawServer
 
 PAGE = 4096
@@ -122,6 +122,33 @@ def test_a_device_whose_server_dies_is_available_again_when_that_is_back(nodes, 
     lender.ok("unavailable", "80000")
     server.start()
     assert lender.devices()["80000"]["state"] == "unavailable"
+
+
+@pytest.mark.parametrize("what, answers, spoil, says", [
+    ("an answer of the wrong size", {REGION_READ: lambda _: b"short"}, None, "gave a malformed answer to REGION_READ"),
+    ("another command's answer", {}, lambda message: message[:2] + b"\x0d\0" + message[4:], "nobody waits for to RESET"),
+    ("no message", {}, lambda message: message[:4] + b"\xff\xff\xff\xff" + message[8:], "sent what is no message"),
+    ("its end", {}, lambda message: b"", "closed the connection")])
+def test_what_a_server_did_that_lost_its_device_is_told(nodes, server, what, answers, spoil, says):
+    lender, borrower = nodes
+    lend(nodes, server)
+    with RawClient(borrow(borrower)) as client:
+        client.read(CONFIG, 0, 2)
+        server.answers = answers
+        if spoil:
+            server.spoil = lambda command, message: spoil(message) if command == REGION_READ else message
+        if what == "its end":
+            server.close()
+        else:
+            client.read(CONFIG, 0, 2)
+        wait_for(lambda: lender.devices()["80000"]["state"] == "quarantined", "its loss is noticed")
+        assert f"the device's server at {server.path} " in reason(lender) and says in reason(lender)
+
+
+def test_a_device_whose_server_answers_nonsense_is_not_added_and_it_is_said_why(nodes, server):
+    server.answers = {GET_INFO: lambda _: b"?"}
+    refused = nodes[0].tool("add", server.device)
+    assert refused.exit != 0 and f"the device's server at {server.path} gave a malformed answer to GET_INFO" in refused.err
 
 
 def test_a_node_that_starts_before_its_devices_server_finds_it_later(nodes, server):

@@ -23,7 +23,9 @@ constexpr std::uint32_t reads = 1, writes = 2;
 class PickyDevice final : public SmallDevice {
 public:
   int refuse_maps = 0; ///< errno
+  std::vector<IovaRange> usable;
   void submit(Request request, Completion done) override {
+    if (std::holds_alternative<GetInfo>(request)) return done(Info{device_flag_pci, region_count, irq_count, usable});
     if (std::holds_alternative<DmaMap>(request) && refuse_maps != 0) return done(std::unexpected(refuse_maps));
     SmallDevice::submit(std::move(request), std::move(done));
   }
@@ -43,7 +45,8 @@ struct Machine {
   Fd memory = make_memfd("guest memory", 64 * mebibyte).value();
   Fd error_event = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 
-  Machine() {
+  explicit Machine(std::vector<IovaRange> usable = {}) {
+    device->usable = std::move(usable);
     auto [ours, theirs] = Raw::pair(io);
     raw = std::move(ours);
     connection = Connection::start(std::move(theirs), served, counters, [] {});
@@ -204,6 +207,22 @@ TEST_CASE("a window that the device cannot have fails it as a whole, with what t
   CHECK(machine.device->windows.size() == 1);
   CHECK(machine.unmap(0, mebibyte) == 0); // the device was asked
   CHECK(machine.device->windows.empty());
+}
+
+TEST_CASE("a client that gives several descriptors for one window is told why it does not work") {
+  Machine machine;
+  const auto window = message(Command::dma_map, test::raw(DmaMapBody{32, reads | writes, 0, 0, mebibyte}));
+  CHECK(machine.answer(window, {machine.memory.get(), machine.memory.get()}) == EINVAL);
+  check_gone(machine, "the client gave 2 descriptors");
+  CHECK(machine.device->windows.empty());
+}
+
+TEST_CASE("guest memory where the lender's IOMMU takes none fails the device, with the addresses") {
+  Machine machine({{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}});
+  machine.device->refuse_maps = EINVAL;
+  CHECK(machine.map(0xfec00000, 4 * mebibyte, reads | writes, true) == EINVAL);
+  REQUIRE(machine.reasons.size() == 1);
+  CHECK(machine.reasons.front().find("nothing at 0xfee00000 to 0xfeefffff: keep") != std::string::npos);
 }
 
 TEST_CASE("a device that is lost is no matter of the client's memory") {

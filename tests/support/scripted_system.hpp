@@ -32,7 +32,7 @@ public:
   std::uint32_t device_flags = device_flag_pci | device_flag_reset, msix_flags = irq_flag_eventfd | irq_flag_noresize;
   std::uint32_t windows = 65535;          ///< that there is room for, what is mapped not counted
   std::uint64_t bar0 = 0x4000, keeps = 0; ///< bytes of BAR 0; bytes that an unmap leaves mapped, and says so
-  std::vector<kernel::IovaRange> ranges{{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}};
+  std::vector<IovaRange> ranges{{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}};
   std::vector<std::byte> config = std::vector<std::byte>(256);
 
   ScriptedSystem() : epoll_(::epoll_create1(EPOLL_CLOEXEC)) {

@@ -27,7 +27,7 @@ void TestDevice::submit(Request request, Completion done) {
 }
 
 Reply TestDevice::carry_out(Request& request) {
-  if (std::get_if<GetInfo>(&request)) return Info{flags, region_count, irq_count};
+  if (std::get_if<GetInfo>(&request)) return Info{flags, region_count, irq_count, usable};
   if (const auto* info = std::get_if<GetRegionInfo>(&request)) return region_info(info->index);
   if (const auto* irq = std::get_if<GetIrqInfo>(&request))
     return irq->index == interrupts ? IrqInfo{msix_flags, vector_count}

@@ -54,6 +54,7 @@ public:
   std::uint32_t interrupts = smartio::vfio::msix; ///< the only kind it has
   unsigned vector_count = 4, unmasks = 0;
   std::uint32_t flags = smartio::vfio::device_flag_pci | smartio::vfio::device_flag_reset; ///< of GetInfo
+  std::vector<smartio::IovaRange> usable;                                                  ///< of GetInfo
   std::uint32_t msix_flags = smartio::vfio::irq_flag_eventfd;
   unsigned region_accesses = 0, resets = 0, unmap_alls = 0, msix_placeholders = 0, msix_disables = 0;
 

@@ -66,6 +66,7 @@ TEST_CASE("TYPE1: a device is opened by its group, asked for at once, made quiet
   CHECK((*device)->interface() == Interface::type1);
   CHECK((*device)->group() == 12);
   CHECK((*device)->iova_ranges() == bed.system->ranges);
+  CHECK(std::get<Info>(bed.ask(**device, GetInfo{}).value()).iovas == bed.system->ranges);
   bed.close(*device);
 }
 

@@ -129,9 +129,10 @@ TEST_CASE("what is no range of free addresses is refused with the reason, before
     std::uint64_t iova, size;
     const char* says;
   };
-  for (const auto& row : {Row{0x1000, 0, "no range"}, Row{UINT64_MAX - page + 1, 2 * page, "no range"},
-                          Row{0x1001, page, "pages"}, Row{0x1000, 100, "pages"}, Row{0xfee00000, page, "reserved"},
-                          Row{0xfedff000, 2 * page, "reserved"}, Row{0x8000000000, page, "reserved"}}) {
+  for (const auto& row :
+       {Row{0x1000, 0, "no range"}, Row{UINT64_MAX - page + 1, 2 * page, "no range"}, Row{0x1001, page, "pages"},
+        Row{0x1000, 100, "pages"}, Row{0xfee00000, page, "has 0xfee00000 to 0xfeefffff reserved"},
+        Row{0xfedff000, 2 * page, "reserved"}, Row{0x8000000000, page, "reserved"}}) {
     INFO(std::hex << row.iova << "+" << row.size);
     CHECK(bed.map(row.iova, row.size) == EINVAL);
     CHECK(bed.sentence.find(row.says) != std::string::npos);

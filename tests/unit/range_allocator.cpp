@@ -94,6 +94,32 @@ TEST_CASE("IOVAs avoid page 0 and the interrupt addresses, and end below 2^39") 
   CHECK(iova_alignment(0x200000) == 0x200000);
 }
 
+TEST_CASE("of a range of IOVAs the part is told that is reserved, the lowest") {
+  using smartio::IovaRange;
+  using smartio::reserved_range;
+  const std::vector<IovaRange> usable{{0x1000, 0x1fff}, {0x4000, 0x5fff}, {0x8000, UINT64_MAX - 1}};
+  struct Row {
+    std::uint64_t start, size;
+    std::optional<IovaRange> reserved;
+  };
+  const IovaRange low{0, 0xfff}, middle{0x2000, 0x3fff}, next{0x6000, 0x7fff}, end{UINT64_MAX, UINT64_MAX};
+  for (const auto& row : {Row{0, 1, low}, Row{0xfff, 0x10000, low}, Row{0x1000, 0x1000, {}}, Row{0x1fff, 2, middle},
+                          Row{0x3fff, 2, middle}, Row{0x4000, 0x2000, {}}, Row{0x4000, 0x2001, next},
+                          Row{0x7000, 0x100, next}, Row{0x8000, UINT64_MAX - 0x8000, {}}, Row{UINT64_MAX, 1, end}}) {
+    INFO(std::hex << row.start << "+" << row.size);
+    CHECK(reserved_range(usable, row.start, row.size) == row.reserved);
+  }
+  CHECK(reserved_range({}, 0, 1) == std::nullopt);
+  CHECK(reserved_range({{0, UINT64_MAX}}, UINT64_MAX, 1) == std::nullopt);
+}
+
+TEST_CASE("IOVAs are of the slice and usable") {
+  auto ranges = iova_allocator(1, {{0, iova_slice_size + 0xfff}, {iova_slice_size + 0x8000, iova_slice_size + 0x9fff}});
+  CHECK(ranges.allocate(0x1000, 0x1000) == iova_slice_size);
+  CHECK(ranges.allocate(0x2000, 0x1000) == iova_slice_size + 0x8000);
+  CHECK(ranges.allocate(0x1000, 0x1000) == std::nullopt);
+}
+
 TEST_CASE("the slices of the IOVAs are whole, disjoint, and together all there are") {
   std::uint64_t end = 0x1000; // of the slices before
   for (unsigned slice = 0; slice < iova_slices; ++slice) {

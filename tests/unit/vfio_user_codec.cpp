@@ -287,6 +287,39 @@ TEST_CASE("each request survives encoding and decoding") {
   again(Reset{});
 }
 
+TEST_CASE("where windows can be is told to whoever has room for it") {
+  Info info{3 | info_flag_caps, 9, 5, {{0, 0xfedfffff}, {0xfef00000, UINT64_MAX}}};
+  const auto told = [&info](std::uint32_t argsz) {
+    const Answer answer = info; // the payload borrows from it
+    const auto payload = encode_answer(Command::get_info, raw(InfoBody{argsz, 0, 0, 0}), answer).value();
+    const auto bytes = bytes_in(payload);
+    CHECK(load<InfoBody>(bytes)->argsz == bytes.size());
+    return std::get<Info>(*decode_answer(Command::get_info, {}, bytes, {}));
+  };
+  CHECK(told(72).iovas == info.iovas);
+  CHECK(told(72).flags == 3); // what the device says of capabilities is not passed on
+  for (const auto argsz : {16U, 71U}) CHECK(told(argsz).iovas.empty());
+  const auto asked = bytes_in(encode_request(GetInfo{}));
+  CHECK(load<InfoBody>(asked)->argsz >= 72);
+  for (std::uint64_t i = 2; i < 100; ++i) info.iovas.push_back({i << 40, i << 40});
+  info.iovas[1].last = 0xfef00000;
+  CHECK(std::get<Info>(
+            *decode_answer(Command::get_info, {}, bytes_in(encode_answer(Command::get_info, asked, info).value()), {}))
+            .iovas.size() == most_iova_ranges); // those that are left out are not used
+}
+
+TEST_CASE("an info's capabilities that are not known, or not there, are passed over") {
+  const auto body = raw(InfoBody{24, 3 | info_flag_caps, 9, 5});
+  for (const auto& reply :
+       {body, join(body, raw(InfoCaps{0, 0})), join(body, raw(InfoCaps{24, 0}), raw(IovaCap{1, 1, 0, 0, 0}))}) {
+    const auto info = decode_answer(Command::get_info, {}, reply, {});
+    REQUIRE(info);
+    CHECK(std::get<Info>(*info).regions == 9);
+    CHECK(std::get<Info>(*info).flags == 3);
+    CHECK(std::get<Info>(*info).iovas.empty());
+  }
+}
+
 TEST_CASE("replies of servers are understood") {
   const auto info = decode_answer(Command::get_info, {}, raw(InfoBody{16, 3, 9, 5}), {});
   CHECK(std::get<Info>(*info).regions == 9);
@@ -352,8 +385,21 @@ TEST_CASE("malformed replies of servers are refused") {
   const auto sparse = [](std::uint32_t count, std::uint64_t offset, std::uint64_t size) {
     return join(raw(SparseCap{1, 1, 0, count, 0}), raw(SparseArea{offset, size}));
   };
+  const auto ranges = [](std::uint32_t count, std::vector<IovaRange> told, std::uint32_t cap = 24) {
+    auto bytes =
+        join(raw(InfoBody{64, info_flag_caps, 9, 5}), raw(InfoCaps{cap, 0}), raw(IovaCap{iova_cap_id, 1, 0, count, 0}));
+    for (const auto& range : told) bytes = join(bytes, raw(range));
+    return bytes;
+  };
   const Bad all[] = {
       {"info too short", Command::get_info, {}, Bytes(15)},
+      {"info: capability in the header", Command::get_info, {}, ranges(1, {{0, 1}}, 16)},
+      {"info: capability outside", Command::get_info, {}, ranges(1, {{0, 1}}, 57)},
+      {"info: ranges missing", Command::get_info, {}, ranges(2, {{0, 1}})},
+      {"info: ranges absurd", Command::get_info, {}, ranges(UINT32_MAX, {{0, 1}})},
+      {"info: range backwards", Command::get_info, {}, ranges(1, {{1, 0}})},
+      {"info: ranges overlap", Command::get_info, {}, ranges(2, {{0, 8}, {8, 9}})},
+      {"info: ranges descend", Command::get_info, {}, ranges(2, {{8, 9}, {0, 1}})},
       {"info with descriptor", Command::get_info, {}, Bytes(16), 1},
       {"irq info of another index", Command::get_irq_info, raw(IrqInfoBody{16, 0, 2, 0}),
        raw(IrqInfoBody{16, 0, 1, 0})},

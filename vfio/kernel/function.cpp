@@ -78,7 +78,7 @@ void Function::cut_off(Error& why) {
 }
 
 Result<Answer> Function::carry_out(const Request& request, const Progress& progress) {
-  if (std::get_if<GetInfo>(&request)) return Info{info_.flags, registers_.count(), irq_count};
+  if (std::get_if<GetInfo>(&request)) return Info{info_.flags, registers_.count(), irq_count, joined_.member.ranges()};
   if (const auto* get = std::get_if<GetRegionInfo>(&request))
     return TRY(registers_.info(get->index, interface() == Interface::iommufd));
   if (const auto* get = std::get_if<GetIrqInfo>(&request)) {

@@ -60,12 +60,6 @@ std::shared_ptr<Group> find_group(const std::shared_ptr<System>& system, unsigne
   return group;
 }
 
-bool holds(const Limits& limits, std::uint64_t first, std::uint64_t last) {
-  return limits.ranges.empty() || std::ranges::any_of(limits.ranges, [first, last](const IovaRange& range) {
-           return range.first <= first && last <= range.last;
-         });
-}
-
 } // namespace
 
 Result<Fd> Group::join(const Place& place, Interface wanted, const std::optional<VfToken>& token) {
@@ -115,9 +109,11 @@ Result<void> Group::check(const DmaMap& window) const {
   if ((iova | window.size | window.offset) % limits_.page != 0)
     return fail_errno(EINVAL, fmt::format("the window of {} bytes at {:#x} is not made of pages of {} bytes",
                                           window.size, iova, limits_.page));
-  if (!holds(limits_, iova, iova + (window.size - 1)))
-    return fail_errno(EINVAL, fmt::format("the IOMMU of group {} has reserved addresses among the {} bytes at {:#x}",
-                                          number_, window.size, iova));
+  if (const auto reserved = reserved_range(limits_.ranges, iova, window.size))
+    return fail_errno(EINVAL,
+                      fmt::format("the IOMMU of group {} has {:#x} to {:#x} reserved, of the {} bytes at {:#x}: "
+                                  "map them elsewhere",
+                                  number_, reserved->first, reserved->last, window.size, iova));
   return {};
 }
 

@@ -14,11 +14,6 @@ namespace smartio::vfio::kernel {
 
 template <class T> using Outcome = std::expected<T, int>; ///< or an errno
 
-struct IovaRange {
-  std::uint64_t first, last; ///< both inclusive
-  bool operator==(const IovaRange&) const = default;
-};
-
 /// What an IOMMU domain can map.
 struct Limits {
   std::uint64_t page = 4096;          ///< the smallest unit, in bytes

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fmt/format.h>
 #include <utility>
 
 namespace smartio::vfio::user {
@@ -60,6 +61,11 @@ void Connection::State::call(Message message) {
   const auto echoed = std::min(message.payload.size(), entry.sent.size());
   if (echoed != 0) std::memcpy(entry.sent.data(), message.payload.data(), echoed);
   const auto number = first_call + calls.size() - 1;
+  if (header.command == Command::dma_map && message.fds.size() > 1)
+    device->client_refused(fmt::format("the client gave {} descriptors for one window of its memory, which takes one; "
+                                       "SPDK does so, with one for each huge page, unless it is started with -g "
+                                       "(--single-file-segments)",
+                                       message.fds.size()));
   auto request = decode_request(header.command, message.payload, std::move(message.fds));
   if (!request) return complete(number, std::unexpected(request.error()));
   entry.weight = weight_of(*request);

@@ -120,6 +120,8 @@ void Client::on_lost(std::move_only_function<void()> lost) {
   boost::asio::post(state_->timer.get_executor(), std::move(lost));
 }
 
+const std::string& Client::why_lost() const { return state_->why; }
+
 void Client::serve_dma(DmaRead read, DmaWrite write) {
   state_->dma_read = std::move(read);
   state_->dma_write = std::move(write);
@@ -143,8 +145,8 @@ void Client::State::greet(const std::shared_ptr<Client>& client, Socket socket, 
       [weak = owner](Message message) {
         if (const auto kept = weak.lock()) kept->state_->received(std::move(message));
       },
-      [weak = owner](End why) {
-        if (const auto kept = weak.lock()) kept->state_->ended(why);
+      [weak = owner](End end) {
+        if (const auto kept = weak.lock()) kept->state_->ended(end);
       });
   stream->start();
   stream->send({.id = 0, .command = Command::version, .size = 0, .flags = type_command, .error = 0},
@@ -186,11 +188,23 @@ void Client::State::refuse(std::unexpected<Error> error) {
   std::exchange(opened, nullptr)(std::move(error));
 }
 
-void Client::State::ended(End why) {
-  if (phase != Phase::greeting) return lose(ENODEV, true);
-  if (why == End::closed) return refuse(fail(Errc::peer_down, "The server closed the connection."));
-  if (why == End::stalled) return refuse(fail(Errc::timed_out, "The vfio-user server does not answer."));
+void Client::State::ended(End end) {
+  if (phase != Phase::greeting)
+    return lose_device(ENODEV, end == End::closed      ? "closed the connection"
+                               : end == End::malformed ? "sent what is no message"
+                                                       : "does not read what it is sent, or stopped within a message");
+  if (end == End::closed) return refuse(fail(Errc::peer_down, "The server closed the connection."));
+  if (end == End::stalled) return refuse(fail(Errc::timed_out, "The vfio-user server does not answer."));
   refuse(fail(Errc::bad_request, "The server does not speak vfio-user."));
+}
+
+void Client::State::lose_device(int error, std::string reason) {
+  if (phase != Phase::over) why = std::move(reason);
+  lose(error, true);
+}
+
+void Client::State::malformed(const char* what, Command command) {
+  lose_device(ENODEV, fmt::format("gave {} to {}", what, name_of(command)));
 }
 
 /// Ends it: everything under way completes with `error`; later requests too, or with ENODEV when the device was lost.
@@ -219,7 +233,9 @@ void Client::State::watch() {
 }
 
 void Client::State::due() {
-  if (!calls.empty() && calls.oldest()->deadline <= Clock::now()) return lose(ETIMEDOUT, true);
+  if (!calls.empty() && calls.oldest()->deadline <= Clock::now())
+    return lose_device(ETIMEDOUT,
+                       fmt::format("gave no answer to {} in {} ms", name_of(calls.oldest()->command), timeout.count()));
   watch();
 }
 

@@ -33,6 +33,10 @@ public:
   void submit(Request request, Completion done) override;
   void on_lost(std::move_only_function<void()> lost) override;
 
+  /// What the server did that lost the device: "closed the connection", "gave a malformed answer to GET_INFO". Empty
+  /// while it is not lost.
+  const std::string& why_lost() const;
+
   /// Writes without waiting for it to be done, or hearing whether it was; in order with everything submitted. EINVAL,
   /// ENODEV when the device is lost, ENOBUFS when the server does not keep up; otherwise 0.
   int post(const RegionWrite& write);

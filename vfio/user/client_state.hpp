@@ -35,6 +35,8 @@ struct Client::State {
   void refuse(std::unexpected<Error> error);
   void ended(End why);
   void lose(int error, bool notify);
+  void lose_device(int error, std::string reason);
+  void malformed(const char* what, Command command);
   void watch();
   void due();
 
@@ -62,6 +64,7 @@ struct Client::State {
   Opened opened;
   int lost_error = ENODEV; ///< what requests complete with when it is over
   bool lost = false;
+  std::string why; ///< it was lost
   std::move_only_function<void()> when_lost;
 
   Outstanding<Call> calls;

@@ -11,6 +11,7 @@
 #include <expected>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace smartio::vfio::user {
@@ -54,13 +55,16 @@ inline constexpr std::size_t echo_size = 32;
 std::expected<Request, int> decode_request(Command command, std::span<const std::byte> payload, std::vector<Fd> fds);
 
 /// The reply to the command. EIO when the answer is not one that belongs to it: the device's bug. A region's info is
-/// cut to the client's argsz; only a complete one has the descriptor. Several areas become one, the longest.
+/// cut to the client's argsz; only a complete one has the descriptor. Several areas become one, the longest. Ranges of
+/// IOVAs are told where they fit.
 std::expected<Payload, int> encode_answer(Command command, std::span<const std::byte> sent, const Answer& answer);
 Payload encode_region_info(std::span<const std::byte> sent, const RegionInfo& info);
+Payload encode_info(std::span<const std::byte> sent, const Info& info);
 
 // The client's half.
 
 Command command_of(const Request& request) noexcept;
+std::string name_of(Command command); ///< "GET_REGION_INFO"; its number where it has no name here
 
 /// The command for one request, which must fit one message: at most max_transfer bytes of data and max_fds
 /// descriptors. `argsz` is the room that a region's info may take, at least 32.

@@ -1,6 +1,8 @@
 // A connection's life: VERSION, what the device says of itself, the end.
 #include "connection.hpp"
 
+#include "peer_process.hpp"
+
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <utility>
@@ -59,6 +61,9 @@ void Connection::withdraw_registers() {
 }
 
 ::ucred Connection::peer() const { return state_->peer; }
+void Connection::kill_process() const {
+  if (state_->phase != State::Phase::over) kill_peer(state_->handle);
+}
 
 void Connection::reap() {
   const auto self = shared_from_this();
@@ -71,8 +76,9 @@ void Connection::reap() {
 }
 
 Connection::State::State(Connection& of, Socket socket, Accept chooser, Counters& counted, Closed at_end)
-    : owner(of), timer(socket.get_executor()), call_timer(socket.get_executor()), accept(std::move(chooser)),
-      counters(counted), closed(std::move(at_end)), peer(credentials(socket.native_handle())) {
+    : owner(of), handle(socket.native_handle()), timer(socket.get_executor()), call_timer(socket.get_executor()),
+      accept(std::move(chooser)), counters(counted), closed(std::move(at_end)),
+      peer(credentials(socket.native_handle())) {
   stream = std::make_shared<Stream>(
       std::move(socket), limits,
       [weak = owner.weak_from_this()](Message message) {

@@ -76,6 +76,7 @@ struct Connection::State {
   void dma_due();
 
   Connection& owner;
+  int handle; ///< of the socket, while it is not over
   std::shared_ptr<Stream> stream;
   boost::asio::steady_timer timer; ///< for the greeting, then for DMA
   bool timer_armed = false;

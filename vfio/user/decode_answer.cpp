@@ -15,12 +15,6 @@ constexpr std::uint32_t most_areas = 256;
 
 Decoded done_if(bool good) { return good ? Decoded(Done{}) : std::nullopt; }
 
-Decoded decode_info(Bytes payload) {
-  const auto body = load<InfoBody>(payload);
-  if (!body) return std::nullopt;
-  return Info{body->flags, body->regions, body->irqs};
-}
-
 Decoded decode_irq_info(Bytes sent, Bytes payload) {
   const auto body = load<IrqInfoBody>(payload);
   const auto asked = load<IrqInfoBody>(sent);
@@ -64,23 +58,60 @@ std::optional<std::vector<RegionArea>> decode_areas(Bytes cap, std::uint64_t reg
   return areas;
 }
 
-/// Follows the chain of capabilities, each further on than the one before, to the sparse one; without one the whole
-/// region is an area.
-std::optional<std::vector<RegionArea>> find_areas(Bytes payload, const RegionInfoBody& body) {
+/// Follows the chain of capabilities, which begins at `at`, each further on than the one before, to the one wanted: its
+/// bytes, and what follows; empty where there is none, nullopt where the chain is broken.
+std::optional<Bytes> find_cap(Bytes payload, std::size_t fixed, std::uint32_t at, std::uint16_t wanted) {
   std::uint32_t previous = 0;
-  auto at = (body.flags & region_flag_caps) != 0 ? body.cap_offset : 0;
   while (at != 0) {
-    if (at <= previous || at < sizeof body || at > payload.size()) return std::nullopt;
+    if (at <= previous || at < fixed || at > payload.size()) return std::nullopt;
     struct CapHeader {
       std::uint16_t id, version;
       std::uint32_t next;
     };
     const auto cap = load<CapHeader>(payload.subspan(at));
     if (!cap) return std::nullopt;
-    if (cap->id == sparse_cap_id) return decode_areas(payload.subspan(at), body.size);
+    if (cap->id == wanted) return payload.subspan(at);
     previous = std::exchange(at, cap->next);
   }
-  return std::vector<RegionArea>{{0, body.size}};
+  return Bytes{};
+}
+
+/// Without the sparse capability the whole region is an area.
+std::optional<std::vector<RegionArea>> find_areas(Bytes payload, const RegionInfoBody& body) {
+  const auto at = (body.flags & region_flag_caps) != 0 ? body.cap_offset : 0;
+  const auto cap = find_cap(payload, sizeof body, at, sparse_cap_id);
+  if (!cap) return std::nullopt;
+  return cap->empty() ? std::vector<RegionArea>{{0, body.size}} : decode_areas(*cap, body.size);
+}
+
+/// The ranges of the capability at `cap`, nullopt when they do not fit what is there, or do not ascend.
+std::optional<std::vector<IovaRange>> decode_ranges(Bytes cap) {
+  const auto head = load<IovaCap>(cap);
+  if (!head || head->ranges > most_iova_ranges) return std::nullopt;
+  auto rest = cap.subspan(sizeof *head);
+  std::vector<IovaRange> ranges;
+  for (std::uint32_t i = 0; i < head->ranges; ++i, rest = rest.subspan(sizeof(IovaRange))) {
+    const auto range = load<IovaRange>(rest);
+    if (!range || range->first > range->last || (!ranges.empty() && range->first <= ranges.back().last))
+      return std::nullopt;
+    ranges.push_back(*range);
+  }
+  return ranges;
+}
+
+Decoded decode_info(Bytes payload) {
+  const auto body = load<InfoBody>(payload);
+  if (!body) return std::nullopt;
+  Info info{body->flags & ~info_flag_caps, body->regions, body->irqs};
+  const auto caps = load<InfoCaps>(payload.subspan(sizeof *body));
+  if ((body->flags & info_flag_caps) == 0 || !caps) return info;
+  const auto cap = find_cap(payload, sizeof *body + sizeof *caps, caps->offset, iova_cap_id);
+  if (!cap) return std::nullopt;
+  if (cap->empty()) return info;
+  auto ranges = decode_ranges(*cap);
+  if (!ranges) return std::nullopt;
+  info.iovas = std::move(*ranges);
+  return info;
 }
 
 Decoded decode_region_info(Bytes sent, Bytes payload, std::vector<Fd> fds) {

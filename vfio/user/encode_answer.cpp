@@ -28,7 +28,7 @@ struct AnswerEncoder {
 
   std::expected<Payload, int> operator()(const Info& info) const {
     if (command != Command::get_info) return std::unexpected(EIO);
-    return Payload{Body(InfoBody{sizeof(InfoBody), info.flags, info.regions, info.irqs}), {}, {}};
+    return encode_info(sent, info);
   }
 
   std::expected<Payload, int> operator()(const RegionInfo& info) const {
@@ -74,6 +74,20 @@ Payload encode_region_info(Bytes sent, const RegionInfo& info) {
   Payload payload{Body(body), {}, {info.fd.get()}};
   payload.body.append(SparseCap{sparse_cap_id, sparse_cap_version, 0, 1, 0});
   payload.body.append(SparseArea{area.offset, area.size});
+  return payload;
+}
+
+/// What the device says of capabilities is not passed on: these are other ones.
+Payload encode_info(Bytes sent, const Info& info) {
+  const auto ranges = std::span(info.iovas).first(std::min<std::size_t>(info.iovas.size(), most_iova_ranges));
+  InfoBody body{sizeof body, info.flags & ~info_flag_caps, info.regions, info.irqs};
+  const auto whole = static_cast<std::uint32_t>(sizeof body + sizeof(InfoCaps) + sizeof(IovaCap) + ranges.size_bytes());
+  if (ranges.empty() || load<InfoBody>(sent).value_or(InfoBody{}).argsz < whole) return {Body(body), {}, {}};
+  body.argsz = whole;
+  body.flags |= info_flag_caps;
+  Payload payload{Body(body), std::as_bytes(ranges), {}};
+  payload.body.append(InfoCaps{sizeof body + sizeof(InfoCaps), 0});
+  payload.body.append(IovaCap{iova_cap_id, iova_cap_version, 0, static_cast<std::uint32_t>(ranges.size()), 0});
   return payload;
 }
 

@@ -2,14 +2,20 @@
 #include "codec.hpp"
 
 #include <cassert>
+#include <utility>
 
 namespace smartio::vfio::user {
 namespace {
 
+/// Room for an info with all that it can have.
+constexpr std::uint32_t info_argsz =
+    sizeof(InfoBody) + sizeof(InfoCaps) + sizeof(IovaCap) + most_iova_ranges * sizeof(IovaRange);
+static_assert(sizeof(IovaRange) == 16); // as vfio_iova_range
+
 struct RequestEncoder {
   std::uint32_t argsz;
 
-  Payload operator()(const GetInfo&) const { return {Body(InfoBody{sizeof(InfoBody), 0, 0, 0}), {}, {}}; }
+  Payload operator()(const GetInfo&) const { return {Body(InfoBody{info_argsz, 0, 0, 0}), {}, {}}; }
   Payload operator()(const GetRegionInfo& get) const {
     return {Body(RegionInfoBody{argsz, 0, get.index, 0, 0, 0}), {}, {}};
   }
@@ -71,6 +77,22 @@ std::optional<DmaAccess> decode_dma(std::span<const std::byte> payload, bool wit
   const auto data = payload.subspan(sizeof *body);
   if (data.size() != (with_data ? body->count : 0)) return std::nullopt;
   return DmaAccess{Iova{body->iova}, static_cast<std::uint32_t>(body->count), data};
+}
+
+std::string name_of(Command command) {
+  switch (command) {
+  case Command::version: return "VERSION";
+  case Command::dma_map: return "DMA_MAP";
+  case Command::dma_unmap: return "DMA_UNMAP";
+  case Command::get_info: return "GET_INFO";
+  case Command::get_region_info: return "GET_REGION_INFO";
+  case Command::get_irq_info: return "GET_IRQ_INFO";
+  case Command::set_irqs: return "SET_IRQS";
+  case Command::region_read: return "REGION_READ";
+  case Command::region_write: return "REGION_WRITE";
+  case Command::reset: return "RESET";
+  default: return "command " + std::to_string(std::to_underlying(command));
+  }
 }
 
 } // namespace smartio::vfio::user

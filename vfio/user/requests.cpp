@@ -157,16 +157,18 @@ void Client::State::received(Message message) {
 void Client::State::reply(Message message) {
   const auto& header = message.header;
   const auto* call = calls.find(header.id);
-  if ((header.flags & type_mask) != type_reply || call == nullptr || call->command != header.command)
-    return lose(ENODEV, true);
+  if ((header.flags & type_mask) != type_reply)
+    return lose_device(ENODEV, "sent a message that is neither command nor reply");
+  if (call == nullptr || call->command != header.command)
+    return malformed("an answer that nobody waits for", header.command);
   if ((header.flags & flag_error) != 0) {
-    if (!message.payload.empty() || !message.fds.empty()) return lose(ENODEV, true);
+    if (!message.payload.empty() || !message.fds.empty()) return malformed("a malformed answer", header.command);
     const bool usable = header.error > 0 && header.error < 4096;
     return calls.take(header.id).done(std::unexpected(usable ? static_cast<int>(header.error) : EIO));
   }
   if (header.command == Command::get_region_info && ask_again(message)) return;
   auto answer = decode_answer(header.command, call->sent, message.payload, std::move(message.fds));
-  if (!answer) return lose(ENODEV, true);
+  if (!answer) return malformed("a malformed answer", header.command);
   if (auto* info = std::get_if<RegionInfo>(&*answer); info != nullptr && info->fd && !holds_registers(info->fd.get()))
     map_nothing(*info);
   calls.take(header.id).done(std::move(*answer));

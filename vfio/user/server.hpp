@@ -52,8 +52,9 @@ public:
   /// The client gets no descriptor of registers any more, and none is kept for it: what it has stays its own.
   void withdraw_registers();
 
-  void close();         ///< `closed` is not called
-  ::ucred peer() const; ///< who connected (SO_PEERCRED)
+  void close();              ///< `closed` is not called
+  ::ucred peer() const;      ///< who connected (SO_PEERCRED)
+  void kill_process() const; ///< of who connected
   ~Connection();
 
 private:

@@ -33,7 +33,8 @@ void keep_info(Loading& loading, Reply reply) {
   const auto* info = reply ? std::get_if<Info>(&*reply) : nullptr;
   loading.known = info != nullptr;
   if (info == nullptr) return;
-  loading.view.info = {info->flags, std::min(info->regions, region_count), std::min(info->irqs, irq_count)};
+  loading.view.info = {info->flags, std::min(info->regions, region_count), std::min(info->irqs, irq_count),
+                       info->iovas};
 }
 
 void ask_regions(Device& device, const std::shared_ptr<Loading>& loading) {

@@ -92,12 +92,26 @@ struct SparseCap {
 struct SparseArea {
   std::uint64_t offset, size;
 };
+/// What follows the info when there are capabilities, as in vfio_device_info, and the one that there may be here.
+struct InfoCaps {
+  std::uint32_t offset, pad;
+};
+/// Where windows can be: vfio_iommu_type1_info_cap_iova_range, its header included; IovaRange follow. The kernel gives
+/// it with the IOMMU's info, which vfio-user does not have; the id is smartio's own.
+struct IovaCap {
+  std::uint16_t id, version;
+  std::uint32_t next, ranges, reserved;
+};
+static_assert(sizeof(InfoCaps) == 8 && sizeof(IovaCap) == 16);
 static_assert(sizeof(DmaMapBody) == 32 && sizeof(DmaUnmapBody) == 24 && sizeof(InfoBody) == 16);
 static_assert(sizeof(RegionInfoBody) == 32 && sizeof(IrqInfoBody) == 16 && sizeof(SetIrqsBody) == 20);
 static_assert(sizeof(AccessBody) == 16 && sizeof(DmaAccessBody) == 16);
 static_assert(sizeof(SparseCap) == 16 && sizeof(SparseArea) == 16);
 
 inline constexpr std::uint16_t sparse_cap_id = 1, sparse_cap_version = 1; // VFIO_REGION_INFO_CAP_SPARSE_MMAP
+inline constexpr std::uint32_t info_flag_caps = 1 << 7;                   // VFIO_DEVICE_FLAGS_CAPS
+inline constexpr std::uint16_t iova_cap_id = 0x8000, iova_cap_version = 1;
+inline constexpr std::uint32_t most_iova_ranges = 64;
 inline constexpr std::uint32_t dma_flag_read = 1, dma_flag_write = 2;
 inline constexpr std::uint32_t unmap_flag_dirty = 1, unmap_flag_all = 2; // VFIO_DMA_UNMAP_FLAG_*
 
