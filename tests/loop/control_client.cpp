@@ -71,16 +71,42 @@ TEST_CASE("a daemon that does not answer is given up in time, and the connection
 TEST_CASE("an answer that trickles in is given up in time") {
   Daemon daemon;
   auto client = daemon.connect(100ms);
-  std::jthread trickle([fd = daemon.fd()](const std::stop_token& stop) {
-    const std::string endless = frame({{"id", 1}, {"result", {{"fill", std::string(100000, 'x')}}}});
+  const bool always_more = GENERATE(false, true); // so that nothing is ever waited for
+  std::jthread trickle([fd = daemon.fd(), always_more](const std::stop_token& stop) {
+    const std::string fill(always_more ? 15'000'000 : 100'000, 'x');
+    const std::string endless = frame({{"id", 1}, {"result", {{"fill", fill}}}});
     for (std::size_t i = 0; i < endless.size() && !stop.stop_requested(); ++i) {
       if (::send(fd, &endless[i], 1, MSG_NOSIGNAL) != 1) return;
-      std::this_thread::sleep_for(1ms);
+      if (!always_more) std::this_thread::sleep_for(1ms);
     }
   });
   const auto start = std::chrono::steady_clock::now();
   CHECK(client.call("list", json::object()).error().code == Errc::timed_out);
   CHECK(std::chrono::steady_clock::now() - start < 10s);
+}
+
+TEST_CASE("what no smartiod says ends the connection at once") {
+  Daemon daemon;
+  auto client = daemon.connect(10s);
+  const auto start = std::chrono::steady_clock::now();
+  SECTION("a reply larger than any") { daemon.send(std::string{'\x01', '\x00', '\x00', '\x01', '\x00'}); } // 16 MiB + 1
+  SECTION("a reply to something else") { daemon.send(frame({{"id", 2}, {"result", json::object()}})); }
+  SECTION("a reply without a number") { daemon.send(frame({{"result", json::object()}})); }
+  CHECK(client.call("list", json::object()).error().code == std::errc::bad_message);
+  CHECK(client.fd() == -1);
+  CHECK(std::chrono::steady_clock::now() - start < 5s);
+}
+
+TEST_CASE("only so many events are kept while a reply is waited for") {
+  Daemon daemon;
+  auto client = daemon.connect(60s);
+  const std::size_t count = GENERATE(4096U, 4097U);
+  std::jthread sender([&daemon, count] {
+    std::string all;
+    for (std::size_t i = 0; i < count; ++i) all += event;
+    daemon.send(all + done);
+  });
+  CHECK(client.call("list", json::object()).has_value() == (count == 4096));
 }
 
 TEST_CASE("events that overtake a reply are kept in order") {

@@ -229,6 +229,7 @@ TEST_CASE("a function's own descriptor goes to root and the trusted group, and t
       {"somebody without an account", trusted, 1234567, 1234567, false},
       {"a user of another group", "daemon", uid, gid, false},
       {"a user, with a group trusted that does not exist", "no such group", uid, gid, false},
+      {"the user that runs the node", "", uid, gid, true},
   }));
   INFO(who);
   OwnMounts mounts;
@@ -242,7 +243,10 @@ TEST_CASE("a function's own descriptor goes to root and the trusted group, and t
     REQUIRE(mounts.hide("/proc")); // where a descriptor's kind is written
   }
   Client client(loan, as, of);
-  REQUIRE(client.greet());
+  if (who == "the user that runs the node") REQUIRE(::seteuid(as) == 0);
+  const bool greeted = client.greet();
+  REQUIRE(::seteuid(0) == 0);
+  REQUIRE(greeted);
   CHECK(client.registers() == (given ? mapped : by_message));
   settle(loan.io);
   CHECK(loan.usage.trapped == !given);
@@ -271,6 +275,7 @@ TEST_CASE("once a loan is taken back its client gets no descriptor of the regist
   CHECK(client.registers() == mapped);
   const auto before = loan.device->requests;
   loan.socket->close(orderly);
+  CHECK_FALSE(std::filesystem::exists(loan.path())); // though its client is still there
   CHECK(client.registers() == by_message);
   CHECK(client.read(page) == ones);
   CHECK(client.ask(message(Command::region_write, join(test::raw(AccessBody{0, 0, 4}), ones))) == 0);
@@ -322,10 +327,14 @@ TEST_CASE("a loan has one client at a time") {
   CHECK(loan.asked.empty());
   REQUIRE(third.raw.send(message(Command::version, version("{}"))));
   settle(loan.io);
+  const auto earlier = std::exchange(loan.device, std::make_shared<LendersDevice>());
   loan.lender_answers(); // anew for each client
   const auto greeting = third.raw.receive();
   CHECK((greeting && !greeting->failed()));
   CHECK(loan.lender_closed == 1);
+  earlier->lost();
+  CHECK(loan.fabrics_lost == 0); // it was the first client's
+  CHECK(third.read(0) == Bytes(4));
 }
 
 TEST_CASE("a lender that answers after the loan was closed is let go, and nobody is told that the loan is open") {
@@ -366,10 +375,11 @@ TEST_CASE("a program that holds a function when its loan ends is ended, half a s
   OwnMounts mounts;
   if (!mounts) SKIPPED("no mounts of its own");
   Loan loan;
-  const auto [program, holds] = GENERATE(table<bool, bool>({{true, true}, {true, false}, {false, true}}));
+  const auto [program, holds, named] = GENERATE(
+      table<bool, bool, bool>({{true, true, true}, {true, true, false}, {true, false, true}, {false, true, true}}));
   INFO((program ? "a program" : "a virtual machine") << (holds ? " with the function" : ""));
   loan.programs = program;
-  if (holds) loan.device->registers = function(mounts);
+  if (holds) loan.device->registers = named ? function(mounts) : make_eventfd().value(); // or of no known kind
   Client client(loan);
   REQUIRE(client.greet());
   CHECK(client.registers() == mapped);
@@ -437,7 +447,8 @@ TEST_CASE("a lost device is told by ERR, one taken back by ERR to programs and b
   CHECK(drain_eventfd(error.get()) == (by_error ? 1 : 0));
   CHECK(drain_eventfd(wanted.get()) == (by_error ? 0 : 1));
   CHECK(loan.fabrics_lost == (lost ? 1 : 0));
-  CHECK(irqs == 0); // these are this node's
+  CHECK(irqs == 0);                                                         // these are this node's
+  if (by_error) CHECK(drain_eventfd(client.connect(vfio::err).get()) == 1); // whoever asks late is told, too
   CHECK(client.read(0) == ones);
   if (lost) // its memory may still be written
     CHECK(client.ask(message(Command::dma_unmap, test::raw(DmaUnmapBody{24, 0, 0, page}))) == ENODEV);

@@ -111,7 +111,8 @@ struct RemoteSession {
 
   boost::asio::io_context io;
   NtbPair pair{"gen4", false};
-  std::shared_ptr<WatchedDevice> bridge = watch(pair.a); ///< the borrower's
+  std::shared_ptr<WatchedDevice> bridge = watch(pair.a),
+                                 lenders_bridge = watch(pair.b); ///< the borrower's; the lender's
   std::shared_ptr<Peer> a, b;
   std::shared_ptr<TestDevice> lent = std::make_shared<TestDevice>();
   std::shared_ptr<Exposures> lenders; ///< of the lender's end

@@ -107,7 +107,8 @@ TEST_CASE("a small configuration space has the same rules") {
   config.resize(256);
   const auto rules = ConfigRules::parse(config);
   CHECK(changeable(rules, 0x88, 2) == bytes({0x10, 0x78}));
-  CHECK(rules.allowed(0x100, Bytes(4), Bytes(4)).empty());
+  for (const std::uint64_t offset : {std::uint64_t{0x100}, std::uint64_t{1} << 40, UINT64_MAX - 3})
+    CHECK(rules.allowed(offset, Bytes(4, std::byte{0xff}), Bytes(4)).empty());
 }
 
 TEST_CASE("nothing may be written to bridges, to a device that is gone, or to what is no configuration space") {

@@ -9,6 +9,9 @@ using namespace smartio::testing;
 
 namespace {
 
+constexpr std::uint64_t status = 0x40, disable = 0x48; ///< of interrupts
+constexpr std::uint32_t doorbell = 0x100;              ///< the first of the peer's
+
 /// What was written to BAR 0, as one window sees it: whether its translation was ever changed while it was open.
 struct WindowLog {
   std::uint32_t base, limit;
@@ -76,6 +79,34 @@ TEST_CASE("a doorbell that shares the link's vector is forgotten when the link i
   }
 }
 
+TEST_CASE("what others have left in a bridge is gone once it is started: windows, doorbells, events") {
+  NtbPair pair(any_chip());
+  pair.b.open_window(0, NtbHost::memory_at);
+  pair.b.open_window(1, NtbHost::memory_at);
+  pair.a.write(0, doorbell + 4 * 3, 4, 1);
+  const auto watched = watch(pair.b);
+  End end(pair.b);
+  for (const std::uint32_t bar : {2U, 4U}) CHECK(pair.a.read(bar, 0, 8) == UINT64_MAX);
+  CHECK(told<std::uint64_t>(*end.adapter, &Adapter::read_doorbells) == 0);
+  REQUIRE(did(*end.adapter, &Adapter::enable_doorbells, std::uint64_t{0x8}).has_value());
+  CHECK_FALSE(end.signalled(3));
+  const auto first = std::ranges::find(watched->registers, disable, &WatchedDevice::Write::offset);
+  REQUIRE(first != watched->registers.end());
+  CHECK(first->value == 0x1ffffffff); // no doorbell signals while vectors change
+}
+
+TEST_CASE("doorbells are enabled and cleared without the link's event") {
+  Ends ends(any_chip());
+  const auto watched = watch(ends.pair.b);
+  const End end(ends.pair.b);
+  auto& adapter = *end.adapter;
+  REQUIRE(did(adapter, &Adapter::clear_doorbells, UINT64_MAX).has_value());
+  CHECK(watched->registers.back() == WatchedDevice::Write{status, adapter.shape().usable_doorbells});
+  REQUIRE(did(adapter, &Adapter::enable_doorbells, std::uint64_t{0x8}).has_value());
+  const std::uint64_t link = adapter.shape().generation == 3 ? 3ULL << 31 : 1ULL << 32;
+  CHECK(watched->registers.back() == WatchedDevice::Write{disable, 0x1ffffffff & ~(link | 0x8)});
+}
+
 TEST_CASE("a window is closed until it is opened, and again afterwards") {
   Ends ends(any_chip());
   for (const unsigned index : {0U, 1U}) {
@@ -98,7 +129,9 @@ TEST_CASE("what cannot be a window is refused") {
   Ends ends(any_chip());
   const bool pages = ends.b.adapter->shape().alignment == 4096;
   const auto opened = [&ends](unsigned index, std::uint64_t at, std::uint64_t bytes) {
-    return did(*ends.b.adapter, &Adapter::open_window, index, Iova{at}, bytes).has_value();
+    const auto done = did(*ends.b.adapter, &Adapter::open_window, index, Iova{at}, bytes);
+    if (!done) CHECK(done.error().code == Errc::bad_request); // before the bridge is asked
+    return done.has_value();
   };
   CHECK(opened(0, NtbHost::memory_at + 0x1000, 0x1000) == pages);
   CHECK_FALSE(opened(0, NtbHost::memory_at + 0x800, 0x1000));

@@ -246,7 +246,8 @@ TEST_CASE("the kernel's console is in use") {
 TEST_CASE("an open node is named with who has it open") {
   Drive drive;
   add_process(drive.tree, 1234, "nvme");
-  drive.tree.link("proc/1234/fd/5", "/dev/zero"); // 1:5, of no interest
+  add_child(drive.tree, disk, "block", "1:5");
+  drive.tree.link("proc/1234/fd/5", "/dev/zero"); // 1:5 as well, but no block device
   CHECK(drive.uses().empty());
   drive.tree.link("proc/1234/fd/6", "/dev/null"); // 1:3
   CHECK(drive.uses() == Uses{"/dev/nvme0 is open in process 1234 (nvme)"});
@@ -303,6 +304,15 @@ TEST_CASE("a VFIO descriptor says which device it is of, or is a perhaps") {
   fdinfo("vfio-device-syspath: /sys/devices/pci0000:00/0000:06:00.0\n");
   CHECK(uses_of(tree.root(), function(tree), free_system()) ==
         Uses{"06:00.0 is on vfio-pci and open in process 99 (qemu)"});
+}
+
+TEST_CASE("a VFIO device that is mapped and no longer open is a perhaps") {
+  const Tree tree;
+  add_function(tree, {.driver = "vfio-pci"});
+  add_process(tree, 99, "qemu");
+  tree.file("proc/99/maps", "7f5a1000-7f5a2000 rw-s 00000000 00:0f 1055     anon_inode:[vfio-device]\n");
+  CHECK(uses_of(tree.root(), function(tree), free_system()) ==
+        Uses{"06:00.0 is on vfio-pci and open in perhaps process 99 (qemu)"});
 }
 
 TEST_CASE("broken tables of the kernel's are read as far as they make sense") {

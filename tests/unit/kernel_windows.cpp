@@ -90,6 +90,19 @@ TEST_CASE("iommufd maps files by descriptor, and by address where the kernel can
   CHECK(bed.system->mappings() == 0);
 }
 
+TEST_CASE("iommufd maps by address only files that the kernel cannot map by descriptor") {
+  Bed bed(Interface::iommufd);
+  bed.system->fail("map_space_file", ENOMEM);
+  CHECK(bed.map(0x100000, page) == ENOMEM);
+  bed.system->fail("map_space_file", EINVAL);
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  const Fd in(ends[0]), out(ends[1]);
+  CHECK(bed.number(*bed.device, window(in, 0x100000, page)) == EINVAL);
+  CHECK(bed.system->reachable().empty());
+  CHECK(bed.system->calls() == Strings(2, "map_space_file 100000+1000 0"));
+}
+
 TEST_CASE("another device's registers are mapped by their mapping, or with iommufd as a dma-buf") {
   {
     Bed bed;
@@ -137,6 +150,8 @@ TEST_CASE("what is no range of free addresses is refused with the reason, before
     CHECK(bed.map(row.iova, row.size) == EINVAL);
     CHECK(bed.sentence.find(row.says) != std::string::npos);
   }
+  CHECK(bed.map(0x1000, page, 0x800) == EINVAL);
+  CHECK(bed.sentence.find("pages") != std::string::npos);
   CHECK(bed.system->calls().empty());
 }
 

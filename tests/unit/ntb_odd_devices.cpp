@@ -111,3 +111,28 @@ TEST_CASE("a bridge that was pulled out is ENODEV, and its link is down") {
   CHECK(error.code == std::errc::no_such_device);
   CHECK_FALSE(told<fabric::ntb::Link>(*adapter, &Adapter::read_link).up);
 }
+
+TEST_CASE("an answer that is not as long as what was read is an error") {
+  struct Short final : vfio::Device {
+    void submit(vfio::Request request, vfio::Completion answer) override {
+      const auto* read = std::get_if<vfio::RegionRead>(&request);
+      if (length == 0 || read == nullptr) return device->submit(std::move(request), std::move(answer));
+      answer(vfio::Data{Bytes(length)});
+    }
+    void on_lost(std::move_only_function<void()>) override {}
+    std::shared_ptr<vfio::Device> device;
+    std::size_t length = 0;
+  };
+  Ends ends(any_chip());
+  const auto odd = std::make_shared<Short>();
+  odd->device = ends.pair.b.device;
+  std::shared_ptr<Adapter> adapter;
+  Adapter::open(odd, [&adapter](auto opened) { adapter = opened.value(); });
+  for (const std::size_t length : {1U, 3U, 5U}) {
+    odd->length = length;
+    std::optional<Result<std::uint32_t>> word;
+    adapter->read_scratchpad(0, [&word](auto told) { word = std::move(told); });
+    REQUIRE((word && !word->has_value()));
+    CHECK(word->error().code == Errc::bad_request);
+  }
+}

@@ -76,6 +76,57 @@ TEST_CASE("a window that is full, or asked for too much, has no room") {
   CHECK_FALSE(peer.reserve(1).has_value());
 }
 
+TEST_CASE("room that is released is used again, and released once only") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  auto& peer = *nodes.a.peer;
+  constexpr std::uint64_t all = NtbHost::window_bytes - 0x1000;
+  for (int i = 0; i < 2; ++i) {
+    const auto offset = peer.reserve(all);
+    REQUIRE(offset.has_value());
+    for (const auto at : {*offset, *offset, std::uint64_t{0}}) peer.release(at);
+    CHECK(peer.used_bytes() == 0);
+  }
+  const auto one = peer.reserve(0x1000), other = peer.reserve(0x1000);
+  for (int i = 0; i < 2; ++i) peer.release(*one);
+  CHECK(peer.used_bytes() == 0x1000);
+  CHECK(peer.reserve(0x1000) != other);
+}
+
+TEST_CASE("a window is not where the processor's interrupts are") {
+  Nodes nodes(any_chip());
+  REQUIRE(nodes.both_up());
+  CHECK(std::to_underlying(nodes.a.peer->inbound(0)) >= 1ULL << 32);
+}
+
+TEST_CASE("a flush of a bridge that does not answer is an error") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  std::vector<bool> done;
+  const auto flush = [&] {
+    nodes.a.peer->flush([&done](const Result<void>& result) { done.push_back(result.has_value()); });
+  };
+  flush();
+  nodes.pair.bridge.detach(Side::a);
+  flush();
+  CHECK(done == std::vector{true, false});
+}
+
+TEST_CASE("the control doorbell stays enabled whatever doorbells are claimed and released") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  nodes.bridge_of_a->registers.clear();
+  const auto bit = nodes.a.peer->claim_doorbell([] {}).value();
+  const std::uint64_t both = 1U | std::uint64_t{1} << bit, disable = 0x48;
+  const auto disabled = [&] {
+    REQUIRE(nodes.bridge_of_a->registers.back().offset == disable);
+    return nodes.bridge_of_a->registers.back().value;
+  };
+  CHECK((disabled() & both) == 0);
+  nodes.a.peer->release_doorbell(bit);
+  CHECK((disabled() & both) == both - 1);
+}
+
 TEST_CASE("a doorbell reaches who claimed it at the other end, again after each ring") {
   Nodes nodes(any_chip());
   REQUIRE(nodes.both_up());

@@ -61,3 +61,24 @@ TEST_CASE("a second answer to a command, while memory is being exposed for the n
   CHECK_FALSE((*second)->has_value());
   while (!session.bridge.bridge().answers.empty()) session.bridge.bridge().answer();
 }
+
+TEST_CASE("a request that is made when another is answered is sent once") {
+  Session session;
+  session.device->submit(vfio::Reset{}, [&session](const vfio::Reply&) { session.ask(vfio::Reset{}); });
+  REQUIRE(session.sent.size() == 1);
+  session.answer();
+  CHECK(session.sent.size() == 2);
+}
+
+TEST_CASE("a session that ends here tells the lender, and gives its doorbells back") {
+  Session session;
+  vfio::SetIrqs irqs{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::msix, 0, 2, {}, {}};
+  for (int i = 0; i < 2; ++i) irqs.eventfds.push_back(make_eventfd().value());
+  session.ask(std::move(irqs));
+  REQUIRE(session.sent.back().doorbells.size() == 2);
+  session.device->close();
+  CHECK(session.sent.back().kind == DeviceMessage::Kind::closed);
+  unsigned free = 0;
+  while (session.bridge.nodes.a.peer->claim_doorbell([] {})) ++free;
+  CHECK(free == 31);
+}

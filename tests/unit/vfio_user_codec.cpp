@@ -391,6 +391,8 @@ TEST_CASE("malformed replies of servers are refused") {
     for (const auto& range : told) bytes = join(bytes, raw(range));
     return bytes;
   };
+  auto many = raw(SparseCap{1, 1, 0, 257, 0});
+  for (int i = 0; i < 257; ++i) many = join(many, raw(SparseArea{0, 4096}));
   const Bad all[] = {
       {"info too short", Command::get_info, {}, Bytes(15)},
       {"info: capability in the header", Command::get_info, {}, ranges(1, {{0, 1}}, 16)},
@@ -424,6 +426,7 @@ TEST_CASE("malformed replies of servers are refused") {
        join(info(caps, 32), raw(SparseCap{9, 1, 32, 0, 0}), Bytes(16)), 1},
       {"region: areas missing", Command::get_region_info, asked, join(info(caps, 32), sparse(2, 0, 4096)), 1},
       {"region: areas absurd", Command::get_region_info, asked, join(info(caps, 32), sparse(UINT32_MAX, 0, 4096)), 1},
+      {"region: more areas than a region has", Command::get_region_info, asked, join(info(caps, 32), many), 1},
       {"region: area outside", Command::get_region_info, asked, join(info(caps, 32), sparse(1, 4096, 8192)), 1},
       {"region: area wraps", Command::get_region_info, asked, join(info(caps, 32), sparse(1, UINT64_MAX, 2)), 1},
       {"region: area empty", Command::get_region_info, asked, join(info(caps, 32), sparse(1, 0, 0)), 1},

@@ -1,17 +1,21 @@
 // What a device said of itself, and the requests that it spares the device.
 #include "catch.hpp"
 #include "descriptors.hpp"
+#include "own_mounts.hpp"
+#include "skipped.hpp"
 #include "small_device.hpp"
 #include "user/view.hpp"
 
 #include <cerrno>
 #include <fcntl.h>
+#include <filesystem>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 using namespace smartio;
 using namespace smartio::vfio;
+using smartio::test::OwnMounts;
 using smartio::test::SmallDevice;
 using user::DeviceView;
 
@@ -174,6 +178,18 @@ TEST_CASE("memory files and eventfds are not taken for registers, and what nobod
   CHECK(kind_of_descriptor(make_eventfd().value().get()) == DescriptorKind::unknown);
   CHECK(kind_of_descriptor(Fd(::open("/dev/null", O_RDWR)).get()) == DescriptorKind::unknown); // as any node
   CHECK(kind_of_descriptor(-1) == DescriptorKind::unknown);
+}
+
+TEST_CASE("a node of VFIO's is a device's own descriptor, and without /proc nothing is taken for harmless") {
+  OwnMounts mounts;
+  if (!mounts) SKIPPED("no mounts of its own");
+  REQUIRE(mounts.hide("/dev"));
+  REQUIRE(std::filesystem::create_directories("/dev/vfio/devices"));
+  const Fd node(::open("/dev/vfio/devices", O_RDONLY | O_CLOEXEC | O_DIRECTORY));
+  CHECK(kind_of_descriptor(node.get()) == DescriptorKind::device);
+  REQUIRE(mounts.hide("/proc"));
+  CHECK(kind_of_descriptor(node.get()) == DescriptorKind::unknown);
+  CHECK(kind_of_descriptor(make_eventfd().value().get()) == DescriptorKind::unknown);
 }
 
 TEST_CASE("a window's descriptor must be a file that holds it, with the rights it needs") {
