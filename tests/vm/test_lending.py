@@ -4,6 +4,8 @@ from guest import Guest
 from lending import Function, Nodes
 from topology import Topology, blank_disk
 
+IN_A_ROW = 60
+
 
 def test_a_disk_of_this_host_is_lent_and_comes_back_with_its_data(bed, tmp_path):
     machine = Topology()
@@ -26,6 +28,9 @@ def test_a_disk_of_this_host_is_lent_and_comes_back_with_its_data(bed, tmp_path)
         nodes.check(8, f"available --yes {disk}")
         assert function.driver() == "vfio-pci" and nodes.state(4, disk) == "available"
         assert nodes.json(8, f"show {disk}")["interface"] == "type1"
+        # Each program borrows the disk, uses it and gives it back; none is refused: it waits for the end before it.
+        guest.check(f"for i in $(seq {IN_A_ROW}); do smartio_nvme --run-dir /run/node4 80000 identify >/dev/null || exit; done",
+                    seconds=10 * IN_A_ROW)
         nodes.check(4, "borrow 80000")
         guest.check("head -c 1048576 /dev/urandom >/run/data && "
                     "smartio_nvme --run-dir /run/node4 80000 write 64 </run/data && "
