@@ -230,3 +230,44 @@ TEST_CASE("a device that goes while a window is mapped in pieces answers it and 
   CHECK(mapped->value() == std::unexpected(ENODEV));
   CHECK(loan.lender->waiting.empty());
 }
+
+TEST_CASE("once a device was taken away an unmap is confirmed by an orderly end, whatever end came before or after") {
+  struct Row {
+    std::vector<bool> ends; ///< orderly, or not
+    bool unmapped;
+  };
+  for (const auto& row : {Row{{true}, true}, Row{{false}, false}, Row{{true, false}, true}, Row{{false, true}, true}}) {
+    Loan loan;
+    for (const bool orderly : row.ends) loan.device->revoke(orderly);
+    CHECK(loan.ask(DmaUnmap{Iova{0}, page})->value().has_value() == row.unmapped);
+    CHECK(loan.lender->waiting.empty());
+  }
+}
+
+TEST_CASE("a descriptor that is more than one region goes with its areas to the trusted, and neither to others") {
+  struct Whole final : SmallDevice {
+    void submit(vfio::Request request, vfio::Completion done) override {
+      SmallDevice::submit(std::move(request), [done = std::move(done)](vfio::Reply reply) mutable {
+        if (auto* info = reply ? std::get_if<vfio::RegionInfo>(&*reply) : nullptr) info->fd = make_eventfd().value();
+        done(std::move(reply));
+      });
+    }
+  };
+  const bool trusted = GENERATE(false, true);
+  const auto device = std::make_shared<BorrowedDevice>(
+      trusted, [] {}, std::chrono::hours(1));
+  OpenedDevice open;
+  open.device = std::make_shared<Whole>();
+  open.close = [](std::move_only_function<void()> closed) { closed(); };
+  device->connected(std::move(open));
+  std::optional<vfio::Reply> reply;
+  device->submit(vfio::GetRegionInfo{0}, [&reply](vfio::Reply answer) { reply = std::move(answer); });
+  REQUIRE((reply && *reply));
+  const auto& info = std::get<vfio::RegionInfo>(**reply);
+  CHECK(static_cast<bool>(info.fd) == trusted);
+  CHECK(info.areas.empty() == !trusted);
+  CHECK(((info.flags & vfio::region_flag_mmap) != 0) == trusted);
+  CHECK(device->holds_function() == trusted);
+  CHECK(device->usage().trapped == !trusted);
+  device->close();
+}

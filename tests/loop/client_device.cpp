@@ -156,6 +156,13 @@ TEST_CASE("windows are on record from when they are asked for, in whatever state
   CHECK(share->windows().size() == 1);
 }
 
+TEST_CASE("a window that the device refuses is not on record") {
+  Sharers sharers;
+  sharers.device->mapped[page] = page; // of somebody else
+  CHECK(*ask(*sharers.one, window(1)) == std::unexpected(EEXIST));
+  CHECK(sharers.one->windows().empty());
+}
+
 TEST_CASE("a client of a shared device maps in its own slice, from its first byte to its last, and nowhere else") {
   Sharers sharers;
   const unsigned slice = GENERATE(0U, 1U, 31U);

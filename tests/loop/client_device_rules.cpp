@@ -89,6 +89,17 @@ TEST_CASE("a write that touches one byte of a protected page is refused as a who
   CHECK_FALSE(written(2, 4 * page - 1, 2));
 }
 
+TEST_CASE("of a BAR that is all protected pages nobody has the descriptor") {
+  Lending lending;
+  const bool all = GENERATE(false, true);
+  lending.description.protected_pages = {{0, page, all ? page : page / 2}};
+  const auto answer = ask(lending.share(), GetRegionInfo{0});
+  const auto& info = std::get<RegionInfo>(answer->value().value());
+  CHECK(static_cast<bool>(info.fd) == !all);
+  CHECK(info.areas.empty() == all);
+  CHECK((info.flags & region_flag_mmap) == (all ? 0 : region_flag_mmap));
+}
+
 TEST_CASE("where configuration writes are filtered, what a client may not change stays, wherever its write begins") {
   Lending lending;
   const std::size_t offset = GENERATE(0U, 1U, 4U, 5U, 6U, 0x33U), end = 0x50;

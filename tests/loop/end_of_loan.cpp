@@ -124,6 +124,17 @@ struct Ending {
     run_until(io, [this] { return over(); });
     return *log;
   }
+  /// Those of the other device, as its clients have them.
+  Fd registers_of_other() {
+    auto registers = make_memfd("registers", page).value();
+    peers->exported(other.get(), 0, registers);
+    return registers;
+  }
+  bool withdraw_other() {
+    bool done = false;
+    peers->withdraw(other.get(), [&done] { done = true; });
+    return done;
+  }
   bool registers_reached() const { return std::ranges::find(*others, "unmap 0") == others->end(); }
 };
 
@@ -249,7 +260,8 @@ TEST_CASE("one share of several ends without a step that others would notice") {
   ending.ended();
   const auto one = ending.attach(loan, true), other = ending.attach(next_loan, true);
   ending.client = one;
-  REQUIRE(ending.ask(vfio::DmaMap{Iova{2 * page}, page, Access::read, make_memfd("memory", page).value(), 0}));
+  const auto registers = ending.registers_of_other();
+  REQUIRE(ending.ask(vfio::DmaMap{Iova{2 * page}, page, Access::read, registers.duplicate().value(), 0}));
   REQUIRE(ending.ask(vfio::DmaMap{Iova{8 * page}, page, Access::read, make_memfd("memory", page).value(), 0}));
   ending.log->clear();
   ending.verdict.reset();
@@ -258,6 +270,96 @@ TEST_CASE("one share of several ends without a step that others would notice") {
   ending.lent->end(loan, false);
   CHECK(ending.ended() == Log{"unmap 8192", "unmap 32768", "tell clients", "disconnect", "loan ended"});
   CHECK(ending.verdict.has_value() == !ending.device->failing.empty());
+  ending.device->failing.clear();
+  ending.log->clear();
+  CHECK(ending.withdraw_other());
+  CHECK(*ending.log == (ending.verdict ? Log{"unmap 8192"} : Log{})); // what is unmapped is not unmapped again
+}
+
+TEST_CASE("a device that is closed while it is lent serves nobody, is reached by no other, and is asked no more") {
+  Ending ending;
+  const auto registers = ending.registers_of_other();
+  REQUIRE(ending.peers->mapping(ending.device, {Iova{2 * page}, page, Access::read, registers.duplicate().value(), 0},
+                                std::make_shared<PeerWindows::Windows>()));
+  ending.client.reset();
+  bool closed = false;
+  ending.lent->close([&closed] { closed = true; });
+  ending.run();
+  CHECK(closed);
+  CHECK(*ending.log == Log{"disconnect", "close"});
+  CHECK_FALSE(ending.registers_reached());
+  ending.log->clear();
+  CHECK(ending.withdraw_other());
+  CHECK(ending.log->empty());
+}
+
+namespace {
+
+/// A source of which each opening is the test's.
+struct Source {
+  boost::asio::io_context io;
+  std::function<Result<std::shared_ptr<NotingDevice>>()> next;
+  bool comes_back = false;
+  unsigned lost = 0, ended = 0;
+  std::optional<Result<std::shared_ptr<LentDevice>>> opened;
+
+  ~Source() {
+    if (opened && *opened) (*opened).value()->close();
+    settle(io);
+  }
+  void open() {
+    DeviceSource source{[this](DeviceSource::Opened told) {
+                          auto device = next();
+                          if (!device) return told(std::unexpected(device.error()));
+                          OpenedDevice open;
+                          open.device = *device;
+                          open.close = [](std::move_only_function<void()> closed) { closed(); };
+                          told(std::move(open));
+                        },
+                        "it is lost",
+                        {},
+                        comes_back};
+    LentDevice::open(
+        io, id, std::move(source), std::make_shared<PeerWindows>(),
+        [this](const core::Event& event) {
+          lost += std::holds_alternative<core::DeviceLost>(event);
+          ended += std::holds_alternative<core::LoanEnded>(event);
+          if (std::holds_alternative<core::TellClients>(event)) (*opened).value()->clients_released(loan);
+        },
+        [this](auto result) { opened.emplace(std::move(result)); });
+    run_until(io, [this] { return opened.has_value(); });
+  }
+};
+
+} // namespace
+
+TEST_CASE("the loss of a device that was open before is not that of the one that is open now") {
+  Source source;
+  std::vector<std::shared_ptr<NotingDevice>> devices;
+  source.next = [&devices] { return devices.emplace_back(std::make_shared<NotingDevice>(std::make_shared<Log>())); };
+  source.open();
+  const auto lent = source.opened->value();
+  lent->attach(loan, false, [](const auto&, const auto&) { return [] {}; });
+  lent->end(loan, true);
+  run_until(source.io, [&source] { return source.ended == 1; });
+  REQUIRE(devices.size() == 2);
+  devices[0]->lose();
+  CHECK(source.lost == 0);
+  devices[1]->lose();
+  CHECK(source.lost == 1);
+}
+
+TEST_CASE("a device's server that just starts again is waited for, where servers come back") {
+  Source source;
+  source.comes_back = GENERATE(false, true);
+  unsigned tries = 0;
+  source.next = [&tries]() -> Result<std::shared_ptr<NotingDevice>> {
+    if (++tries < 3) return std::unexpected(Error{make_error_code(Errc::peer_down), "it is gone"});
+    return std::make_shared<NotingDevice>(std::make_shared<Log>());
+  };
+  source.open();
+  CHECK(source.opened->has_value() == source.comes_back);
+  CHECK(tries == (source.comes_back ? 3 : 1));
 }
 
 TEST_CASE("a client that waits for its turn is not let in once its loan has ended") {

@@ -24,9 +24,9 @@ struct Pair {
   unsigned frames = 0;
   std::string why; ///< it closed
 
-  Pair() {
+  explicit Pair(std::chrono::milliseconds patience = 200ms) {
     boost::asio::local::connect_pair(near, far);
-    stream = std::make_shared<FrameStream>(FrameStream::Socket(std::move(near)), core::frame_limit, 200ms);
+    stream = std::make_shared<FrameStream>(FrameStream::Socket(std::move(near)), core::frame_limit, patience);
     stream->start([this](const core::Frame&) { ++frames; }, [this](const std::string& reason) { why = reason; });
   }
   void write(const std::string& bytes) { boost::asio::write(far, boost::asio::buffer(bytes)); }
@@ -104,4 +104,35 @@ TEST_CASE("whoever takes nothing of what was sent is cut off in time, whoever ta
   CHECK(pair.why.empty());
   pair.run_until_closed();
   CHECK(pair.why == "it does not read");
+}
+
+TEST_CASE("whoever takes nothing of very much is cut off at once") {
+  Pair pair(1h);
+  const auto frame = core::encode_frame(core::FrameKind::json, std::string(1 << 20, ' '));
+  for (int i = 0; i < 31; ++i) pair.stream->send(frame);
+  pair.run(20ms);
+  CHECK(pair.why.empty());
+  for (int i = 0; i < 2; ++i) pair.stream->send(frame);
+  CHECK(pair.why.empty()); // never from within send
+  pair.run(20ms);
+  CHECK(pair.why == "it does not read");
+}
+
+TEST_CASE("what was sent before a connection is finished arrives before its end, and nothing that is sent after") {
+  Pair pair;
+  const auto frame = core::encode_frame(core::FrameKind::json, std::string(1 << 20, ' '));
+  pair.stream->send(frame);
+  pair.stream->finish(nullptr);
+  pair.stream->send(frame);
+  std::string taken;
+  std::atomic<bool> ended = false;
+  std::thread reader([&] {
+    boost::system::error_code error;
+    boost::asio::read(pair.far, boost::asio::dynamic_buffer(taken), error);
+    ended = true;
+  });
+  while (!ended) pair.run(10ms);
+  reader.join();
+  CHECK(taken == frame);
+  CHECK(pair.why.empty());
 }

@@ -163,6 +163,43 @@ TEST_CASE("a share that is returned while the end of another resets the device i
   CHECK(third->disconnected);
 }
 
+TEST_CASE("a client of a shared device ends without a step that others would notice, and the last with all of them") {
+  Lender lender;
+  const auto first = lender.attach(1), second = lender.attach(2), third = lender.attach(3);
+  const auto resets = [&lender] { return lender.device->kinds[vfio::Request(vfio::Reset{}).index()]; };
+  for (std::uint32_t vector = 0; const auto& client : {first, second, third}) {
+    vfio::SetIrqs irqs{vfio::irq_data_eventfd | vfio::irq_action_trigger, vfio::msix, vector++, 1, {}, {}};
+    irqs.eventfds.push_back(make_eventfd().value());
+    client->device->submit(std::move(irqs), [](const vfio::Reply& reply) { CHECK(reply.has_value()); });
+  }
+  lender.device->irqs.clear();
+  lender.leave(first);
+  lender.lent->end({id, 2}, false);
+  lender.run();
+  REQUIRE(lender.device->irqs.size() == 2); // each its own vector
+  for (std::uint32_t vector = 0; const auto& irqs : lender.device->irqs)
+    CHECK((irqs.count == 1 && irqs.start == vector++ && irqs.eventfds.empty()));
+  CHECK(resets() == 0);
+  CHECK_FALSE(third->disconnected);
+  lender.leave(third);
+  CHECK(resets() == 1);
+}
+
+TEST_CASE("ends are carried out one after the other") {
+  Lender lender;
+  const auto first = lender.attach(1), second = lender.attach(2);
+  first->device->submit(vfio::DmaMap{Iova{0}, 4096, Access::read, {}}, [](const vfio::Reply&) {});
+  lender.device->manner = SmallDevice::Manner::later;
+  lender.leave(first);
+  lender.leave(second);
+  CHECK(lender.device->waiting.size() == 1); // the first one's unmap
+  lender.device->manner = SmallDevice::Manner::at_once;
+  lender.device->complete();
+  lender.run();
+  CHECK(lender.device->waiting.empty());
+  CHECK(second->disconnected);
+}
+
 TEST_CASE("a client that left while it waited is cleaned up before the next one is served") {
   Lender lender;
   unsigned opened = 0, opened_when_served = 0;

@@ -37,6 +37,7 @@ class Liar {
 public:
   std::atomic<std::uint32_t> regions = 9, flags = 3, vectors = 8;
   std::atomic<std::uint64_t> unmaps_less = 0; ///< bytes that it does not unmap, and says so
+  std::atomic<std::uint64_t> bar0 = page;     ///< bytes of it
   std::atomic<std::uint32_t> requests = 0;    ///< whether it has REQ
   std::atomic<int> vendor = 0x36, reads = 0;  ///< what each byte of configuration space is; how often it was read
 
@@ -85,7 +86,8 @@ private:
     case Command::get_region_info: {
       auto body = *load<RegionInfoBody>(payload);
       const bool config = body.index == config_region;
-      return raw(RegionInfoBody{sizeof body, config ? 3U : 0U, body.index, 0, config ? page : 0, 0});
+      const std::uint64_t size = config ? page : body.index == 0 ? bar0.load() : 0;
+      return raw(RegionInfoBody{sizeof body, size != 0 ? 3U : 0U, body.index, 0, size, 0});
     }
     case Command::get_irq_info: {
       const auto index = load<IrqInfoBody>(payload)->index;
@@ -166,6 +168,17 @@ TEST_CASE("memory of which a server unmaps less than asked is kept, and so is it
     const auto other = Memory::allocate(page);
     REQUIRE(other);
     CHECK(device->map_dma_at(Iova{page}, *other, Access::write).has_value() == (less == 0));
+  }
+}
+
+TEST_CASE("a block of registers that is not as large as it was when the device was opened is refused") {
+  Liar server("grows");
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  CHECK(device->map_bar(0));
+  for (const auto size : {2 * page, page / 2}) {
+    server.bar0 = size;
+    CHECK(fails_with(device->map_bar(0), Errc::bad_request));
   }
 }
 

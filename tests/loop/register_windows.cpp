@@ -3,6 +3,8 @@
 #include "catch.hpp"
 #include "test_device.hpp"
 
+#include <fcntl.h>
+
 using namespace smartio;
 using namespace testing;
 
@@ -86,6 +88,25 @@ TEST_CASE("windows that were unmapped, refused or ended with their device are no
   CHECK(unmaps == 0);
 }
 
+TEST_CASE(
+    "registers are known by their file, whoever opened it, and what has no file of its own by its opening alone") {
+  Pair pair;
+  const auto name = "/proc/self/fd/" + std::to_string(pair.target->registers.get());
+  const Fd again(::open(name.c_str(), O_RDWR | O_CLOEXEC));
+  REQUIRE(again);
+  pair.map(page, again);
+  CHECK(pair.withdraw());
+  CHECK(pair.device->windows.empty());
+  const auto one = make_eventfd().value(), other = make_eventfd().value(); // of one inode, as VFIO's devices may be
+  pair.peers.exported(pair.target.get(), 0, one);
+  const auto noted = [&pair](const Fd& fd) {
+    vfio::DmaMap map{Iova{page}, page, Access::read, fd.duplicate().value(), 0};
+    return pair.peers.mapping(pair.device, map, pair.record).has_value();
+  };
+  CHECK(noted(one));
+  CHECK_FALSE(noted(other));
+}
+
 TEST_CASE("a descriptor is held no longer than its device's loan") {
   Pair pair;
   CHECK(pair.withdraw());
@@ -129,6 +150,22 @@ TEST_CASE("after a reset of the target others reach its registers where they did
   CHECK(pair.device->windows.at(page).memory.bytes()[5] == std::byte{42});
   CHECK(pair.withdraw()); // as before
   CHECK(pair.device->windows.size() == 1);
+}
+
+TEST_CASE("the reset of one target and the end of another device concern no windows but their own") {
+  Pair pair;
+  const auto other_target = std::make_shared<TestDevice>(), other_device = std::make_shared<TestDevice>();
+  pair.peers.exported(other_target.get(), 0, other_target->registers);
+  pair.map(page, pair.target->registers);
+  pair.map(2 * page, other_target->registers);
+  std::vector<std::string> asked;
+  log_requests(*pair.device, asked, never);
+  CHECK(remake(pair));
+  CHECK(asked == std::vector<std::string>{"unmap", "map"});
+  pair.peers.forget(other_device.get());
+  CHECK(pair.withdraw());
+  CHECK(pair.device->windows.size() == 1);
+  CHECK(pair.device->windows.contains(2 * page));
 }
 
 TEST_CASE("a window that cannot be made again is gone, and the reset is over all the same") {

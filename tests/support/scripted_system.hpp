@@ -51,6 +51,11 @@ public:
   void fail(std::string call, int number) { failures_[std::move(call)] = number; }
   void succeed(const std::string& call) { failures_.erase(call); }
   void hang(const std::string& call) { hanging_ = call; } ///< until release()
+  void hang_instead(const std::string& call) {            ///< what hangs goes on
+    const std::scoped_lock lock(mutex_);
+    hanging_ = call;
+    released_.notify_all();
+  }
   void slow(std::string call, std::chrono::milliseconds time) { slow_ = {std::move(call), time}; }
   void release() {
     const std::scoped_lock lock(mutex_);

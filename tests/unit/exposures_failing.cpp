@@ -141,3 +141,17 @@ TEST_CASE("close during an expose leaves nothing mapped, whatever was under way"
   CHECK(client.used_pages() == 0);
   CHECK(client.maps().empty());
 }
+
+TEST_CASE("a client that has ended exposes nothing more, not even what is just being mapped for it") {
+  ExposingClient client;
+  const auto memory = file(4);
+  client.bridge().late = true;
+  const auto first = client.ask(memory, 0, 4);
+  client.exposures->close(client.self);
+  CHECK(client.expose(memory, 0, 4) == std::unexpected(ECANCELED));
+  CHECK(client.maps().size() == 1);
+  client.bridge().late = false;
+  client.bridge().answer();
+  CHECK(*first == std::unexpected(ECANCELED));
+  CHECK(client.used_pages() == 0);
+}

@@ -163,6 +163,16 @@ TEST_CASE("an access outside its region never reaches the kernel") {
   bed.close(device);
 }
 
+TEST_CASE("one access moves a MiB at most, however large its region") {
+  KernelBed bed;
+  bed.system->bar0 = 16 << 20;
+  const auto device = bed.open().value();
+  CHECK(bed.number(*device, RegionRead{0, 0, 1 << 20}) == 0);
+  CHECK(bed.number(*device, RegionRead{0, 0, (1 << 20) + 1}) == EINVAL);
+  CHECK(bed.number(*device, RegionWrite{0, 0, std::vector<std::byte>((1 << 20) + 1)}) == EINVAL);
+  bed.close(device);
+}
+
 TEST_CASE("a reset leaves bus mastering off") {
   KernelBed bed;
   const auto device = bed.open().value();
@@ -244,8 +254,10 @@ TEST_CASE("close ends what is under way with ECANCELED, and is told when all is 
   const auto device = bed.open().value();
   bed.system->hang("reset");
   std::vector<int> errors;
+  bed.system->calls();
   for (int i = 0; i < 2; ++i)
     device->submit(Reset{}, [&errors](Reply reply) { errors.push_back(reply ? 0 : reply.error()); });
+  REQUIRE(bed.asked("reset"));
   unsigned closed = 0;
   for (int i = 0; i < 2; ++i) device->close([&closed] { ++closed; });
   CHECK(errors == std::vector{ECANCELED, ECANCELED});
@@ -254,8 +266,28 @@ TEST_CASE("close ends what is under way with ECANCELED, and is told when all is 
   bed.system->release();
   CHECK(bed.run_until([&closed] { return closed == 2; }));
   CHECK(bed.system->open_descriptors() == 0);
+  CHECK(std::ranges::count(bed.system->seen(), "reset") == 1); // what had not begun does not
   device->close([&closed] { ++closed; });
   CHECK(bed.run_until([&closed] { return closed == 3; }));
+}
+
+TEST_CASE("whoever waits for the end of a device is not told when only what was under way has ended") {
+  KernelBed bed;
+  const auto device = bed.open().value();
+  REQUIRE(bed.number(*device, window(make_memfd("window", page).value(), 0x1000, page)) == 0);
+  bed.system->calls();
+  bed.system->hang("reset");
+  device->submit(Reset{}, [](const Reply&) {});
+  REQUIRE(bed.asked("reset"));
+  bool closed = false;
+  device->close([&closed] { closed = true; });
+  bed.system->hang_instead("unmap_dma");
+  REQUIRE(bed.asked("unmap_dma 1000+1000"));
+  bed.io.restart();
+  bed.io.poll();
+  CHECK_FALSE(closed);
+  bed.system->release();
+  CHECK(bed.run_until([&closed] { return closed; }));
 }
 
 TEST_CASE("a request outlives the last reference to its device") {

@@ -90,10 +90,28 @@ TEST_CASE("TYPE1: the device is closed before its group, and the group before it
   CHECK(bed.system->command() == 2);
 }
 
+TEST_CASE("TYPE1: an opening that fails closes in the same order") {
+  KernelBed bed;
+  bed.system->fail("limits", EIO);
+  CHECK(fails_with(bed.open(), EIO));
+  CHECK(bed.system->closed() == Strings{"device", "/dev/vfio/12", "/dev/vfio/vfio"});
+}
+
 TEST_CASE("a device that is dropped without being closed is closed all the same") {
   KernelBed bed;
   bed.open().value().reset();
   CHECK(bed.run_until([&bed] { return bed.system->open_descriptors() == 0; }));
+}
+
+TEST_CASE("a device is opened with its registers on, and bus mastering off, whatever it was before") {
+  for (const int command : {0, 2, 4, 7}) {
+    KernelBed bed;
+    bed.system->put(4, {command, 4}); // interrupts by INTx disabled
+    const auto device = bed.open().value();
+    CHECK(bed.system->command() == (2 | (command & 1)));
+    CHECK(bed.system->config[5] == std::byte{4});
+    bed.close(device);
+  }
 }
 
 TEST_CASE("a device that cannot be reset is not reset") {
