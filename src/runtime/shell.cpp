@@ -205,12 +205,20 @@ void Shell::stop_now() {
   fabric_.reset();
   for (const auto& [id, loan] : std::exchange(loans_, {})) loan->abandon();
   uevents_.reset();
-  // Stops once the last device is closed, then the bridges, and all are back with their drivers.
-  const std::shared_ptr<void> bridges_closed(
-      nullptr, [this](void*) { host_->give_back_all([this] { asio::post(io_, [this] { answer_all(); }); }); });
+  // Stops once the last device is closed, one that is being opened or closed included, then the bridges, and all are
+  // back with their drivers.
+  const std::shared_ptr<void> bridges_closed(nullptr, [this](void*) {
+    host_->give_back_all([this](const std::vector<Error>& failures) {
+      for (const auto& error : failures)
+        if (config_.log) config_.log(3, "a device did not go back to its driver: " + to_string(error));
+      asio::post(io_, [this] { answer_all(); });
+    });
+  });
   const std::shared_ptr<void> finished(nullptr, [this, bridges_closed](void*) {
     while (!bridges_.empty()) close_bridge(bridges_.extract(bridges_.begin()), [bridges_closed] {});
   });
+  host_in_use_->last = [finished] {};
+  host_in_use_.reset();
   for (const auto& [id, device] : std::exchange(devices_, {})) device->close([finished] {});
   for (const auto& [link, stream] : std::exchange(links_, {})) stream->close();
   timers_.clear();

@@ -114,7 +114,9 @@ private:
 
   // shell_bridges.cpp
   struct Bridge {
-    std::optional<Bdf> taken{}; ///< from its driver
+    std::optional<Bdf> taken{};                      ///< from its driver
+    std::move_only_function<void()> end_when_open{}; ///< it is to end, but is being opened
+    bool opening = false;
     OpenedDevice device{};
     std::shared_ptr<fabric::ntb::Peer> peer{};             ///< while it is open
     std::shared_ptr<Exposures> exposures{};                ///< as long
@@ -138,6 +140,7 @@ private:
   using RemoteClientKey = std::pair<core::LinkId, std::uint32_t>; ///< link and session
   void open_bridges();
   void open_bridge(const std::string& address);
+  void bridge_opened(const std::string& address, const std::shared_ptr<Bridge>& bridge, Result<OpenedDevice> opened);
   void start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge);
   void bridge_failed(const std::string& address, const std::shared_ptr<Bridge>& bridge, const Error& error);
   void bridge_changed(const std::string& address, const Bridge& bridge);
@@ -198,6 +201,11 @@ private:
   std::map<DeviceId, std::string> server_paths_; ///< of devices that have one
   std::map<DeviceId, Bdf> taken_;                ///< from their drivers, or about to be
   std::unique_ptr<HostDevices> host_;
+  /// Held by whoever opens or closes a device of this host; what `last` holds goes when nobody does any more.
+  struct InUse {
+    std::move_only_function<void()> last;
+  };
+  std::shared_ptr<InUse> host_in_use_ = std::make_shared<InUse>();
   /// One for all, so that functions of one IOMMU group find each other.
   std::shared_ptr<vfio::kernel::System> kernel_ = vfio::kernel::real_system();
   const std::string vf_token_ = random_uuid(); ///< of all functions this node lends; nobody else knows it

@@ -41,16 +41,24 @@ void Shell::open_bridge(const std::string& address) {
   auto source = bdf ? kernel_source(*bdf, vfio::kernel::Interface::automatic)
                     : user_source(address.substr(std::string_view("vfio-user:").size()));
   auto open = [this, address, bridge = bridges_[address], source = std::move(source)](const Result<void>& taken) {
-    if (!taken) return bridge_failed(address, bridge, taken.error());
-    source.open([this, address, bridge](Result<OpenedDevice> opened) {
-      if (!opened) return bridge_failed(address, bridge, opened.error());
-      bridge->device = std::move(*opened);
-      start_bridge(address, bridge);
-    });
+    if (!taken) return bridge_opened(address, bridge, std::unexpected(taken.error()));
+    source.open(
+        [this, address, bridge](Result<OpenedDevice> opened) { bridge_opened(address, bridge, std::move(opened)); });
   };
   if (!bdf) return open({});
   bridges_[address]->taken = *bdf;
+  bridges_[address]->opening = true;
   host_->take(*bdf, false, {}, std::move(open));
+}
+
+void Shell::bridge_opened(const std::string& address, const std::shared_ptr<Bridge>& bridge,
+                          Result<OpenedDevice> opened) {
+  bridge->opening = false;
+  if (opened) bridge->device = std::move(*opened);
+  if (auto end = std::exchange(bridge->end_when_open, nullptr)) return end();
+  if (!opened) return bridge_failed(address, bridge, opened.error());
+  if (bridge->over) return bridge->device.close([] {});
+  start_bridge(address, bridge);
 }
 
 void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridge>& bridge) {
@@ -69,7 +77,7 @@ void Shell::start_bridge(const std::string& address, const std::shared_ptr<Bridg
       },
       [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
         if (!peer) return bridge_failed(address, bridge, peer.error());
-        if (bridge->failed) return (*peer)->close([] {}); // its device was lost meanwhile
+        if (bridge->failed || bridge->over) return (*peer)->close([] {}); // its device was lost or closed meanwhile
         bridge->peer = std::move(*peer);
         bridge->exposures = std::make_shared<Exposures>(bridge->peer);
         if (!is_current(address, bridge)) return end_bridge(address, bridge, [] {});
@@ -144,7 +152,7 @@ void Shell::end_bridge(const std::string& address, const std::shared_ptr<Bridge>
   bridge->enders.push_back(std::move(closed));
   if (bridge->enders.size() > 1) return; // it is ending already
   ++closing_bridges_[address];
-  auto ended = [this, address, bridge] {
+  auto ended = [this, address, bridge, use = host_in_use_] {
     if (--closing_bridges_[address] == 0) closing_bridges_.erase(address);
     bridge->over = true;
     for (auto& each : std::exchange(bridge->enders, {})) each();
@@ -163,6 +171,10 @@ void Shell::end_bridge(const std::string& address, const std::shared_ptr<Bridge>
     device.close(std::move(give_back));
   };
   bridge->exposures.reset();
+  if (bridge->opening) { // the function goes back to its driver once it is closed, and what is not open cannot be
+    bridge->end_when_open = std::move(close);
+    return;
+  }
   if (const auto peer = std::exchange(bridge->peer, nullptr)) return peer->close(std::move(close));
   close();
 }

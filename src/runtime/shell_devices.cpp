@@ -197,9 +197,9 @@ void Shell::open_device(DeviceId id, DeviceSource source) {
         if (failed || std::holds_alternative<core::DeviceLost>(event)) server_missed(id);
         handle(std::move(event));
       },
-      [this, id](Result<std::shared_ptr<LentDevice>> device) {
+      [this, id, use = taken_.contains(id) ? host_in_use_ : nullptr](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
-        if (stopping_) return (*device)->close();
+        if (stopping_) return (*device)->close([use] {});
         devices_[id] = *device;
         handle(core::DeviceOpened{id, (*device)->identity()});
       });
@@ -222,7 +222,7 @@ void Shell::perform(core::CloseDevice& effect) {
   if (const auto path = server_paths_.find(id); path != server_paths_.end()) servers_.forget(path->second);
   const auto found = devices_.extract(id);
   if (found.empty()) return give_back(id);
-  found.mapped()->close([this, id, keep = found.mapped()] { give_back(id); });
+  found.mapped()->close([this, id, keep = found.mapped(), use = host_in_use_] { give_back(id); });
 }
 
 void Shell::perform(core::ForgetDevice& effect) {
