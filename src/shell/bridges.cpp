@@ -37,15 +37,13 @@ void Bridges::open(const std::string& address) {
   bridges_[address] = std::make_shared<Bridge>();
   const auto bdf = parse_bdf(address);
   auto open_device = [this, address, bridge = bridges_[address]](const Result<void>& taken) {
-    if (!taken) return failed(address, bridge, taken.error());
-    source(address).open([this, address, bridge](Result<OpenedDevice> opened) {
-      if (!opened) return failed(address, bridge, opened.error());
-      bridge->device = std::move(*opened);
-      start(address, bridge);
-    });
+    if (!taken) return opened(address, bridge, std::unexpected(taken.error()));
+    source(address).open(
+        [this, address, bridge](Result<OpenedDevice> device) { opened(address, bridge, std::move(device)); });
   };
   if (!bdf) return open_device({});
   bridges_[address]->taken = *bdf;
+  bridges_[address]->opening = true;
   host_.take(*bdf, false, {}, std::move(open_device));
 }
 
@@ -53,6 +51,15 @@ DeviceSource Bridges::source(const std::string& address) {
   if (const auto bdf = parse_bdf(address))
     return sources_.kernel(*bdf, vfio::kernel::Interface::automatic, [this, address] { wanted_back(address); });
   return sources_.user(address.substr(user_prefix.size()), false);
+}
+
+void Bridges::opened(const std::string& address, const Ref& bridge, Result<OpenedDevice> device) {
+  bridge->opening = false;
+  if (device) bridge->device = std::move(*device);
+  if (auto end = std::exchange(bridge->end_when_open, nullptr)) return end();
+  if (!device) return failed(address, bridge, device.error());
+  if (bridge->over) return bridge->device.close([] {});
+  start(address, bridge);
 }
 
 void Bridges::start(const std::string& address, const Ref& bridge) {
@@ -70,7 +77,7 @@ void Bridges::start(const std::string& address, const Ref& bridge) {
       },
       [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
         if (!peer) return failed(address, bridge, peer.error());
-        if (bridge->failed) return (*peer)->close([] {}); // its device was lost meanwhile
+        if (bridge->failed || bridge->over) return (*peer)->close([] {}); // its device was lost or closed meanwhile
         bridge->peer = std::move(*peer);
         bridge->exposures = std::make_shared<Exposures>(bridge->peer);
         if (!is_current(address, bridge)) return end(address, bridge, [] {});
@@ -144,7 +151,7 @@ void Bridges::end(const std::string& address, const Ref& bridge, std::move_only_
   bridge->enders.push_back(std::move(closed));
   if (bridge->enders.size() > 1) return; // it is ending already
   ++closing_[address];
-  auto ended = [this, address, bridge] {
+  auto ended = [this, address, bridge, use = ending_.begin()] {
     if (--closing_[address] == 0) closing_.erase(address);
     bridge->over = true;
     for (auto& each : std::exchange(bridge->enders, {})) each();
@@ -156,6 +163,10 @@ void Bridges::end(const std::string& address, const Ref& bridge, std::move_only_
     device.close([this, bridge, ended = std::move(ended)]() mutable { give_back(*bridge, std::move(ended)); });
   };
   bridge->exposures.reset();
+  if (bridge->opening) { // the function goes back to its driver once it is closed, and what is not open cannot be
+    bridge->end_when_open = std::move(close_device);
+    return;
+  }
   if (const auto peer = std::exchange(bridge->peer, nullptr)) return peer->close(std::move(close_device));
   close_device();
 }
@@ -198,6 +209,7 @@ std::shared_ptr<Exposures> Bridges::find(NodeId node, const fabric::ntb::Peer::L
 void Bridges::close_all(const std::shared_ptr<void>& closed) {
   wanted_ = {};
   retry_timer_.cancel();
+  ending_.over(closed);
   while (!bridges_.empty()) close(bridges_.extract(bridges_.begin()), [closed] {});
 }
 

@@ -5,6 +5,7 @@
 #include "device_sources.hpp"
 #include "ntb/exposures.hpp"
 #include "ntb/peer.hpp"
+#include "uses.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <map>
@@ -37,7 +38,9 @@ public:
 
 private:
   struct Bridge {
-    std::optional<Bdf> taken{}; ///< from its driver
+    std::optional<Bdf> taken{};                      ///< from its driver
+    std::move_only_function<void()> end_when_open{}; ///< it is to end, but is being opened
+    bool opening = false;
     OpenedDevice device{};
     PeerRef peer{};                                        ///< while it is open
     std::shared_ptr<Exposures> exposures{};                ///< as long
@@ -49,6 +52,7 @@ private:
   void open_all();
   void open(const std::string& address);
   DeviceSource source(const std::string& address);
+  void opened(const std::string& address, const Ref& bridge, Result<OpenedDevice> device);
   void start(const std::string& address, const Ref& bridge);
   void failed(const std::string& address, const Ref& bridge, const Error& error);
   void changed(const std::string& address, const Bridge& bridge);
@@ -64,6 +68,7 @@ private:
   const DeviceSources& sources_;
   Lost lost_;
   core::UseBridges wanted_;
+  Uses ending_; ///< by those that are ending
   Table bridges_;
   std::map<std::string, unsigned> closing_;     ///< how many times
   std::map<std::string, std::string> problems_; ///< that were logged

@@ -62,17 +62,18 @@ core::Identity identity_of(const host::Function& function) {
 } // namespace
 
 Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, const std::string& state_dir,
-                                                       const std::function<void(int, std::string_view)>& log) {
+                                                       const std::function<void(int, std::string_view)>& log,
+                                                       host::Root root, host::System system) {
   std::optional<host::Binder> binder;
   if (!state_dir.empty()) {
-    binder = TRY(host::Binder::open({}, state_dir));
+    binder = TRY(host::Binder::open(root, state_dir, std::move(system)));
     const auto recovered = binder->recover();
     if (log && !recovered) log(3, to_string(recovered.error()));
     if (log && recovered)
       for (const auto& sentence : *recovered) log(4, sentence);
   }
   const SignalsBlocked blocked;
-  return std::unique_ptr<HostDevices>(new HostDevices(io, std::move(binder)));
+  return std::unique_ptr<HostDevices>(new HostDevices(io, std::move(root), std::move(binder)));
 }
 
 HostDevices::~HostDevices() { worker_.join(); }
@@ -162,13 +163,15 @@ Result<std::string> HostDevices::give_back_now(const Bdf& bdf) {
   return function ? function->driver.value_or("") : "";
 }
 
-void HostDevices::give_back_all(std::move_only_function<void()> done) {
-  run<bool>(
+void HostDevices::give_back_all(std::move_only_function<void(std::vector<Error>)> done) {
+  run<std::vector<Error>>(
       [this] {
-        for (auto& [number, group] : std::exchange(groups_, {})) (void)binder_->give_back(group.bound);
-        return true;
+        std::vector<Error> failures;
+        for (auto& [number, group] : std::exchange(groups_, {}))
+          if (auto given = binder_->give_back(group.bound); !given) failures.push_back(std::move(given).error());
+        return failures;
       },
-      [done = std::move(done)](bool) mutable { done(); });
+      std::move(done));
 }
 
 void HostDevices::scan(std::vector<core::FilterRule> rules,

@@ -23,7 +23,8 @@ public:
   /// Undoes what a crash has left half done, as far as it goes; `log` is told. Without a state directory no driver is
   /// ever changed.
   static Result<std::unique_ptr<HostDevices>> open(boost::asio::io_context& io, const std::string& state_dir,
-                                                   const std::function<void(int, std::string_view)>& log);
+                                                   const std::function<void(int, std::string_view)>& log,
+                                                   vfio::host::Root root = {}, vfio::host::System system = {});
   ~HostDevices(); ///< waits for what is under way
 
   /// "06:00.0", and any other form of lspci -s that names one function, in full; other texts as they are.
@@ -38,7 +39,8 @@ public:
 
   /// Back to its driver, with its group, once no function of that is taken any more. Gives the driver it has then.
   void give_back(const Bdf& bdf, std::move_only_function<void(Result<std::string>)> done);
-  void give_back_all(std::move_only_function<void()> done);
+  /// What is left, of which nothing is open any more; gives what went wrong. The journal has that for the next start.
+  void give_back_all(std::move_only_function<void(std::vector<Error>)> done);
 
   void scan(std::vector<core::FilterRule> rules,
             std::move_only_function<void(Result<std::vector<std::vector<std::string>>>)> done);
@@ -48,8 +50,8 @@ public:
   void holders(const Bdf& bdf, std::move_only_function<void(std::string)> done);
 
 private:
-  HostDevices(boost::asio::io_context& io, std::optional<vfio::host::Binder> binder)
-      : io_(io), binder_(std::move(binder)) {}
+  HostDevices(boost::asio::io_context& io, vfio::host::Root root, std::optional<vfio::host::Binder> binder)
+      : io_(io), root_(std::move(root)), binder_(std::move(binder)) {}
   template <class T> void run(std::move_only_function<T()> work, std::move_only_function<void(T)> done);
   Result<void> take_now(const Bdf& bdf, bool force, const std::set<Bdf>& companions);
   Result<std::string> give_back_now(const Bdf& bdf);

@@ -30,6 +30,7 @@ std::shared_ptr<LentDevice> LentDevices::find(DeviceId id) const {
 }
 
 void LentDevices::close_all(const std::shared_ptr<void>& closed) {
+  opening_.over(closed);
   for (const auto& [id, device] : std::exchange(devices_, {})) device->close([closed] {});
 }
 
@@ -102,9 +103,9 @@ void LentDevices::open(DeviceId id, DeviceSource source) {
   LentDevice::open(
       context_.io, id, std::move(source), register_windows_,
       [this, id](core::Event event) { told(id, std::move(event)); },
-      [this, id](Result<std::shared_ptr<LentDevice>> device) {
+      [this, id, use = taken_.contains(id) ? opening_.begin() : nullptr](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
-        if (context_.stopping) return (*device)->close();
+        if (context_.stopping) return (*device)->close([use] {});
         devices_[id] = *device;
         context_.handle(core::DeviceOpened{id, (*device)->identity()});
       });
@@ -135,7 +136,7 @@ void LentDevices::perform(core::CloseDevice& effect) {
   if (const auto path = server_paths_.find(id); path != server_paths_.end()) servers_.forget(path->second);
   const auto found = devices_.extract(id);
   if (found.empty()) return give_back(id);
-  found.mapped()->close([this, id, keep = found.mapped()] { give_back(id); });
+  found.mapped()->close([this, id, keep = found.mapped(), use = opening_.begin()] { give_back(id); });
 }
 
 void LentDevices::perform(core::ForgetDevice& effect) {

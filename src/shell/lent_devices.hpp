@@ -4,6 +4,7 @@
 #include "device_sources.hpp"
 #include "lent_device.hpp"
 #include "server_watch.hpp"
+#include "uses.hpp"
 
 #include <map>
 #include <memory>
@@ -26,7 +27,8 @@ public:
   /// The registers that their borrowers may map for other devices.
   const std::shared_ptr<RegisterWindows>& register_windows() const { return register_windows_; }
 
-  /// `closed` is let go once nothing of them is open any more. They are not given back.
+  /// For good. `closed` is let go once nothing of them is open any more, of those that are being opened or closed
+  /// included. They are not given back.
   void close_all(const std::shared_ptr<void>& closed);
 
 private:
@@ -43,6 +45,7 @@ private:
   std::shared_ptr<RegisterWindows> register_windows_ = std::make_shared<RegisterWindows>();
   std::map<DeviceId, std::shared_ptr<LentDevice>> devices_;
   std::map<DeviceId, Bdf> taken_; ///< from their drivers, or about to be
+  Uses opening_;                  ///< by whoever opens or closes one of them
   ServerWatch servers_;
   std::map<DeviceId, std::string> server_paths_; ///< of devices that have one
 };

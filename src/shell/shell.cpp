@@ -177,8 +177,12 @@ void Shell::stop_now() {
   loans_.abandon_all();
   uevents_.reset();
   // Stops once the last device is closed, then the bridges, and all are back with their drivers.
-  const std::shared_ptr<void> bridges_closed(
-      nullptr, [this](void*) { host_->give_back_all([this] { asio::post(*io_, [this] { end(); }); }); });
+  const std::shared_ptr<void> bridges_closed(nullptr, [this](void*) {
+    host_->give_back_all([this](const std::vector<Error>& failures) {
+      for (const auto& error : failures) context_.log(3, "a device did not go back to its driver: " + to_string(error));
+      asio::post(*io_, [this] { end(); });
+    });
+  });
   const std::shared_ptr<void> devices_closed(nullptr,
                                              [this, bridges_closed](void*) { bridges_.close_all(bridges_closed); });
   devices_.close_all(devices_closed);
