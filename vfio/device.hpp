@@ -92,7 +92,7 @@ struct DmaUnmap {
   std::uint64_t size;
   bool all = false;
 };
-/// What is unmapped: windows that begin in it. Nothing of 0 bytes; up to the last address where it would wrap.
+/// The addresses that are to be unmapped. None of 0 bytes; up to the last there is where it would wrap.
 constexpr AddressRange range_of(const DmaUnmap& unmap) {
   const auto first = static_cast<std::uint64_t>(unmap.iova);
   if (unmap.all) return AddressRange::all();

@@ -23,7 +23,7 @@ struct OpenedDevice {
   /// Sets who is called when the device reports an error that nothing corrects (VFIO's ERR: AER, fatal). May be empty.
   std::function<void(std::move_only_function<void()>)> on_error{};
   std::function<std::string()> why_lost{}; ///< once it is: what happened, in more words than the source has; or empty
-  std::string interface, driver;           ///< core::Identity's
+  std::string interface, driver;           ///< how it is driven (vfio-user, type1, iommufd), and by which driver
   std::optional<unsigned> iommu_group;
   bool filters_config = false; ///< a borrower's configuration writes need an allow-list
   /// Only a reset clears what a borrower left in it: why it is not lent without one. Empty: it is.

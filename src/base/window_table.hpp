@@ -10,7 +10,7 @@
 
 namespace smartio {
 
-/// Addresses from `first` to `last`, which is one of them: 2^64 does not fit into 64 bits.
+/// Addresses from `first` to `last`, which is one of them: 2^64 does not fit into 64 bits. None where `last` is less.
 struct AddressRange {
   std::uint64_t first, last;
 
@@ -21,7 +21,8 @@ struct AddressRange {
   constexpr bool contains(const AddressRange& other) const { return first <= other.first && other.last <= last; }
 };
 
-/// Windows by their first address. overlapping() needs them not to overlap each other: whoever adds one has looked.
+/// Windows by their first address. overlapping() needs them not to overlap each other: whoever adds one has
+/// looked, or takes the word of whoever accepted it.
 template <class Value> class WindowTable {
 public:
   struct Window {
@@ -45,9 +46,10 @@ public:
   /// Those that have a byte in the range.
   auto overlapping(const AddressRange& range) { return overlapping(windows_, range); }
   auto overlapping(const AddressRange& range) const { return overlapping(windows_, range); }
-  /// Those that begin in it.
+  /// Those that begin in it, also where windows overlap.
   auto beginning_in(const AddressRange& range) {
-    return std::ranges::subrange(windows_.lower_bound(range.first), windows_.upper_bound(range.last));
+    const auto from = windows_.lower_bound(range.first);
+    return std::ranges::subrange(from, range.last < range.first ? from : windows_.upper_bound(range.last));
   }
 
   /// The one that begins there; null: none does.
@@ -82,6 +84,7 @@ public:
 private:
   template <class Table> static auto overlapping(Table& windows, const AddressRange& range) {
     auto from = windows.upper_bound(range.first);
+    if (range.last < range.first) return std::ranges::subrange(from, from);
     if (from != windows.begin() && range_of(*std::prev(from)).last >= range.first) --from;
     return std::ranges::subrange(from, windows.upper_bound(range.last));
   }

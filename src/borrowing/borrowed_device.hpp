@@ -8,7 +8,6 @@
 #include "in_pieces.hpp"
 
 #include <deque>
-#include <map>
 #include <memory>
 #include <set>
 

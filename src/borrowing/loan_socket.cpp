@@ -47,13 +47,24 @@ void LoanSocket::fabric_proved(Result<OpenedDevice> device) {
   else if (!device)
     ready = fail(Errc::peer_down, "no common fabric with the lender: {}", to_string(device.error()));
   else {
-    spare_ = std::move(*device);
+    keep_spare(std::move(*device));
     ready = listen();
   }
   if (!ready)
     events_(core::LoanOpened{options_.loan, std::unexpected(ready.error())});
   else
     events_(core::LoanOpened{options_.loan, options_.directory + "/cntrl"});
+}
+
+/// For the first client, unless it is lost before that comes: then that has one of its own.
+void LoanSocket::keep_spare(OpenedDevice device) {
+  spare_ = std::move(device);
+  spare_.device->on_lost([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (!self || !self->spare_.device) return;
+    const auto gone = std::make_shared<OpenedDevice>(std::exchange(self->spare_, {})); // this is called by it
+    boost::asio::post(self->io_, [gone] { gone->close([] {}); });
+  });
 }
 
 Result<void> LoanSocket::listen() {

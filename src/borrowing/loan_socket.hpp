@@ -50,6 +50,7 @@ private:
 
   LoanSocket(boost::asio::io_context& io, Options options, Events events);
   void fabric_proved(Result<OpenedDevice> device);
+  void keep_spare(OpenedDevice device);
   Result<void> listen();
   bool trusts(const ::ucred& client) const;
   Result<void> give_to_owner(const std::string& path) const;

@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
-#include <limits>
 #include <linux/pci_regs.h>
 
 namespace smartio {

@@ -6,7 +6,6 @@
 #include "device.hpp"
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 

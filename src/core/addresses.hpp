@@ -7,7 +7,7 @@
 
 namespace smartio::core {
 
-/// A BDF in full, or vfio-user:PATH with an absolute path: what the runtime can open. Anything else it is never given.
+/// A BDF in full, or vfio-user:PATH with an absolute path: what the shell can open. Anything else it is never given.
 bool is_address(std::string_view text);
 
 /// The same with a socket's path that fits, or Errc::bad_request with what is wrong.

@@ -196,15 +196,4 @@ Result<Json> show_document(const View& view, DeviceId id) {
   return document;
 }
 
-Fabric fabric_to(const View& view, NodeId node, const std::string& boot_id, bool has_socket) {
-  if (boot_id == view.settings.boot_id) return has_socket ? Fabric::local : Fabric::none;
-  const bool reached =
-      std::ranges::any_of(view.bridges, [node](const auto& b) { return b.second.up && b.second.peer == node; });
-  return reached ? Fabric::ntb : Fabric::none;
-}
-
-Fabric fabric_to(const View& view, const LendingPeer& lender) {
-  return fabric_to(view, lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_socket.empty());
-}
-
 } // namespace smartio::core

@@ -1,4 +1,4 @@
-// The order in which a loan ends at the lender, whatever ended it. Pure: the runtime performs step() and reports how it
+// The order in which a loan ends at the lender, whatever ended it. Pure: the shell performs step() and reports how it
 // went.
 #pragma once
 

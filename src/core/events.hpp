@@ -1,4 +1,4 @@
-// What a node is told (Event) and what it wants done (Effect). The node decides; the runtime performs effects and turns
+// What a node is told (Event) and what it wants done (Effect). The node decides; the shell performs effects and turns
 // their outcome into the next events. No descriptor, clock or thread appears here.
 #pragma once
 
@@ -17,8 +17,8 @@
 
 namespace smartio::core {
 
-using LinkId = std::uint64_t;            ///< one peer connection, named by the runtime
-inline constexpr LinkId first_link = 16; ///< of the runtime's; those below are the node's own
+using LinkId = std::uint64_t;            ///< one peer connection, named by the shell
+inline constexpr LinkId first_link = 16; ///< of the shell's; those below are the node's own
 using RequestId = std::uint64_t;         ///< one control command under way
 using ControlId = std::uint64_t;         ///< one control connection; 0: the program that embeds the node
 using Time = std::chrono::system_clock::time_point;
@@ -43,7 +43,7 @@ struct LoanId {
   auto operator<=>(const LoanId&) const = default;
 };
 
-/// Who uses a loan right now, and how much; for `status`. Told by the runtime of the borrower.
+/// Who uses a loan right now, and how much; for `status`. Told by the shell of the borrower.
 struct Usage {
   std::string client; ///< "libsmartio" or "vfio-user"; empty: nobody
   int pid = 0;

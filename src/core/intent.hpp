@@ -13,7 +13,7 @@
 namespace smartio::core {
 
 /// A stored rule for devices of this host, present and future: which (in lspci's syntax, checked and matched by the
-/// runtime), and whether they are only added or made available too.
+/// shell), and whether they are only added or made available too.
 struct FilterRule {
   std::string ids;  ///< of lspci -d: "[vendor]:[device][:class]"; empty: any
   std::string slot; ///< of lspci -s: "[[[domain]:]bus:][slot][.func]"; empty: any

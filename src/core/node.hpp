@@ -18,7 +18,7 @@
 
 namespace smartio::core {
 
-/// Requests that the node makes of itself; below are the runtime's.
+/// Requests that the node makes of itself; below are the shell's.
 inline constexpr RequestId first_own_request = RequestId{1} << 63;
 
 /// A value: a copy goes on as the original would have. Large because one event (a link that ends, a return) changes

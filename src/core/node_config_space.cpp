@@ -1,4 +1,4 @@
-// Reading a device's configuration space from any node: own devices by the runtime, others by asking their lender.
+// Reading a device's configuration space from any node: own devices by the shell, others by asking their lender.
 #include "node.hpp"
 
 namespace smartio::core {

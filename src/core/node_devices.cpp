@@ -89,8 +89,8 @@ void Node::on(const DeviceVanished& vanished) {
 /// told of by the kernel itself.
 void Node::on(const DeviceAppeared& appeared) {
   const auto look_at = [this](DeviceId id, OwnDevice& device) {
-    device.vanished = false;
     if (device.state != DeviceState::unavailable || device.asked != Asked::nothing) return;
+    device.vanished = false;
     device.asked = Asked::probe;
     effects_.push_back(ProbeDevice{id, device.address});
   };
@@ -100,6 +100,7 @@ void Node::on(const DeviceAppeared& appeared) {
   if (const auto id = own_by_address(appeared.address)) {
     auto& device = *own(*id);
     look_at(*id, device);
+    device.vanished = false;
     // The server of a device in quarantine was started anew. A loan that is ending still is ended first.
     if (device.state == DeviceState::quarantined && !parse_bdf(device.address) && device.asked == Asked::nothing &&
         !device.leaving) {
@@ -123,6 +124,7 @@ void Node::on(const DeviceProbed& probed) {
     effects_.push_back(ForgetDevice{probed.device});
     return;
   }
+  const auto before = entry_of(probed.device, *device);
   auto why = probed.identity ? std::string{} : to_string(probed.identity.error());
   if (probed.identity)
     devices_.identify(index, *probed.identity);
@@ -135,7 +137,7 @@ void Node::on(const DeviceProbed& probed) {
     save(device_line(intent_, index));
     emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
   }
-  announce(probed.device);
+  if (entry_of(probed.device, *device) != before) announce(probed.device);
   const bool wanted = std::exchange(device->wanted, false) || intent_.devices[index].available;
   if (wanted && probed.identity) return open(probed.device, *device);
   reply(device->waiting, Json{{"device", to_string(probed.device)}});

@@ -1,4 +1,4 @@
-// Filters: rules in lspci's syntax that add devices and make them available, now and when they appear. The runtime
+// Filters: rules in lspci's syntax that add devices and make them available, now and when they appear. The shell
 // tells which addresses match; what follows is what the commands for single devices do.
 #include "node.hpp"
 

@@ -21,7 +21,7 @@ struct Share {
   std::optional<std::uint64_t> returned_by{}; ///< number of the ReturnRequest to answer
 };
 
-/// What the runtime was asked for and has not answered yet: one thing at a time. A probe is asked for of a device that
+/// What the shell was asked for and has not answered yet: one thing at a time. A probe is asked for of a device that
 /// is unavailable, open of one that is or is quarantined, close of any that was opened.
 enum class Asked : std::uint8_t { nothing, probe, open, close };
 

@@ -8,7 +8,6 @@
 #include "vector_owners.hpp"
 
 #include <array>
-#include <map>
 #include <memory>
 #include <optional>
 

@@ -112,7 +112,7 @@ void Bridges::failed(const std::string& address, const Ref& bridge, const Error&
 void Bridges::retry() {
   std::vector<std::string> away;
   for (const auto& [address, bridge] : bridges_)
-    if (bridge->failed && !parse_bdf(address)) away.push_back(address);
+    if (bridge->failed) away.push_back(address);
   for (const auto& address : away) appeared(address);
 }
 

@@ -26,6 +26,7 @@ public:
 
   void perform(core::UseBridges& effect);
   void appeared(const std::string& address); ///< of a function of this host: one that failed is tried again
+  void retry();                              ///< all that failed
 
   /// Of the first that is up and leads there; null: none. Several may: `before` is taken while it is one of them.
   std::shared_ptr<Exposures> to(NodeId node, const PeerRef& before = nullptr) const;
@@ -57,7 +58,6 @@ private:
   void failed(const std::string& address, const Ref& bridge, const Error& error);
   void changed(const std::string& address, const Bridge& bridge);
   void wanted_back(const std::string& address);
-  void retry();
   void close(Table::node_type node, std::move_only_function<void()> closed);
   void end(const std::string& address, const Ref& bridge, std::move_only_function<void()> closed);
   void give_back(const Bridge& bridge, std::move_only_function<void()> done);

@@ -38,7 +38,7 @@ void RemoteClients::command(const Key& key, DeviceMessage command) {
 std::shared_ptr<Exposures> RemoteClients::admitted(const Key& key, const DeviceMessage& command) const {
   const auto [link, session] = key;
   const auto newest = newest_session_.find(link);
-  if (newest != newest_session_.end() && session <= newest->second) return nullptr;
+  if (session <= (newest == newest_session_.end() ? 0 : newest->second)) return nullptr;
   if (!node_.admits(command.loan, link) || !devices_.find(command.loan.device)) return nullptr;
   return bridges_.find(node_.peer_of(link), {.own = command.path.to, .peer = command.path.from});
 }

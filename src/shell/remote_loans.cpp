@@ -28,7 +28,7 @@ void RemoteLoans::reserve(core::LoanId loan, core::LinkId link, std::uint64_t wi
         if (!got)
           return opened(fail(Errc::no_window, "the window of the bridge to node {} has no room for {} bytes",
                              static_cast<unsigned>(lender_of(loan.device)), window));
-        kept->reserve = std::move(got);
+        if (got->bridge() == kept->bridge.lock()) kept->reserve = std::move(got); // else another client came first
         open(loan, link, *kept, std::move(opened));
       });
 }
@@ -36,7 +36,7 @@ void RemoteLoans::reserve(core::LoanId loan, core::LinkId link, std::uint64_t wi
 void RemoteLoans::open(core::LoanId loan, core::LinkId link, const Kept& kept, DeviceSource::Opened opened) {
   const auto bridge = kept.bridge.lock();
   const auto exposures = bridge ? bridges_.to(lender_of(loan.device), bridge) : nullptr;
-  if (!exposures || exposures->bridge() != bridge)
+  if (!exposures || exposures->bridge() != bridge || (kept.reserve && kept.reserve->bridge() != bridge))
     return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
   const auto session = next_session_++;
   const auto device = std::make_shared<RemoteDevice>(

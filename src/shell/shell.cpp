@@ -100,7 +100,8 @@ Shell::Shell(Ground ground)
       bridges_(context_, *host_, sources_,
                [this](const Bridges::PeerRef& bridge) {
                  remote_loans_.lost(bridge);
-                 remote_clients_.lost(bridge);
+                 // Those that are left once core has ended what is reached no more: their loans go on elsewhere.
+                 asio::post(*io_, [this, bridge] { remote_clients_.lost(bridge); });
                }),
       remote_loans_(
           context_, bridges_,
@@ -138,7 +139,8 @@ void Shell::watch_host() {
     if (event.kind == Uevent::Kind::appeared) bridges_.appeared(to_string(event.bdf));
     if (event.kind == Uevent::Kind::appeared) handle(core::DeviceAppeared{to_string(event.bdf)});
     if (event.kind == Uevent::Kind::vanished) handle(core::DeviceVanished{to_string(event.bdf), "it was pulled out"});
-    if (event.kind == Uevent::Kind::lost) handle(core::DeviceAppeared{}); // whichever it was
+    if (event.kind == Uevent::Kind::lost) bridges_.retry(); // whichever it was
+    if (event.kind == Uevent::Kind::lost) handle(core::DeviceAppeared{});
   });
   if (uevents)
     uevents_ = std::move(*uevents);

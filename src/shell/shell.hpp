@@ -94,6 +94,7 @@ private:
   std::unique_ptr<HostDevices> host_;
   std::unique_ptr<core::Node> node_;
   Context context_;
+  vfio::user::Counters counters_;
   std::optional<StateFile> state_file_; ///< none without a state directory
   std::deque<core::Event> events_;
   bool handling_ = false, leaving_ = false; ///< leaving: loans are ending before it stops
@@ -109,7 +110,6 @@ private:
   RemoteLoans remote_loans_;
   RemoteClients remote_clients_;
   LoanSockets loans_;
-  vfio::user::Counters counters_;
   std::unique_ptr<fabric::LocalListener> fabric_;
   std::optional<vfio::host::Uevents> uevents_;
 };

@@ -37,6 +37,8 @@ TEST_CASE("a range overlaps the windows that have a byte in it, and holds those 
   };
   const std::vector<Row> rows{
       {AddressRange::all(), {'a', 'b', 'c'}, {'a', 'b', 'c'}},
+      {{1, 0}, {}, {}},
+      {{0x3800, 0x3000}, {}, {}},
       {{0, 0}, {'a'}, {'a'}},
       {{0xfff, 0xfff}, {'a'}, {}},
       {{0x1000, 0x2fff}, {}, {}},

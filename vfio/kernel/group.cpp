@@ -12,7 +12,7 @@ public:
   Group(std::shared_ptr<System> system, unsigned number) : system_(std::move(system)), number_(number) {}
 
   Result<Fd> join(const Place& place, Interface wanted, const std::optional<VfToken>& token);
-  void leave(unsigned id);
+  void leave(unsigned id, const Progress& progress);
   Result<void> map(unsigned id, const DmaMap& window, const Progress& progress);
   Result<std::vector<std::uint64_t>> find(unsigned id, const DmaUnmap& range) const; ///< where windows begin
   Result<std::uint64_t> unmap(unsigned id, std::uint64_t iova, const Progress& progress);
@@ -94,9 +94,9 @@ Result<void> Group::refresh_limits() {
   return {};
 }
 
-void Group::leave(unsigned id) {
+void Group::leave(unsigned id, const Progress& progress) {
   for (const auto iova : windows_.of(id))
-    if (!remove(id, iova, patient)) continue; // what stays goes with the domain
+    if (!remove(id, iova, progress)) continue; // what stays goes with the domain
   if (--members_ > 0) return;
   iommu_.reset();
   windows_ = {};
@@ -243,7 +243,7 @@ Member::Member(std::shared_ptr<Group> group)
 Member::~Member() {
   if (!group_) return;
   const Turns::Turn turn(group_->turns, patient);
-  group_->leave(id_);
+  group_->leave(id_, turn.progress());
 }
 
 Result<void> Member::map(const DmaMap& window, const Progress& progress) {

@@ -3,7 +3,7 @@
 namespace smartio::vfio::kernel {
 
 Turns::Turn::Turn(Turns& turns, const Progress& progress)
-    : turns_(turns), progress_([&turns, &progress] {
+    : turns_(turns), progress_([&turns, progress] {
         turns.moved();
         return progress();
       }) {

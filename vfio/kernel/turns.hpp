@@ -9,7 +9,8 @@
 
 namespace smartio::vfio::kernel {
 
-/// Whoever waits makes progress when the one whose turn it is does: it must wait, but nothing hangs.
+/// Whoever waits makes progress whenever the one whose turn it is does, so that it is not given up; what its progress
+/// says is not heard before its turn. If the one whose turn it is hangs, all who wait do.
 class Turns {
 public:
   class Turn {

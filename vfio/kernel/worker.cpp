@@ -100,7 +100,7 @@ void Worker::deliver(std::uint64_t number, Result<Answer> result) {
 }
 
 void Worker::progressed(std::uint64_t number) {
-  if (!ending_ && !calls_.empty() && calls_.front().number == number) arm();
+  if (!calls_.empty() && calls_.front().number == number) arm();
 }
 
 /// Gives the oldest call its time.

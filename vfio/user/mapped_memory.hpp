@@ -6,7 +6,6 @@
 #include "../device.hpp"
 
 #include <list>
-#include <map>
 #include <set>
 #include <span>
 
