@@ -352,6 +352,19 @@ TEST_CASE("a lender that answers after the loan was closed is let go, and nobody
   CHECK_FALSE(std::filesystem::exists(loan.path()));
 }
 
+TEST_CASE("a device that is lost before the first client comes is not given to that one") {
+  Loan loan;
+  REQUIRE(loan.is_open());
+  REQUIRE(loan.device->lost);
+  std::exchange(loan.device->lost, nullptr)();
+  settle(loan.io);
+  CHECK(loan.lender_closed == 1);
+  CHECK(loan.fabrics_lost == 0);
+  Client client(loan);
+  run_until(loan.io, [&loan] { return !loan.asked.empty(); });
+  CHECK(loan.asked.size() == 1);
+}
+
 TEST_CASE("a lender that answers after its client has gone, or after the loan was closed, is let go") {
   Loan loan;
   std::optional<Client> first(std::in_place, loan);
