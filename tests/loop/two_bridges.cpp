@@ -2,6 +2,7 @@
 #include "two_bridges.hpp"
 #include "core_lender.hpp"
 #include "remote_clients.hpp"
+#include "remote_loans.hpp"
 #include "test_device.hpp"
 #include "user/codec.hpp"
 
@@ -67,6 +68,47 @@ struct Lending {
   LentDevices devices{cluster.eight->context, *cluster.eight->host, cluster.eight->sources};
   RemoteClients clients{cluster.eight->context, core.node, cluster.eight->bridges, devices,
                         [this](core::LinkId, const DeviceMessage& message) { said.push_back(message); }};
+};
+
+/// Node 4 opens a device of node 8's; the test answers.
+struct Borrowing {
+  Borrowing() {
+    REQUIRE(cluster.reach(
+        [this] { return cluster.far_end() && cluster.eight->bridges.to(NodeId{4}) != cluster.far_end(); }));
+    open();
+  }
+  ~Borrowing() {
+    if (opened && *opened) (*opened)->close([] {});
+  }
+  void open() {
+    opened.reset();
+    source.open([this](Result<OpenedDevice> device) { opened.emplace(std::move(device)); });
+  }
+  DeviceMessage answer() const {
+    const auto& asked = sent.back();
+    const auto bytes = std::as_bytes(std::span(asked.payload));
+    const auto payload = vfio::user::encode_answer(vfio::user::Command::get_info,
+                                                   bytes.first(std::min(bytes.size(), vfio::user::echo_size)),
+                                                   vfio::Info{vfio::device_flag_pci, 9, 5})
+                             .value();
+    const auto body = payload.body.bytes();
+    return {.loan = asked.loan,
+            .session = asked.session,
+            .path = asked.path.reversed(),
+            .kind = Kind::reply,
+            .number = asked.number,
+            .doorbells = {},
+            .payload = std::string(reinterpret_cast<const char*>(body.data()), body.size())};
+  }
+  core::DevicePath first() const { return path_over(*cluster.four->bridges.to(NodeId{8})->bridge()); }
+
+  static constexpr core::LinkId link = 16;
+  TwoBridges cluster;
+  std::vector<DeviceMessage> sent;
+  std::optional<Result<OpenedDevice>> opened;
+  RemoteLoans loans{cluster.four->context, cluster.four->bridges,
+                    [this](core::LinkId, const DeviceMessage& message) { sent.push_back(message); }};
+  DeviceSource source = loans.source({DeviceId{0x80000}, 1}, link, 0);
 };
 
 } // namespace
@@ -156,4 +198,58 @@ TEST_CASE("who begins to use a device over a path that is none, or without the l
   CHECK(answer.kind == Kind::closed);
   CHECK(answer.session == 1);
   CHECK(answer.path == message.path.reversed());
+}
+
+TEST_CASE("a loan names the bridge that it takes, and hears what is said of that one, on its own connection") {
+  Borrowing borrowing;
+  REQUIRE(borrowing.sent.size() == 1);
+  CHECK(borrowing.sent.front().path == borrowing.first());
+  auto answer = borrowing.answer();
+  auto link = borrowing.link;
+  bool heard = false, lost = false;
+  SECTION("an answer") { heard = true; }
+  SECTION("an answer on another connection") { ++link; }
+  SECTION("an answer to another session") { ++answer.session; }
+  SECTION("an answer over another bridge") {
+    answer.path.from ^= 1;
+    lost = true;
+  }
+  SECTION("the end of the session") {
+    answer.kind = Kind::closed;
+    lost = true;
+  }
+  borrowing.loans.received(link, std::move(answer));
+  CHECK(borrowing.opened.has_value() == (heard || lost));
+  if (borrowing.opened) CHECK(borrowing.opened->has_value() == heard);
+}
+
+TEST_CASE("a loan keeps to its bridge while that is up, and its device is lost with that bridge or its connection") {
+  Borrowing borrowing;
+  const auto bridge = borrowing.cluster.four->bridges.to(NodeId{8})->bridge();
+  borrowing.loans.received(borrowing.link, borrowing.answer());
+  REQUIRE((borrowing.opened && *borrowing.opened));
+  bool lost = false;
+  (*borrowing.opened)->device->on_lost([&lost] { lost = true; });
+  SECTION("another bridge goes down") {
+    borrowing.loans.lost(nullptr);
+    CHECK_FALSE(lost);
+  }
+  SECTION("its bridge goes down") {
+    borrowing.loans.lost(bridge);
+    CHECK(lost);
+  }
+  SECTION("another connection ends") {
+    borrowing.loans.link_ended(borrowing.link + 1);
+    CHECK_FALSE(lost);
+  }
+  SECTION("its connection ends") {
+    borrowing.loans.link_ended(borrowing.link);
+    CHECK(lost);
+  }
+  SECTION("its next client comes") {
+    (*borrowing.opened)->close([] {});
+    borrowing.open();
+    CHECK(borrowing.sent.back().path == path_over(*bridge));
+    CHECK(borrowing.sent.back().session > borrowing.sent.front().session);
+  }
 }
