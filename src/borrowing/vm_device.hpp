@@ -25,7 +25,7 @@ public:
 
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()>) override {} // lost() tells the client
-  void client_refused(const std::string& why) override { fail(why); }
+  void client_refused(const std::string& why) override { reason_(why); }
 
   /// The device is lost, and may still write the client's memory. QEMU 11.1 stops the machine for good when ERR is
   /// signalled (vfio_err_notifier_handler).
