@@ -123,6 +123,16 @@ TEST_CASE("taken back by a lender that does not answer: the program lets go in t
   CHECK(memories() == before + 1);
 }
 
+TEST_CASE("a device that was taken back is asked for nothing more, also while its connection is still there") {
+  TestServer server("err-grace");
+  InUse use(server.path());
+  ignore_unmaps(server); // which keeps the connection for a while
+  server.with([](TestDevice& model) { model.signal_error(); });
+  REQUIRE(readable(use.device.revoked_fd(), 4000));
+  CHECK(fails_with(use.device.reset(), Errc::revoked));
+  server.with([](TestDevice& model) { CHECK(model.resets == 0); });
+}
+
 TEST_CASE("a program that lets go at once, before the lender has answered, waits for that and keeps nothing") {
   TestServer server("err-late");
   const unsigned before = memories();

@@ -82,6 +82,17 @@ TEST_CASE("registers that this program may not map are refused with the reason, 
   CHECK(windows_of(server) == 0);
 }
 
+TEST_CASE("registers of which a server says what cannot be are not mapped for another device") {
+  TestServer server("twisted-device"), other("twisted-target");
+  other.with([](TestDevice& model) {
+    model.twist = [](vfio::RegionInfo& info) { info.fd = make_memfd("short", TestDevice::page).value(); };
+  });
+  const auto device = open_device(server.address()), target = open_device(other.address());
+  REQUIRE((device && target));
+  CHECK(fails_with(device->map_bar_of(*target, 0, Access::read), Errc::bad_request));
+  CHECK(windows_of(server) == 0);
+}
+
 TEST_CASE("devices of different lenders do not reach each other") {
   TestServer server("lenders-device"), other("lenders-target");
   const auto device = open_loan(server.path(), NodeId{8}, 4000ms, nullptr);

@@ -45,10 +45,59 @@ TEST_CASE("what was exposed for a session ends with it") {
     return session.pair.a.ask(vfio::RegionRead{Peer::aperture_region, 2 * page, 8})->has_value();
   };
   CHECK(reached());
+  CHECK(session.lent.use_count() > 1);
   session.client->close();
+  CHECK(session.lent.use_count() == 1); // the device is the lender's alone again
   CHECK(session.b->used_bytes() == 0);
   CHECK_FALSE(reached());
   CHECK(session.reach([&] { return session.lost; }));
+}
+
+TEST_CASE("an access that leaves the exposed registers does not go through the bridge") {
+  Session session;
+  session.region(0);
+  const auto area_end = 3 * page; // pages 1 and 2 are exposed
+  const auto before = session.lent->region_accesses;
+  for (const auto offset : {page - 4, area_end - 4, area_end}) session.read(offset);
+  CHECK(session.lent->region_accesses == before + 3);
+}
+
+TEST_CASE("an answer of the device that comes after the end of its session goes nowhere") {
+  Session session;
+  session.lent->written = [&session](const vfio::RegionWrite&) { session.client->close(); }; // meanwhile
+  session.device->submit(vfio::RegionWrite{0, 0, std::vector<std::byte>(4)}, [](const vfio::Reply&) {});
+  for (const auto& bytes : std::exchange(session.to_lender, {}))
+    session.client->received(core::decode_device_message(bytes).value());
+  REQUIRE(session.to_borrower.size() == 1);
+  CHECK(session.to_borrower.front().kind == DeviceMessage::Kind::closed);
+}
+
+TEST_CASE("registers that the lender's bridge does not map, or maps too late, take up no room, and are not reached") {
+  Session session;
+  auto& bridge = *session.lenders_bridge;
+  const bool late = GENERATE(false, true);
+  if (!late) {
+    bridge.refuse = [](const auto&) { return ENOSPC; };
+    CHECK(session.region(0).areas.empty());
+  } else {
+    bridge.late = true;
+    session.device->submit(vfio::GetRegionInfo{0}, [](const vfio::Reply&) {});
+    REQUIRE(session.reach([&bridge] { return !bridge.answers.empty(); }));
+    bridge.late = false;
+    session.client->close();
+    bridge.answer();
+  }
+  CHECK(session.b->used_bytes() == 0);
+  CHECK(bridge.unmaps == (late ? 1 : 0));
+}
+
+TEST_CASE("room where the lender's bridge still reaches registers is not used again") {
+  Session session;
+  session.region(0);
+  session.lenders_bridge->stuck = true;
+  session.client->close();
+  CHECK(session.b->used_bytes() == 4 * page);
+  session.lenders_bridge->stuck = false;
 }
 
 TEST_CASE("without room in the window registers are reached by messages") {

@@ -5,6 +5,7 @@
 #include "vfio_user_raw.hpp"
 
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 using namespace smartio;
 using namespace smartio::testing;
@@ -108,6 +109,11 @@ TEST_CASE("memory that is not wholly in the borrower's window is not mapped for 
   CHECK(lender.map(window - page, page, page) == 0);
   CHECK(lender.map(0, 0x100000, window) == 0);
   CHECK(lender.lent->windows.size() == 2);
+  const auto& aperture = static_cast<MappableAperture&>(*lender.pair.b.device); // what the device reaches is there
+  const auto at = static_cast<off_t>(MappableAperture::fd_offset + window - page);
+  REQUIRE(::pwrite(aperture.file.get(), "x", 1, at) == 1);
+  CHECK(lender.lent->windows.at(page).memory.bytes()[0] == std::byte{'x'});
+  CHECK(lender.lent->windows.at(0x100000).memory.bytes()[window - page] == std::byte{'x'});
 }
 
 TEST_CASE("a window of no size, or that is not of whole pages, or that wraps, is not mapped") {
@@ -250,6 +256,21 @@ TEST_CASE(
   CHECK(info.areas.empty());
   CHECK_FALSE(info.fd);
   CHECK((info.flags & vfio::region_flag_mmap) == 0);
+  borrower.asked(vfio::RegionRead{0, 0, 4}); // a command has come
+  CHECK_FALSE(borrower.lost);
+}
+
+TEST_CASE("registers in several pieces, of which a window has one place, are reached by message") {
+  Borrower borrower;
+  using namespace vfio::user;
+  const auto flags = vfio::region_flag_read | vfio::region_flag_write | vfio::region_flag_mmap | vfio::region_flag_caps;
+  const auto to = borrower.asked(vfio::GetRegionInfo{0});
+  borrower.answer(to,
+                  join(raw(RegionInfoBody{80, flags, 0, 32, 4 * page, 0}), raw(SparseCap{1, 1, 0, 2, 0}),
+                       raw(SparseArea{0, page}), raw(SparseArea{2 * page, page})),
+                  true);
+  REQUIRE((borrower.reply && *borrower.reply));
+  CHECK(std::get<vfio::RegionInfo>(borrower.reply->value()).areas.empty());
   borrower.asked(vfio::RegionRead{0, 0, 4}); // a command has come
   CHECK_FALSE(borrower.lost);
 }

@@ -28,12 +28,14 @@ struct MappableAperture final : vfio::Device {
       auto& region = std::get<vfio::RegionInfo>(reply.value());
       region.areas = {{0, region.size}};
       region.fd = file.duplicate().value();
+      region.fd_offset = fd_offset;
       done(std::move(reply));
     });
   }
   void on_lost(std::move_only_function<void()>) override {}
   std::shared_ptr<vfio::Device> bridge;
-  Fd file = make_memfd("aperture", NtbHost::window_bytes).value();
+  static constexpr std::uint64_t fd_offset = 4 * page; ///< where the aperture is in its descriptor
+  Fd file = make_memfd("aperture", fd_offset + NtbHost::window_bytes).value();
 };
 
 struct RemoteSession {

@@ -165,6 +165,14 @@ TEST_CASE_METHOD(Enabled, "INTx rises with unread completions, once, and again a
   CHECK((read(vfio::config_region, 0x06, 2) & 0x08) == 0);
   CHECK(set(none | unmask, vfio::intx, 0, 1) == 0);
   CHECK(drain_eventfd(line.get()) == 0);
+  for (int i = 0; i < 2; ++i) { // the second time while it is masked
+    put(admin_queue, flush());
+    ring(admin_queue);
+    poll();
+    CHECK(take(admin_queue));
+    poll();
+  }
+  CHECK(drain_eventfd(line.get()) == 1);
 }
 
 TEST_CASE_METHOD(Enabled, "INTx is held back by its masks") {

@@ -14,6 +14,7 @@ struct Calls {
   int data_syncs = 0, stable_writes = 0, plain_writes = 0;
   int sync_error = 0;
   bool holes = true;
+  std::size_t most = SIZE_MAX; ///< bytes that are written at a time
 } calls;
 
 } // namespace
@@ -27,6 +28,8 @@ extern "C" int fdatasync(int fd) {
 
 extern "C" ssize_t pwritev2(int fd, const iovec* pieces, int count, off_t offset, int flags) {
   ++((flags & RWF_DSYNC) != 0 ? calls.stable_writes : calls.plain_writes);
+  const iovec part{pieces->iov_base, calls.most};
+  if (pieces->iov_len > calls.most) return ::syscall(SYS_pwritev2, fd, &part, 1, offset, 0, flags);
   return ::syscall(SYS_pwritev2, fd, pieces, count, offset, 0, flags);
 }
 
@@ -97,6 +100,30 @@ TEST_CASE_METHOD(Folder, "a stable write asks for its own data to be synced, a c
   CHECK(write(store, 4, Store::Until::stable, 6) == 0);
   CHECK((calls.stable_writes == 1 && calls.plain_writes == 1 && calls.data_syncs == 0));
   CHECK((first_byte(store, 3) == 5 && first_byte(store, 4) == 6));
+}
+
+TEST_CASE_METHOD(Folder, "a write that the system does in parts is done to its end") {
+  auto store = open();
+  calls.most = GENERATE(1U, 100U, 256U);
+  std::array<unsigned char, 1024> bytes, found{};
+  bytes.fill(7);
+  std::array pieces{iovec{bytes.data(), 512}, iovec{bytes.data() + 512, 512}};
+  CHECK(store.write(2, pieces, Store::Until::cached) == 0);
+  CHECK(calls.plain_writes > 1);
+  std::array into{iovec{found.data(), found.size()}};
+  CHECK(store.read(2, into) == 0);
+  CHECK(found == bytes);
+  CHECK(first_byte(store, 4) == 0);
+}
+
+TEST_CASE_METHOD(Folder, "a file is one controller's at a time") {
+  {
+    const auto store = open();
+    const auto other = nvme::FileStore::open(place / "disk", std::nullopt, 512);
+    REQUIRE_FALSE(other.has_value());
+    CHECK(other.error().code == Errc::busy);
+  }
+  CHECK(nvme::FileStore::open(place / "disk", std::nullopt, 512).has_value());
 }
 
 TEST_CASE_METHOD(Folder, "blocks are zeroed with and without holes, their neighbours stay") {
