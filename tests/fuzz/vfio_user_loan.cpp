@@ -43,7 +43,7 @@ OpenedDevice opened(std::shared_ptr<Client> client) {
 struct Loan {
   explicit Loan(boost::asio::io_context& io, bool shared, bool filters)
       : lender(std::make_shared<ClientDevice>(device, described(*device), shared ? std::optional(0U) : std::nullopt,
-                                             filters, std::make_shared<RegisterWindows>())) {
+                                              filters, std::make_shared<RegisterWindows>())) {
     auto between = make_pair(io);
     lending = Connection::start(std::move(between.second), lender, counters, [] {});
     Socket socket(io, boost::asio::local::stream_protocol(), between.first.release());

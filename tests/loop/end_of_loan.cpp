@@ -280,7 +280,7 @@ TEST_CASE("a device that is closed while it is lent serves nobody, is reached by
   Ending ending;
   const auto registers = ending.registers_of_other();
   REQUIRE(ending.peers->mapping(ending.device, {Iova{2 * page}, page, Access::read, registers.duplicate().value(), 0},
-                                std::make_shared<PeerWindows::Windows>()));
+                                std::make_shared<RegisterWindows::Windows>()));
   ending.client.reset();
   bool closed = false;
   ending.lent->close([&closed] { closed = true; });
@@ -320,7 +320,7 @@ struct Source {
                         {},
                         comes_back};
     LentDevice::open(
-        io, id, std::move(source), std::make_shared<PeerWindows>(),
+        io, id, std::move(source), std::make_shared<RegisterWindows>(),
         [this](const core::Event& event) {
           lost += std::holds_alternative<core::DeviceLost>(event);
           ended += std::holds_alternative<core::LoanEnded>(event);
