@@ -251,6 +251,20 @@ TEST_CASE("memory that cannot stay is unmapped at the bridge, too, when the unma
   CHECK(session.a->used_bytes() == 0);
 }
 
+TEST_CASE("what a range does not hold stays at the bridge when the range is unmapped") {
+  Session session(true);
+  session.bridge->pretend = true;
+  for (const std::uint64_t iova : {std::uint64_t{0}, 2 * page, 4 * page}) // nothing of it stays without a use
+    REQUIRE(session.map(iova, make_eventfd().value(), 0, page));
+  const auto used = session.a->used_bytes();
+  REQUIRE(session.ask(vfio::DmaUnmap{Iova{2 * page}, 2 * page}));
+  CHECK(session.a->used_bytes() == used / 3 * 2);
+  REQUIRE(session.ask(vfio::DmaUnmap{Iova{}, 2 * page}));
+  CHECK(session.a->used_bytes() == used / 3);
+  REQUIRE(session.ask(vfio::DmaUnmap{Iova{}, 0, true}));
+  CHECK(session.a->used_bytes() == 0);
+}
+
 TEST_CASE("a second window at the same address is refused, and the first stays") {
   Session session(true);
   const auto memory = make_memfd("memory", 8 * page).value(), other = make_memfd("memory", 8 * page).value();
