@@ -24,7 +24,8 @@ public:
   /// ever changed.
   static Result<std::unique_ptr<HostDevices>> open(boost::asio::io_context& io, const std::string& state_dir,
                                                    const std::function<void(int, std::string_view)>& log,
-                                                   vfio::host::Root root = {}, vfio::host::System system = {});
+                                                   vfio::host::Root root = {},
+                                                   vfio::host::System system = vfio::host::System::real());
   ~HostDevices(); ///< waits for what is under way
 
   /// "06:00.0", and any other form of lspci -s that names one function, in full; other texts as they are.
