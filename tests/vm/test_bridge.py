@@ -194,7 +194,8 @@ def test_what_goes_wrong_with_a_bridge_ends_loans_with_a_reason_and_the_next_loa
         borrower.check(f"borrow {device}")
         bridge.inject("doorbells lose")
         slow = json.loads(drive(borrower, device, "bench --commands 3 --interrupts --json"))
-        assert slow["commands"] == 3 and slow["seconds"] > 1  # the driver looks by itself each half second
+        # The driver looks by itself each half second, and before it waits: a slow host may see a completion then.
+        assert slow["commands"] == 3 and slow["seconds"] > 0.4
         bridge.inject("doorbells pass")
         drive(borrower, device, "bench --commands 10 --interrupts")
         bridge.inject("doorbells hold")
