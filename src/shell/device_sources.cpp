@@ -21,8 +21,9 @@ vfio::user::Client::Opened opened_user(DeviceSource::Opened opened, std::string 
       client->close();
       closed();
     };
-    device.why_lost = [client = *client, who] {
-      return client->why_lost().empty() ? std::string() : who + ' ' + client->why_lost();
+    device.why_lost = [weak = std::weak_ptr(*client), who] { // the device itself may keep this
+      const auto lost = weak.lock();
+      return !lost || lost->why_lost().empty() ? std::string() : who + ' ' + lost->why_lost();
     };
     device.interface = "vfio-user";
     if (needs_reset)

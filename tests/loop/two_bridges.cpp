@@ -79,6 +79,7 @@ struct Borrowing {
   }
   ~Borrowing() {
     if (opened && *opened) (*opened)->close([] {});
+    loans.link_ended(link); // what is asked and has no answer is over
   }
   void open() {
     opened.reset();
