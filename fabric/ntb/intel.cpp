@@ -67,14 +67,13 @@ std::function<Result<void>(std::uint64_t)> Intel::look_at(std::shared_ptr<Link> 
   };
 }
 
-void Intel::close_window(Steps& steps, unsigned index, std::uint64_t base) const {
+void Intel::set_window(Steps& steps, unsigned index, std::uint64_t base, std::uint64_t bytes) const {
   const std::uint32_t step = index * window_step;
   steps.set(limit + step, 8, bar_[index]);
   steps.set(translation_base + step, 8, base);
-}
-
-void Intel::open_window(Steps& steps, unsigned index, std::uint64_t bytes) const {
-  steps.set(limit + index * window_step, 8, bar_[index] + bytes);
+  if (bytes == 0) return;
+  prepare_window(steps, index, bytes);
+  steps.set(limit + step, 8, bar_[index] + bytes);
 }
 
 void Intel::ring(Steps& steps, unsigned bit) const { steps.write(doorbells_at + 4 * bit, 4, 1); }
@@ -89,6 +88,10 @@ void Intel::read_doorbells(Steps& steps, std::shared_ptr<std::uint64_t> bits) co
 
 void Intel::clear_doorbells(Steps& steps, std::uint64_t bits) const {
   steps.write(interrupt_status, 8, bits & shape_.usable_doorbells);
+}
+
+void Intel::write_peer_scratchpad(Steps& steps, unsigned index, std::uint32_t value) const {
+  steps.write(peer_scratchpads_ + 4 * index, 4, value);
 }
 
 void Intel::read_scratchpad(Steps& steps, unsigned index, std::shared_ptr<std::uint32_t> value) const {

@@ -15,7 +15,9 @@ public:
   void ring(Steps& steps, unsigned bit) const final;
   void read_doorbells(Steps& steps, std::shared_ptr<std::uint64_t> bits) const final;
   void clear_doorbells(Steps& steps, std::uint64_t bits) const final;
+  void write_peer_scratchpad(Steps& steps, unsigned index, std::uint32_t value) const final;
   void read_scratchpad(Steps& steps, unsigned index, std::shared_ptr<std::uint32_t> value) const final;
+  void set_window(Steps& steps, unsigned index, std::uint64_t base, std::uint64_t bytes) const final;
 
 protected:
   static constexpr std::uint32_t control = 0x00;                                    // NTBCNTL
@@ -27,7 +29,9 @@ protected:
   static constexpr unsigned link_event = 32;       ///< the bit and the vector behind those of the doorbells
   static constexpr std::uint64_t all_bits = 0x1ffffffff;
 
-  explicit Intel(unsigned generation) { shape_.generation = generation; }
+  Intel(unsigned generation, std::uint32_t peer_scratchpads) : peer_scratchpads_(peer_scratchpads) {
+    shape_.generation = generation;
+  }
   /// The windows' sizes and addresses, and which interrupt status bits are the link's.
   void identify_windows(Steps& steps, std::uint64_t link_bits);
   void quiet(Steps& steps) const; ///< registers answer, nothing signals
@@ -35,13 +39,14 @@ protected:
   /// Vector i for doorbell i, and `link_vector` for the link; from `map` on in BAR 0.
   void map_vectors(Steps& steps, std::uint32_t map, unsigned link_vector) const;
   static std::function<Result<void>(std::uint64_t)> look_at(std::shared_ptr<Link> link); ///< at LNKSTS
-  void close_window(Steps& steps, unsigned index, std::uint64_t base) const;
-  void open_window(Steps& steps, unsigned index, std::uint64_t bytes) const;
+  /// What a window of that size needs besides its translation, before its limit opens it.
+  virtual void prepare_window(Steps& steps, unsigned index, std::uint64_t bytes) const = 0;
   virtual void acknowledge_link(Steps& steps) const = 0;
 
   std::uint64_t link_bits_ = 0; ///< interrupt status bits that a change of the link sets or may share
 
 private:
+  std::uint32_t peer_scratchpads_;                ///< where they are in BAR 0
   std::array<std::uint64_t, window_count> bar_{}; ///< addresses that limits count from
 };
 

@@ -10,7 +10,7 @@ namespace {
 
 class Gen3 final : public Intel {
 public:
-  Gen3() : Intel(3) { shape_.link_vector = link_event - 1; }
+  Gen3() : Intel(3, peer_scratchpads) { shape_.link_vector = link_event - 1; }
 
   /// A doorbell shares the link's vector.
   void identify(Steps& steps) override {
@@ -40,17 +40,6 @@ public:
     steps.read_config(config_link_status, 2, look_at(std::move(link)));
   }
 
-  void set_window(Steps& steps, unsigned index, std::uint64_t base, std::uint64_t bytes) const override {
-    close_window(steps, index, base);
-    if (bytes == 0) return;
-    steps.set(secondary_limit + index * window_step, 8, secondary_bar_[index] + bytes);
-    open_window(steps, index, bytes);
-  }
-
-  void write_peer_scratchpad(Steps& steps, unsigned index, std::uint32_t value) const override {
-    steps.write(peer_scratchpads + 4 * index, 4, value);
-  }
-
 private:
   // In BAR 0 what the other end of the link sees of this function; in configuration space the rest.
   static constexpr std::uint32_t secondary_limit = 0x4018, secondary_command = 0x4504, secondary_bar = 0x4518;
@@ -59,6 +48,10 @@ private:
   static constexpr std::uint32_t peer_scratchpads = 0x180; // B2B_SPAD
   static constexpr std::uint32_t config_ppd = 0xd4, config_link_status = 0x1a2;
   static constexpr std::uint8_t topology = 0x3, back_to_back = 0x1, split_bar = 0x40, downstream = 0x10; // PPD
+
+  void prepare_window(Steps& steps, unsigned index, std::uint64_t bytes) const override {
+    steps.set(secondary_limit + index * window_step, 8, secondary_bar_[index] + bytes);
+  }
 
   /// Only two bridges back to back are driven, with two windows each.
   Result<void> place(std::uint64_t ppd) {

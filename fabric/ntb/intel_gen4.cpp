@@ -12,7 +12,9 @@ namespace {
 
 class Gen4 final : public Intel {
 public:
-  explicit Gen4(bool aligned_to_pages) : Intel(4), by_revision_(!aligned_to_pages) { shape_.link_vector = link_event; }
+  explicit Gen4(bool aligned_to_pages) : Intel(4, peer_scratchpads), by_revision_(!aligned_to_pages) {
+    shape_.link_vector = link_event;
+  }
 
   void identify(Steps& steps) override {
     identify_windows(steps, std::uint64_t{1} << link_event);
@@ -43,18 +45,6 @@ public:
     steps.read(link_status, 2, look_at(std::move(link)));
   }
 
-  /// Only Ice Lake has an index: Linux leaves it alone on Sapphire Rapids.
-  void set_window(Steps& steps, unsigned index, std::uint64_t base, std::uint64_t bytes) const override {
-    close_window(steps, index, base);
-    if (bytes == 0) return;
-    if (shape_.alignment == 0) steps.set(base_index + 2 * index, 2, std::bit_width(bytes) - 1U);
-    open_window(steps, index, bytes);
-  }
-
-  void write_peer_scratchpad(Steps& steps, unsigned index, std::uint32_t value) const override {
-    steps.write(peer_scratchpads + 4 * index, 4, value);
-  }
-
 private:
   static constexpr std::uint32_t config_revision = 0x08, last_ice_lake = 0xf;
   static constexpr std::uint32_t base_index = 0x74;                                                 // IM23XBASEIDX
@@ -64,6 +54,11 @@ private:
   static constexpr std::uint32_t start_training = 0x8;                      // PPD0
   static constexpr std::uint32_t vector_map = 0x50;                         // INTVEC
   static constexpr std::uint32_t peer_scratchpads = 0x8080;                 // EM_SPAD
+
+  /// Only Ice Lake has an index: Linux leaves it alone on Sapphire Rapids.
+  void prepare_window(Steps& steps, unsigned index, std::uint64_t bytes) const override {
+    if (shape_.alignment == 0) steps.set(base_index + 2 * index, 2, std::bit_width(bytes) - 1U);
+  }
 
   /// Only two bridges back to back are driven.
   Result<void> place(std::uint64_t ppd) {

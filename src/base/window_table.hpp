@@ -53,11 +53,10 @@ public:
   }
 
   /// The one that begins there; null: none does.
-  Value* find(std::uint64_t start) {
+  const Value* find(std::uint64_t start) const {
     const auto found = windows_.find(start);
     return found == windows_.end() ? nullptr : &found->second.value;
   }
-  const Value* find(std::uint64_t start) const { return const_cast<WindowTable&>(*this).find(start); }
 
   /// False, and nothing is changed, if one begins there already.
   bool add(std::uint64_t start, std::uint64_t size, Value value = {}) {

@@ -14,16 +14,15 @@ DeviceSource RemoteLoans::source(core::LoanId loan, core::LinkId link, std::uint
             kept->bridge = exposures->bridge();
             if (window == 0 || (kept->reserve && kept->reserve->bridge() == exposures->bridge()))
               return open(loan, link, *kept, std::move(opened));
-            reserve(loan, link, window, kept, std::move(opened));
+            reserve(loan, link, window, kept, *exposures, std::move(opened));
           },
           "the lender, or the bridge to it, does not answer",
           {}};
 }
 
 void RemoteLoans::reserve(core::LoanId loan, core::LinkId link, std::uint64_t window, std::shared_ptr<Kept> kept,
-                          DeviceSource::Opened opened) {
-  const auto exposures = bridges_.to(lender_of(loan.device), kept->bridge.lock());
-  exposures->reserve_for_clients(
+                          Exposures& exposures, DeviceSource::Opened opened) {
+  exposures.reserve_for_clients(
       window, [this, loan, link, window, kept, opened = std::move(opened)](Exposures::ReserveRef got) mutable {
         if (!got)
           return opened(fail(Errc::no_window, "the window of the bridge to node {} has no room for {} bytes",

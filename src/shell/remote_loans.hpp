@@ -39,7 +39,7 @@ private:
     Exposures::ReserveRef reserve{};
   };
   void reserve(core::LoanId loan, core::LinkId link, std::uint64_t window, std::shared_ptr<Kept> kept,
-               DeviceSource::Opened opened);
+               Exposures& exposures, DeviceSource::Opened opened);
   void open(core::LoanId loan, core::LinkId link, const Kept& kept, DeviceSource::Opened opened);
   void lose(const std::function<bool(const Loan&)>& which);
 
