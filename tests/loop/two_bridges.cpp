@@ -149,6 +149,14 @@ TEST_CASE("what one node says of a bridge is meant by the other for the same bri
   }
 }
 
+TEST_CASE("a bridge whose other end is silent is not used, although it is the one that is meant") {
+  TwoBridges cluster(std::chrono::minutes(2));
+  REQUIRE(cluster.reach([&] { return cluster.far_end() != nullptr; }));
+  const auto path = path_over(*cluster.four->bridges.to(NodeId{8})->bridge());
+  REQUIRE(cluster.reach([&] { return cluster.eight->bridges.to(NodeId{4}) == nullptr; }));
+  CHECK_FALSE(cluster.eight->bridges.find(NodeId{4}, {.own = path.to, .peer = path.from}));
+}
+
 TEST_CASE("a client beyond a bridge is served on the path it named, and its answers name the same") {
   Lending lending;
   const auto path = lending.path("first");

@@ -14,9 +14,10 @@ using sim::ntb::Side;
 
 /// A node's bridges, behind sockets.
 struct BridgedHost {
-  BridgedHost(boost::asio::io_context& loop, unsigned number, std::vector<std::string> addresses)
+  BridgedHost(boost::asio::io_context& loop, unsigned number, std::vector<std::string> addresses,
+              std::chrono::milliseconds silence)
       : io(loop), config{.node = NodeId(number)} {
-    core::UseBridges use{std::move(addresses), std::chrono::seconds(1)};
+    core::UseBridges use{std::move(addresses), silence};
     bridges.perform(use);
   }
   boost::asio::io_context& io;
@@ -34,13 +35,14 @@ inline std::string make_place() {
 }
 
 struct TwoBridges {
-  TwoBridges() {
+  /// Node 4 gives a sign of life six times in its own silence.
+  explicit TwoBridges(std::chrono::milliseconds silence_of_four = std::chrono::seconds(1)) {
     REQUIRE(first.listen(Side::a, place + "/1").has_value());
     REQUIRE(first.listen(Side::b, place + "/4").has_value());
     REQUIRE(second.listen(Side::a, place + "/2").has_value());
     REQUIRE(second.listen(Side::b, place + "/3").has_value());
-    four.emplace(io, 4U, std::vector{address("1"), address("2")});
-    eight.emplace(io, 8U, std::vector{address("3"), address("4")});
+    four.emplace(io, 4U, std::vector{address("1"), address("2")}, silence_of_four);
+    eight.emplace(io, 8U, std::vector{address("3"), address("4")}, std::chrono::seconds(1));
   }
   ~TwoBridges() {
     bool closed = false;
