@@ -6,6 +6,8 @@
 #include "test_device.hpp"
 #include "user/codec.hpp"
 
+#include <algorithm>
+
 using namespace smartio;
 using namespace smartio::testing;
 using core::DeviceMessage;
@@ -261,4 +263,26 @@ TEST_CASE("a loan keeps to its bridge while that is up, and its device is lost w
     CHECK(borrowing.sent.back().path == path_over(*bridge));
     CHECK(borrowing.sent.back().session > borrowing.sent.front().session);
   }
+}
+
+TEST_CASE("a client that waits for the device, and whose connection ends meanwhile, is told so and never served") {
+  Lending lending;
+  const auto path = lending.path("first");
+  REQUIRE(lending.ask(lending.get_info(1, path)).kind == Kind::reply);
+  DeviceMessage closed{.loan = lending.loan, .session = 1, .path = path, .kind = Kind::closed};
+  lending.clients.received(lending.link, closed); // the device is cleaned up now
+  auto second = lending.get_info(2, path);
+  lending.clients.received(lending.link, second);
+  lending.said.clear();
+  lending.clients.link_ended(lending.link);
+  const auto of_second = [&lending](Kind kind) {
+    return std::ranges::count_if(lending.said, [kind](const auto& m) { return m.session == 2 && m.kind == kind; });
+  };
+  CHECK(of_second(Kind::closed) == 1);
+  auto third = lending.get_info(3, path);
+  lending.clients.received(lending.link, third);
+  REQUIRE(lending.cluster.reach([&lending] {
+    return std::ranges::any_of(lending.said, [](const auto& m) { return m.session == 3 && m.kind == Kind::reply; });
+  }));
+  CHECK(of_second(Kind::reply) == 0);
 }
