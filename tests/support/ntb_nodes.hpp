@@ -33,12 +33,12 @@ struct Node {
 
 struct Nodes {
   explicit Nodes(const char* chip) : pair(chip, false) {}
+  /// Afterwards nobody is in the midst of a look: what a test writes next is found whole, or not at all.
   bool reach(const std::function<bool()>& condition) {
-    for (int i = 0; i < 500; ++i) {
-      if (condition()) return true;
-      io.run_for(std::chrono::milliseconds(10));
-    }
-    return false;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition() && std::chrono::steady_clock::now() < end) io.run_one_for(std::chrono::milliseconds(10));
+    io.poll();
+    return condition();
   }
   bool both_up() {
     return reach([this] { return a.up() && b.up(); });
