@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <smartio/device.hpp>
 #include <smartio/memory.hpp>
 #include <sys/socket.h>
@@ -40,6 +41,7 @@ public:
   std::atomic<std::uint64_t> bar0 = page;     ///< bytes of it
   std::atomic<std::uint32_t> requests = 0;    ///< whether it has REQ
   std::atomic<int> vendor = 0x36, reads = 0;  ///< what each byte of configuration space is; how often it was read
+  std::atomic<bool> goes_at_map = false;      ///< asked about BAR 0, asks for itself back, reads as ones, then answers
 
   /// Signals REQ.
   void ask_back() {
@@ -71,10 +73,20 @@ private:
       if (!client) return;
       Header header{};
       Bytes payload;
+      std::optional<std::pair<Header, Bytes>> late;
       while (take(client.get(), &header, sizeof header)) {
         payload.resize(header.size - sizeof header);
         if (!take(client.get(), payload.data(), payload.size())) break;
+        const bool goes = header.command == Command::get_region_info && goes_at_map.exchange(false);
+        if (goes) {
+          late = {header, answer(header.command, payload)};
+          vendor = 0xff;
+          ask_back();
+          continue;
+        }
         give(client.get(), header, answer(header.command, payload));
+        if (late) give(client.get(), late->first, late->second);
+        late.reset();
       }
     }
   }
@@ -223,4 +235,13 @@ TEST_CASE("a device that its server asks back, and that answers as ever, is not 
   server.ask_back();
   CHECK(readable(device->revoked_fd(), 5000));
   CHECK(fails_with(device->read_config(0, 2), Errc::revoked));
+}
+
+TEST_CASE("registers whose mapping was under way when the device was taken back are not mapped") {
+  Liar server("goes");
+  server.requests = 1;
+  const auto device = open_device(server.address());
+  REQUIRE(device);
+  server.goes_at_map = true;
+  CHECK(fails_with(device->map_bar(0), Errc::revoked));
 }

@@ -28,6 +28,7 @@ struct WatchedDevice final : vfio::Device {
     if (const auto* write = std::get_if<vfio::RegionWrite>(&request); write != nullptr && write->region == 0) {
       registers.push_back({write->offset, 0});
       std::memcpy(&registers.back().value, write->data.data(), std::min<std::size_t>(write->data.size(), 8));
+      if (written) written(registers.back().offset);
     }
     const bool unmap = std::holds_alternative<vfio::DmaUnmap>(request);
     const int refused = map != nullptr && refuse ? refuse(*map) : 0;
@@ -55,6 +56,7 @@ struct WatchedDevice final : vfio::Device {
   bool pretend = false;                           ///< maps succeed, and nothing is reached there
   std::vector<Map> maps;                          ///< that were not refused
   std::vector<Write> registers;                   ///< written in BAR 0, in order
+  std::function<void(std::uint64_t)> written;     ///< told the offset of each, before it takes effect
   unsigned unmaps = 0;
   std::deque<std::move_only_function<void()>> answers;
 };

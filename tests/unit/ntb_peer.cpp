@@ -143,6 +143,21 @@ TEST_CASE("a doorbell reaches who claimed it at the other end, again after each 
   CHECK(rung == 3);
 }
 
+TEST_CASE("a doorbell that is released while it is being cleared rings nobody") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  int rung = 0, cleared = 0;
+  const auto bit = nodes.a.peer->claim_doorbell([&rung] { ++rung; }).value();
+  nodes.bridge_of_a->written = [&](std::uint64_t offset) {
+    if (offset != 0x40) return; // doorbell status, which is cleared by ones
+    ++cleared;
+    nodes.a.peer->release_doorbell(bit);
+  };
+  nodes.b.peer->ring(bit, [](const Result<void>&) {});
+  CHECK(nodes.reach([&] { return cleared > 0; }));
+  CHECK(rung == 0);
+}
+
 TEST_CASE("all doorbells can be claimed but the first") {
   Nodes nodes("gen4");
   REQUIRE(nodes.both_up());
@@ -183,6 +198,16 @@ TEST_CASE("a link that comes back without the bridges' registers is put in order
   CHECK(nodes.both_up());
   nodes.pair.a.write(Peer::aperture_region, offset, 8, 0x55);
   CHECK(nodes.pair.a.read(Peer::aperture_region, offset, 8) == 0x55);
+}
+
+TEST_CASE("what a bridge lost while its link was down, too shortly to be seen, is set again once the peer was silent") {
+  Nodes nodes("gen4");
+  REQUIRE(nodes.both_up());
+  nodes.b.peer.reset();
+  REQUIRE(nodes.reach([&] { return !nodes.a.up(); }));
+  constexpr std::uint32_t window_base = 0x10; // of window 0 of generation 4, IMBAR1XBASE
+  nodes.pair.a.set_reg(window_base, 0, 8);
+  CHECK(nodes.reach([&] { return nodes.pair.a.reg(window_base, 8) != 0; }));
 }
 
 TEST_CASE("scratchpads that make no sense are no peer, and are written anew") {

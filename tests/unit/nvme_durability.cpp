@@ -3,6 +3,8 @@
 #include "nvme_host.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <semaphore>
 #include <thread>
 
 using namespace smartio;
@@ -10,6 +12,7 @@ using namespace smartio::testing;
 namespace admin_opcode = smartio::sim::nvme::admin_opcode;
 namespace opcode = smartio::sim::nvme::io_opcode;
 using nvme::Store;
+using namespace std::chrono_literals;
 
 namespace {
 
@@ -43,11 +46,15 @@ public:
     return 0;
   }
   int flush() override {
-    const std::lock_guard lock(mutex_);
-    ++flushes_;
-    if (const int error = std::exchange(flush_error, 0)) return error; // told once, as the kernel does
-    medium_ = cache_;
-    return 0;
+    const int error = flush_now();
+    if (held_) [[maybe_unused]]
+      const bool permitted = permits_.try_acquire_for(10s);
+    return error;
+  }
+  /// From now on a flush waits for a permit once it has done its work: what is written then is not in it.
+  std::counting_semaphore<>& hold_flushes() {
+    held_ = true;
+    return permits_;
   }
   int zero(std::uint64_t first, std::uint64_t count, bool) override {
     const std::lock_guard lock(mutex_);
@@ -71,7 +78,17 @@ public:
   int read_error = 0, write_error = 0, flush_error = 0; ///< changed while nothing is under way
 
 private:
+  int flush_now() {
+    const std::lock_guard lock(mutex_);
+    ++flushes_;
+    if (const int error = std::exchange(flush_error, 0)) return error; // told once, as the kernel does
+    medium_ = cache_;
+    return 0;
+  }
+
   mutable std::mutex mutex_;
+  std::atomic<bool> held_ = false;
+  std::counting_semaphore<> permits_{0};
   std::vector<std::byte> cache_, medium_;
   int flushes_ = 0, zeroings_ = 0;
 };
@@ -104,6 +121,15 @@ struct Durable : NvmeHost {
     entry.prp1 = data;
     entry.cdw11 = 4;
     return run(io_queue, entry).status;
+  }
+  std::uint16_t begin_flush() {
+    SubmissionEntry entry{};
+    entry.opcode = opcode::flush;
+    entry.nsid = nvme::namespace_id;
+    const auto id = put(io_queue, entry);
+    ring(io_queue);
+    function->poll();
+    return id;
   }
   void shut_down() {
     set_reg(0x14, 0x00464001);
@@ -204,6 +230,40 @@ TEST_CASE_METHOD(Durable, "a medium that lost data is never again said to have i
   CHECK(flush() == Status::write_fault);
   shut_down();
   CHECK((reg(0x1c) & 2) != 0);
+}
+
+TEST_CASE_METHOD(Durable, "a Flush that comes while the medium is being flushed waits for another one") {
+  auto& permits = store->hold_flushes();
+  const auto first = begin_flush();
+  while (store->flushes() < 1) std::this_thread::yield();
+  REQUIRE(write(7, one) == Status::success);
+  const auto second = begin_flush();
+  permits.release();
+  while (store->flushes() < 2) std::this_thread::yield(); // the first is over
+  function->poll();
+  CHECK(take(io_queue).value().command_id == first);
+  CHECK_FALSE(take(io_queue));
+  permits.release();
+  poll();
+  CHECK(take(io_queue).value().command_id == second);
+  CHECK(on_medium(7) == one);
+}
+
+TEST_CASE_METHOD(Durable, "a Flush under way is aborted with its queue") {
+  auto& permits = store->hold_flushes();
+  const auto flushing = begin_flush();
+  SubmissionEntry remove{};
+  remove.opcode = admin_opcode::delete_sq;
+  remove.cdw10 = 1;
+  put(admin_queue, remove);
+  ring(admin_queue);
+  function->poll();
+  CHECK(take(admin_queue).value().status == Status::success);
+  const auto ended = take(io_queue).value();
+  CHECK(ended.command_id == flushing);
+  CHECK(ended.status == Status::aborted_by_deletion);
+  CHECK_FALSE(function->settling());
+  permits.release();
 }
 
 TEST_CASE_METHOD(Durable, "a failed Flush counts as a failed command and is in the error log") {
