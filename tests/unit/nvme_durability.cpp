@@ -122,10 +122,13 @@ struct Durable : NvmeHost {
     entry.cdw11 = 4;
     return run(io_queue, entry).status;
   }
-  std::uint16_t begin_flush() {
+  /// Without waiting for its end.
+  std::uint16_t begin(std::uint8_t code, std::uint64_t lba = 0) {
     SubmissionEntry entry{};
-    entry.opcode = opcode::flush;
+    entry.opcode = code;
     entry.nsid = nvme::namespace_id;
+    entry.prp1 = data;
+    entry.cdw10 = static_cast<std::uint32_t>(lba);
     const auto id = put(io_queue, entry);
     ring(io_queue);
     function->poll();
@@ -234,10 +237,12 @@ TEST_CASE_METHOD(Durable, "a medium that lost data is never again said to have i
 
 TEST_CASE_METHOD(Durable, "a Flush that comes while the medium is being flushed waits for another one") {
   auto& permits = store->hold_flushes();
-  const auto first = begin_flush();
+  const auto first = begin(opcode::flush);
   while (store->flushes() < 1) std::this_thread::yield();
-  REQUIRE(write(7, one) == Status::success);
-  const auto second = begin_flush();
+  std::fill_n(at(data), block, one);
+  const auto written = begin(opcode::write, 7);
+  CHECK(take(io_queue).value().command_id == written);
+  const auto second = begin(opcode::flush);
   permits.release();
   while (store->flushes() < 2) std::this_thread::yield(); // the first is over
   function->poll();
@@ -251,7 +256,7 @@ TEST_CASE_METHOD(Durable, "a Flush that comes while the medium is being flushed 
 
 TEST_CASE_METHOD(Durable, "a Flush under way is aborted with its queue") {
   auto& permits = store->hold_flushes();
-  const auto flushing = begin_flush();
+  const auto flushing = begin(opcode::flush);
   SubmissionEntry remove{};
   remove.opcode = admin_opcode::delete_sq;
   remove.cdw10 = 1;
