@@ -1,4 +1,5 @@
 // Descriptors: none outlives exec, and an eventfd that others hold too never blocks whoever signals or drains it.
+#include "descriptors.hpp"
 #include "catch.hpp"
 #include "fd.hpp"
 #include "file.hpp"
@@ -100,4 +101,16 @@ TEST_CASE("what is no eventfd is not written to") {
   char byte = 0;
   CHECK(::read(reading.get(), &byte, 1) < 0);
   CHECK(drain_eventfd(-1) == 0);
+}
+
+TEST_CASE("what gives its holder a whole device is told from everything else, by the names that the kernel gives it") {
+  CHECK(vfio::is_device_name("anon_inode:[vfio-device]")); // Linux, drivers/vfio/group.c
+  CHECK(vfio::is_device_name("/dev/vfio/devices/vfio0"));  // of a cdev
+  for (const auto* name : {"anon_inode:[eventfd]", "anon_inode:[iommufd]", "/dev/vda", "/dmabuf:", "socket:[1]", ""})
+    CHECK_FALSE(vfio::is_device_name(name));
+
+  const auto memory = make_memfd("memory", 4096).value();
+  CHECK(vfio::kind_of_descriptor(memory.get()) == vfio::DescriptorKind::other);
+  CHECK(vfio::kind_of_descriptor(full_eventfd().get()) == vfio::DescriptorKind::unknown);
+  CHECK(vfio::kind_of_descriptor(-1) == vfio::DescriptorKind::unknown);
 }
