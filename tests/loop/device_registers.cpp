@@ -1,4 +1,5 @@
 // Opening a device, and its registers: mapped and trapped, and servers that lie.
+#include "bar.hpp"
 #include "catch.hpp"
 #include "checks.hpp"
 #include "test_device.hpp"
@@ -33,6 +34,38 @@ TEST_CASE("a device opens with what its server says it is") {
   CHECK(device->bar_size(2) == page);
   CHECK(device->bar_size(6) == 0);
   CHECK_FALSE(readable(device->revoked_fd()));
+}
+
+TEST_CASE("areas that a server offers are mapped only if they are pages of the registers and of its file, in order") {
+  struct Row {
+    const char* what;
+    std::vector<vfio::RegionArea> areas;
+    std::uint64_t fd_offset;
+    bool good;
+  };
+  const Row rows[]{
+      {"all of it", {{0, 4 * page}}, 0, true},
+      {"two side by side", {{0, page}, {page, page}}, 0, true},
+      {"the same twice", {{0, page}, {0, page}}, 0, false},
+      {"two that overlap", {{0, 2 * page}, {page, page}}, 0, false},
+      {"the later one first", {{2 * page, page}, {0, page}}, 0, false},
+      {"nothing", {{page, 0}}, 0, false},
+      {"half a page", {{0, page / 2}}, 0, false},
+      {"from half a page on", {{page / 2, page}}, 0, false},
+      {"beyond the registers", {{3 * page, 2 * page}}, 0, false},
+      {"at the end of the numbers", {{UINT64_MAX - page + 1, page}}, 0, false},
+      {"as long as there are numbers", {{page, UINT64_MAX - page + 1}}, 0, false},
+      {"up to the end of the file", {{0, 4 * page}}, page, true},
+      {"beyond the end of the file", {{0, 4 * page}}, 2 * page, false},
+      {"of a file from half a page on", {{0, page}}, page / 2, false},
+      {"far beyond the end of the file", {{0, page}}, UINT64_MAX - page + 1, false},
+  };
+  for (const auto& row : rows) {
+    INFO(row.what);
+    vfio::RegionInfo region{vfio::region_flag_mmap, 4 * page, row.fd_offset, row.areas, {}};
+    region.fd = make_memfd("registers", 5 * page).value();
+    CHECK(detail::check_areas(region, 0, 4 * page).has_value() == row.good);
+  }
 }
 
 TEST_CASE("addresses of another kind, sockets that are none and silent servers are refused") {
