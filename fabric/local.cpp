@@ -8,8 +8,6 @@
 #include <cstring>
 #include <deque>
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 namespace smartio::fabric {
 
@@ -41,6 +39,8 @@ Ticket decode(const Bytes& bytes) {
   return ticket;
 }
 
+std::string name_of(const std::string& token) { return "smartio-" + token; }
+
 template <class Socket> void close_on_exec(Socket& socket) { ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC); }
 
 bool out_of_descriptors(error_code error) {
@@ -59,15 +59,14 @@ struct Arrival {
 } // namespace
 
 struct LocalListener::State : std::enable_shared_from_this<State> {
-  State(asio::io_context& io, std::string at, Arrived to)
-      : acceptor(io), pause(io), path(std::move(at)), arrived(std::move(to)) {}
+  State(asio::io_context& io, Arrived to) : acceptor(io), pause(io), arrived(std::move(to)) {}
 
   void accept() {
     acceptor.async_accept([weak = weak_from_this()](error_code error, Socket socket) {
       const auto self = weak.lock();
       if (!self || !self->acceptor.is_open()) return;
       if (out_of_descriptors(error)) return self->pause_then_accept();
-      if (!error) self->read_ticket(std::move(socket));
+      if (!error && is_ours(socket.native_handle())) self->read_ticket(std::move(socket));
       self->accept();
     });
   }
@@ -102,23 +101,19 @@ struct LocalListener::State : std::enable_shared_from_this<State> {
 
   stream_protocol::acceptor acceptor;
   asio::steady_timer pause;
-  std::string path;
   Arrived arrived;
   std::deque<std::weak_ptr<Arrival>> waiting; ///< for their tickets, or done with that; the oldest first
 };
 
-Result<std::unique_ptr<LocalListener>> LocalListener::listen(asio::io_context& io, const std::string& path,
+Result<std::unique_ptr<LocalListener>> LocalListener::listen(asio::io_context& io, const std::string& token,
                                                              Arrived arrived) {
-  if (path.size() > 107) return fail(Errc::bad_request, "{} is too long for a socket: at most 107 bytes", path);
-  auto state = std::make_shared<State>(io, path, std::move(arrived));
-  ::unlink(path.c_str());
+  auto state = std::make_shared<State>(io, std::move(arrived));
   error_code error;
   state->acceptor.open(stream_protocol(), error);
   if (!error) close_on_exec(state->acceptor);
-  if (!error) state->acceptor.bind(stream_protocol::endpoint(path), error);
-  if (!error && ::chmod(path.c_str(), 0600) != 0) return fail_errno(errno, fmt::format("chmod {}", path));
+  if (!error) state->acceptor.bind(stream_protocol::endpoint('\0' + name_of(token)), error);
   if (!error) state->acceptor.listen(asio::socket_base::max_listen_connections, error);
-  if (error) return fail_errno(error.value(), fmt::format("listen on {}", path));
+  if (error) return fail_errno(error.value(), "listen on the local fabric's socket");
   state->accept();
   return std::unique_ptr<LocalListener>(new LocalListener(std::move(state)));
 }
@@ -127,13 +122,13 @@ LocalListener::~LocalListener() {
   error_code ignored;
   state_->acceptor.close(ignored);
   state_->pause.cancel();
-  ::unlink(state_->path.c_str());
 }
 
-void connect_local(asio::io_context& io, const std::string& path, const Ticket& ticket,
+void connect_local(asio::io_context& io, const std::string& token, const Ticket& ticket,
                    std::chrono::milliseconds timeout, vfio::user::Client::Opened opened) {
   const auto bytes = encode(ticket);
-  vfio::user::Client::connect(io, path, timeout, std::move(opened), std::string(bytes.data(), bytes.size()));
+  vfio::user::Client::connect_abstract(io, name_of(token), timeout, std::move(opened),
+                                       std::string(bytes.data(), bytes.size()));
 }
 
 } // namespace smartio::fabric

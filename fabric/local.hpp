@@ -1,7 +1,8 @@
 // The local fabric: both nodes are on one host and meet on a socket of the lender, so that descriptors of registers,
-// memory and eventfds are simply passed. A borrower opens one connection for each client of a loan: it first proves the
-// nonce the lender gave it over the peer connection, then the connection speaks vfio-user. Nothing of ours stays in the
-// data path.
+// memory and eventfds are simply passed. The socket is an abstract one, named by a token that the lender tells its
+// peers: no peer ever names a path that is opened here. A borrower opens one connection for each client of a loan: it
+// first proves the nonce the lender gave it over the peer connection, then the connection speaks vfio-user. Nothing of
+// ours stays in the data path.
 #pragma once
 
 #include "user/client.hpp"
@@ -33,9 +34,10 @@ class LocalListener {
 public:
   using Arrived = std::function<void(Ticket, Socket)>;
 
-  /// Listens on `path`, mode 0600, replacing a socket there (the caller owns its directory). `arrived` gets each
-  /// connection whose ticket came whole within 2 s; whether the ticket is any good is the caller's to decide.
-  static Result<std::unique_ptr<LocalListener>> listen(boost::asio::io_context& io, const std::string& path,
+  /// Listens at `token` (32 hex digits nobody guesses), in this network namespace. Whoever connects and is neither root
+  /// nor this process's user (SO_PEERCRED, unix(7)) is closed at once. `arrived` gets each connection whose ticket came
+  /// whole within 2 s; whether the ticket is any good is the caller's to decide.
+  static Result<std::unique_ptr<LocalListener>> listen(boost::asio::io_context& io, const std::string& token,
                                                        Arrived arrived);
   ~LocalListener();
 
@@ -46,8 +48,8 @@ private:
 };
 
 /// The borrower's end: connects to the lender's socket, shows the ticket and opens the device. `opened` is called once,
-/// later. Errors as vfio::user::Client::connect's.
-void connect_local(boost::asio::io_context& io, const std::string& path, const Ticket& ticket,
+/// later. Errors as vfio::user::Client::connect_abstract's.
+void connect_local(boost::asio::io_context& io, const std::string& token, const Ticket& ticket,
                    std::chrono::milliseconds timeout, vfio::user::Client::Opened opened);
 
 } // namespace smartio::fabric

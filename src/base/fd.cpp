@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -103,6 +104,13 @@ std::uint64_t drain_eventfd(int fd) noexcept {
   std::uint64_t count = 0;
   const iovec into{&count, sizeof count};
   return ::preadv2(fd, &into, 1, -1, RWF_NOWAIT) == sizeof count ? count : 0;
+}
+
+bool is_ours(int socket) noexcept {
+  ucred other{};
+  socklen_t size = sizeof other;
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &other, &size) == 0 &&
+         (other.uid == 0 || other.uid == ::geteuid());
 }
 
 } // namespace smartio

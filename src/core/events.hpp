@@ -241,7 +241,7 @@ struct OpenLoan {
   LoanId loan;
   Fabric fabric;
   LinkId link;                      ///< to the lender
-  std::string fabric_socket, nonce; ///< of the local fabric
+  std::string fabric_token, nonce; ///< of the local fabric
   std::string owner;
   bool shared;
   std::uint64_t window; ///< bytes of the bridge's window that are its own; 0: what there is

@@ -70,7 +70,7 @@ Json body(const Hello& m) {
           {"boot_id", m.boot_id},
           {"nonce", m.nonce},
           {"fabrics",
-           m.fabric_socket.empty() ? Json::array() : Json::array({{{"kind", "local"}, {"socket", m.fabric_socket}}})}};
+           m.fabric_token.empty() ? Json::array() : Json::array({{{"kind", "local"}, {"token", m.fabric_token}}})}};
 }
 Json body(const Refused& m) { return {{"type", "refused"}, {"reason", cut(m.reason)}}; }
 Json body(const Devices& m) {
@@ -107,19 +107,22 @@ Json body(const ConfigAnswer& m) {
   return object;
 }
 
-/// The socket of the local fabric; kinds this version does not know are passed over.
-Result<std::string> local_socket(const Json& object) {
+Result<std::string> get_hex(const Json& object, const char* key, std::size_t digits) {
+  auto text = TRY(get_text(object, key));
+  if (text.size() != digits || text.find_first_not_of("0123456789abcdef") != std::string::npos)
+    return fail(Errc::bad_request, "'{}' is not {} hex digits", key, digits);
+  return text;
+}
+
+/// The token of the local fabric; kinds this version does not know are passed over.
+Result<std::string> local_token(const Json& object) {
   const auto fabrics = object.find("fabrics");
   if (fabrics == object.end() || !fabrics->is_array() || fabrics->size() > 16)
     return fail(Errc::bad_request, "'fabrics' is missing or not a short list");
   for (const auto& fabric : *fabrics) {
     const auto kind = TRY(get_text(fabric, "kind"));
     if (kind != "local") continue;
-    auto path = TRY(get_text(fabric, "socket"));
-    // A name that begins with a zero byte would be one of the abstract sockets, which belong to anybody.
-    if (!path.starts_with('/') || path.find('\0') != std::string::npos)
-      return fail(Errc::bad_request, "'socket' is not an absolute path");
-    return path;
+    return get_hex(fabric, "token", 32);
   }
   return std::string{};
 }
@@ -130,9 +133,8 @@ Result<Message> parse_hello(const Json& object) {
   m.node = TRY(get_node(object, "node"));
   m.to = static_cast<NodeId>(TRY(get_number(object, "to", 0xffff)));
   m.boot_id = TRY(get_text(object, "boot_id"));
-  m.nonce = TRY(get_text(object, "nonce"));
-  if (m.nonce.size() != 64) return fail(Errc::bad_request, "'nonce' is not 64 hex digits");
-  m.fabric_socket = TRY(local_socket(object));
+  m.nonce = TRY(get_hex(object, "nonce", 64));
+  m.fabric_token = TRY(local_token(object));
   return m;
 }
 

@@ -17,15 +17,16 @@ namespace smartio::core {
 
 inline constexpr std::uint64_t protocol_version = 1;
 
-/// Who speaks, and how memory of the two could meet. `fabric_socket` and `nonce` belong to the local fabric: nodes with
-/// equal boot ids are on one host, and the borrower proves the lender's nonce on the lender's socket.
+/// Who speaks, and how memory of the two could meet. `fabric_token` and `nonce` belong to the local fabric: nodes with
+/// equal boot ids are on one host; the token names the lender's socket, and the borrower proves the lender's nonce
+/// there.
 struct Hello {
   std::uint64_t version = protocol_version;
   NodeId node{};
   NodeId to{}; ///< the node the speaker believes it talks to; 0 from the side that was dialled before it knows
   std::string boot_id;
-  std::string fabric_socket; ///< empty: no local fabric
-  std::string nonce;         ///< 64 hex digits
+  std::string fabric_token; ///< 32 hex digits; empty: no local fabric
+  std::string nonce;        ///< 64 hex digits
   bool operator==(const Hello&) const = default;
 };
 

@@ -42,7 +42,7 @@ void Node::on(const Started&) {
   const Hello hello{.node = settings_.node,
                     .to = settings_.node,
                     .boot_id = settings_.boot_id,
-                    .fabric_socket = settings_.fabric_socket,
+                    .fabric_token = settings_.fabric_token,
                     .nonce = settings_.nonce};
   links_[self_as_lender].nonce = links_[self_as_borrower].nonce = settings_.nonce;
   send(self_as_lender, hello);

@@ -40,6 +40,7 @@ public:
   bool is_shared(const LoanId& loan) const; ///< a loan this node granted
 
   NodeId id() const noexcept { return settings_.node; }
+  const std::string& fabric_token() const noexcept { return settings_.fabric_token; } ///< where the local fabric is met
   Json list_document() const { return core::list_document(view()); }
   Json status_document() const { return core::status_document(view()); }
   std::string state() const { return encode(intent_, settings_.node); } ///< the whole state file

@@ -103,7 +103,7 @@ void Node::borrow_answered(const Pending& asked, const Answer& answer) {
   effects_.push_back(OpenLoan{{id, loan.epoch},
                               fabric_to(lender),
                               lender.link,
-                              lender.hello.fabric_socket,
+                              lender.hello.fabric_token,
                               lender.hello.nonce,
                               loan.user,
                               loan.shared,

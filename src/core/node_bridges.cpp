@@ -15,7 +15,7 @@ Fabric fabric_to(const View& view, NodeId node, const std::string& boot_id, bool
 }
 
 Fabric fabric_to(const View& view, const LendingPeer& lender) {
-  return fabric_to(view, lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_socket.empty());
+  return fabric_to(view, lender.hello.node, lender.hello.boot_id, !lender.hello.fabric_token.empty());
 }
 
 std::vector<std::string> Node::bridges() const {

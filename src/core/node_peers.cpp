@@ -33,7 +33,7 @@ void Node::on(const Dialled& dialled) {
   send(dialled.link, Hello{.node = settings_.node,
                            .to = dialled.node,
                            .boot_id = settings_.boot_id,
-                           .fabric_socket = settings_.fabric_socket,
+                           .fabric_token = settings_.fabric_token,
                            .nonce = dialled.nonce});
 }
 

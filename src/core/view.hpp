@@ -15,7 +15,7 @@ namespace smartio::core {
 struct Settings {
   NodeId node{};
   std::string boot_id;                   ///< of this host
-  std::string fabric_socket;             ///< of the local fabric; empty: none
+  std::string fabric_token;              ///< of the local fabric, 32 hex digits; empty: none
   std::string nonce;                     ///< of the connection to itself, 64 hex digits
   bool can_borrow = true;                ///< there is a run directory for loan sockets
   std::map<NodeId, std::string> nodes{}; ///< addresses for `connect`

@@ -53,8 +53,8 @@ std::string DeviceSources::random_uuid() {
 
 DeviceSource DeviceSources::local(const core::OpenLoan& loan) const {
   const fabric::Ticket ticket{loan.nonce, loan.loan.device, loan.loan.epoch};
-  return {[&context = context_, ticket, path = loan.fabric_socket](DeviceSource::Opened opened) {
-            fabric::connect_local(context.io, path, ticket, context.config.timeout,
+  return {[&context = context_, ticket, token = loan.fabric_token](DeviceSource::Opened opened) {
+            fabric::connect_local(context.io, token, ticket, context.config.timeout,
                                   opened_user(std::move(opened), "the lender"));
           },
           "the lender closed the connection",

@@ -18,7 +18,6 @@ public:
   ~Directories(); ///< with its sockets
 
   std::string control_socket() const { return run_ + "/smartiod.sock"; }
-  std::string fabric_socket() const { return run_ + "/fabric.sock"; }
   std::string loans() const { return run_ + "/loans"; }
   std::string state_file() const { return state_ + "/state.json"; }
   bool has_run() const { return bool(run_lock_); }

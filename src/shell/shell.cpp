@@ -7,7 +7,6 @@
 #include "result.hpp"
 
 #include <boost/asio/post.hpp>
-#include <filesystem>
 
 namespace smartio {
 
@@ -47,12 +46,10 @@ Result<void> complete_addresses(const std::string& command, core::Json& argument
 }
 
 Result<core::Settings> settings_of(const Config& config) {
-  std::error_code ignored; // a peer has another directory: it needs the whole path
-  const auto run_dir = config.run_dir.empty() ? "" : std::filesystem::absolute(config.run_dir, ignored).string();
   const auto boot_id = TRY(read_file("/proc/sys/kernel/random/boot_id")).value_or("");
   return core::Settings{.node = config.node,
                         .boot_id = boot_id.substr(0, boot_id.find('\n')),
-                        .fabric_socket = run_dir.empty() ? "" : run_dir + "/fabric.sock",
+                        .fabric_token = config.run_dir.empty() ? "" : make_token(),
                         .nonce = make_nonce(),
                         .can_borrow = !config.run_dir.empty(),
                         .nodes = config.nodes,
@@ -120,7 +117,7 @@ Result<void> Shell::listen() {
   TRY(links_.listen());
   if (!directories_.has_run()) return {};
   fabric_ = TRY(fabric::LocalListener::listen(
-      *io_, directories_.fabric_socket(),
+      *io_, node_->fabric_token(),
       [this](const fabric::Ticket& ticket, fabric::Socket socket) { serve_local(ticket, std::move(socket)); }));
   return control_.listen(directories_.control_socket());
 }

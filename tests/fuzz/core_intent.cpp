@@ -21,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   auto intent = parse_intent({reinterpret_cast<const char*>(data), size}, self);
   if (!intent) return 0;
   require(parse_intent(encode(*intent, self), self) == *intent);
-  Node node({.node = self, .boot_id = "here", .fabric_socket = "/f", .nonce = std::string(64, 'a')},
+  Node node({.node = self, .boot_id = "here", .fabric_token = std::string(32, 'f'), .nonce = std::string(64, 'a')},
             std::move(*intent));
   for (const auto& effect : node.handle(Started{}, Time{}))
     if (const auto* save = std::get_if<Save>(&effect))

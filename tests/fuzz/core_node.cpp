@@ -148,7 +148,7 @@ constexpr auto messages = std::to_array<Step<World>>({
        const auto link = w.link(l);
        Hello hello{.node = l.of(nodes), .to = l.flag() ? l.of(nodes) : World::self, .boot_id = l.of(boots)};
        if (hello.node == NodeId{}) return;
-       hello.fabric_socket = l.flag() ? "" : "/g";
+       hello.fabric_token = std::string(l.flag() ? 0 : 32, 'e');
        hello.nonce = std::string(64, 'd');
        hello.version = 1 + l.below(3) / 2;
        w.receive(link, std::move(hello));

@@ -25,7 +25,7 @@ public:
   explicit World(Intent intent = {})
       : node_({.node = self,
                .boot_id = "here",
-               .fabric_socket = "/f",
+               .fabric_token = std::string(32, 'f'),
                .nonce = std::string(64, 'a'),
                .nodes = {{NodeId{9}, "h:9"}},
                .bridges = {"0000:17:00.0"}},

@@ -1,11 +1,14 @@
 // The socket where two nodes of one host meet: who gets in, how long anybody is waited for, and what a lender that does
 // not answer costs.
+#include "as_nobody.hpp"
 #include "catch.hpp"
 #include "local.hpp"
 #include "vfio_user_raw.hpp"
 
+#include <cstddef>
 #include <cstdlib>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -24,23 +27,13 @@ const Ticket ticket{std::string(64, 'a'), DeviceId{0x80002}, 0x1122334455667788}
 
 struct Bed {
   boost::asio::io_context io;
-  std::string folder, path;
+  std::string token = fmt::format("{:032x}", ::getpid());
   std::vector<Ticket> tickets;
   std::vector<fabric::Socket> sockets;
   std::unique_ptr<LocalListener> listener;
 
-  Bed() {
-    char name[] = "/tmp/fabric-local-XXXXXX";
-    REQUIRE(::mkdtemp(name) != nullptr);
-    folder = name;
-    path = folder + "/fabric";
-  }
-  ~Bed() {
-    listener.reset();
-    std::filesystem::remove_all(folder);
-  }
   Result<void> listen() {
-    auto made = LocalListener::listen(io, path, [this](Ticket got, fabric::Socket socket) {
+    auto made = LocalListener::listen(io, token, [this](Ticket got, fabric::Socket socket) {
       tickets.push_back(std::move(got));
       sockets.push_back(std::move(socket));
     });
@@ -48,20 +41,35 @@ struct Bed {
     listener = std::move(*made);
     return {};
   }
-  sockaddr_un address() const {
+  /// What bind and connect want of the socket.
+  int at_name(int (*call)(int, const sockaddr*, socklen_t), const Fd& socket) const {
+    const std::string name = '\0' + ("smartio-" + token);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.data(), path.size());
-    return address;
+    std::memcpy(address.sun_path, name.data(), name.size());
+    return call(socket.get(), reinterpret_cast<const sockaddr*>(&address),
+                static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size()));
+  }
+  Fd bound(int type = SOCK_STREAM) const {
+    Fd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+    REQUIRE(at_name(::bind, socket) == 0);
+    return socket;
   }
   Raw connect() {
     Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const auto to = address();
-    REQUIRE(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+    REQUIRE(at_name(::connect, socket) == 0);
     return {io, std::move(socket)};
   }
   Bytes bytes_of(const Ticket& of) { return join(of.nonce, test::raw(of.device), test::raw(of.epoch)); }
 };
+
+/// With another effective user id, which is the one that sockets remember; nothing if this is not root.
+auto as_another_user(auto doing) -> std::optional<decltype(doing())> {
+  if (::geteuid() != 0 || ::seteuid(testing::nobody) != 0) return std::nullopt;
+  auto done = doing();
+  REQUIRE(::seteuid(0) == 0);
+  return done;
+}
 
 std::chrono::milliseconds since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
@@ -69,24 +77,48 @@ std::chrono::milliseconds since(std::chrono::steady_clock::time_point start) {
 
 } // namespace
 
-TEST_CASE("the socket is its owner's alone whatever the umask, replaces a dead one and goes with its listener") {
-  Bed bed;
-  const auto mask = ::umask(0);
+TEST_CASE("nobody else listens at the same token while its listener is there, and it goes with that") {
+  Bed bed, other;
   REQUIRE(bed.listen().has_value());
-  struct stat status {};
-  REQUIRE(::stat(bed.path.c_str(), &status) == 0);
-  CHECK((status.st_mode & 07777) == 0600);
+  CHECK_FALSE(other.listen().has_value());
   bed.listener.reset();
-  CHECK(::stat(bed.path.c_str(), &status) != 0);
-  { // a process that was killed leaves its socket
-    const Fd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const auto at = bed.address();
-    REQUIRE(::bind(dead.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+  CHECK(other.listen().has_value());
+}
+
+TEST_CASE("whoever is neither root nor this user is no borrower, whatever it shows") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  auto refused = as_another_user([&bed] { return bed.connect(); });
+  if (!refused) {
+    WARN("skipped: only root can become another user");
+    return;
   }
-  CHECK(bed.listen().has_value());
-  ::umask(mask);
-  bed.path = bed.folder + "/" + std::string(108, 'x');
-  CHECK_FALSE(bed.listen().has_value());
+  refused->send(bed.bytes_of(ticket));
+  auto good = bed.connect();
+  REQUIRE(good.send(bed.bytes_of(ticket)));
+  run_until(bed.io, [&bed] { return bed.tickets.size() == 1; });
+  CHECK(refused->closed());
+  CHECK(good.silent());
+  CHECK(bed.tickets.size() == 1);
+}
+
+TEST_CASE("whoever is neither root nor this user is no lender, and is shown no ticket") {
+  Bed bed;
+  const Fd socket = bed.bound();
+  const auto listened = as_another_user([&socket] { return ::listen(socket.get(), 8); });
+  if (!listened) {
+    WARN("skipped: only root can become another user");
+    return;
+  }
+  REQUIRE(*listened == 0);
+  std::optional<Error> error;
+  connect_local(bed.io, bed.token, ticket, 60s, [&error](auto result) { error = result.error(); });
+  run_until(bed.io, [&error] { return error.has_value(); });
+  CHECK(error->code == make_error_code(Errc::not_permitted));
+  CHECK(error->context == "What listens at @smartio-" + bed.token + " belongs to another user.");
+  const Fd arrived(::accept4(socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  char byte = 0;
+  CHECK(::recv(arrived.get(), &byte, 1, 0) == 0);
 }
 
 TEST_CASE("a ticket says which loan it is for, in one piece or byte by byte") {
@@ -148,7 +180,7 @@ TEST_CASE("a borrower shows its ticket, then speaks vfio-user; its socket is clo
   Bed bed;
   REQUIRE(bed.listen().has_value());
   std::optional<Result<std::shared_ptr<vfio::user::Client>>> opened;
-  connect_local(bed.io, bed.path, ticket, 60s, [&opened](auto result) { opened = std::move(result); });
+  connect_local(bed.io, bed.token, ticket, 60s, [&opened](auto result) { opened = std::move(result); });
   run_until(bed.io, [&bed] { return bed.sockets.size() == 1; });
   CHECK(bed.tickets[0].nonce == ticket.nonce);
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
@@ -172,7 +204,7 @@ TEST_CASE("a lender that is not there, or never answers, is told of in time and 
   const auto connect = [&](std::chrono::milliseconds timeout) {
     error.reset();
     const auto start = std::chrono::steady_clock::now();
-    connect_local(bed.io, bed.path, ticket, timeout, [&error](auto result) { error = result.error(); });
+    connect_local(bed.io, bed.token, ticket, timeout, [&error](auto result) { error = result.error(); });
     CHECK(since(start) < 5s); // the call itself
     CHECK_FALSE(error);       // later, from the event loop
     run_until(bed.io, [&error] { return error.has_value(); });
@@ -181,36 +213,20 @@ TEST_CASE("a lender that is not there, or never answers, is told of in time and 
     connect(60s);
     CHECK(error->code == make_error_code(Errc::peer_down));
   }
-  SECTION("no socket") {
-    const Fd file(::open(bed.path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-    connect(60s);
-    CHECK(error->code == make_error_code(Errc::peer_down));
-  }
-  SECTION("a path that is none") {
-    bed.path = std::string(108, 'x');
-    connect(60s);
-    CHECK(error->code == make_error_code(Errc::bad_request));
-  }
   SECTION("a socket of another kind") {
-    const Fd other(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    const auto at = bed.address();
-    REQUIRE(::bind(other.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    const Fd other = bed.bound(SOCK_DGRAM);
     connect(60s);
     CHECK(error->code == make_error_code(Errc::peer_down));
   }
   SECTION("nobody accepts, and there is no room to wait") {
-    const Fd full(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const auto at = bed.address();
-    REQUIRE(::bind(full.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    const Fd full = bed.bound();
     REQUIRE(::listen(full.get(), 0) == 0);
     const auto waits = bed.connect();
     connect(100ms);
     CHECK(error->code == make_error_code(Errc::timed_out));
   }
   SECTION("nobody accepts") {
-    const Fd mute(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const auto at = bed.address();
-    REQUIRE(::bind(mute.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    const Fd mute = bed.bound();
     REQUIRE(::listen(mute.get(), 8) == 0);
     connect(100ms);
     CHECK(error->code == make_error_code(Errc::timed_out));

@@ -297,7 +297,8 @@ BAD_PEERS = {
     "short nonce": (hello(nonce="0"), "'nonce' is not 64 hex digits"),
     "fabrics text": (hello(fabrics="x"), "'fabrics' is missing or not a short list"),
     "fabrics nested": (hello(fabrics=[[[]]]), "'kind' is missing"),
-    "fabric path": (hello(fabrics=[{"kind": "local", "socket": "/" + "x" * 5000}]), "'socket' is longer"),
+    "fabric path": (hello(fabrics=[{"kind": "local", "socket": "/run/x"}]), "'token' is missing"),
+    "fabric token": (hello(fabrics=[{"kind": "local", "token": "/run/x"}]), "'token' is not 32 hex digits"),
     "hello twice": (hello() + hello(), "spoke out of turn"),
     **{name: (hello() + data, why) for name, (data, why) in {
         "deep": (frame(BAD_REQUESTS["deep"]), TOO_DEEP),

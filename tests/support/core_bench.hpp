@@ -19,7 +19,7 @@ public:
   explicit Bench(NodeId id, Intent intent = {}, const std::string& boot_id = "here")
       : node({.node = id,
               .boot_id = boot_id,
-              .fabric_socket = "/fabric.sock",
+              .fabric_token = std::string(32, 'f'),
               .nonce = std::string(64, 'a'),
               .bridges = {}},
              std::move(intent)) {

@@ -29,7 +29,7 @@ public:
     return {.node = from,
             .to = NodeId{8},
             .boot_id = boot_id,
-            .fabric_socket = "/their.sock",
+            .fabric_token = std::string(32, 'f'),
             .nonce = nonce_of(number(from))};
   }
   /// A neighbour that borrows from us.

@@ -26,7 +26,7 @@ void World::start(unsigned host) {
   }
   h.node = std::make_unique<Node>(Settings{.node = h.id,
                                            .boot_id = h.boot_id,
-                                           .fabric_socket = "/fabric.sock",
+                                           .fabric_token = std::string(32, 'f'),
                                            .nonce = nonce_of(1'000'000 * ++h.life + number(h.id)),
                                            .bridges = {},
                                            .first_epoch = 1'000'000 * h.life},

@@ -27,7 +27,7 @@ struct FarBorrower {
   void borrow() { on(Command{1, 9, "borrow", {{"device", "80000"}}}); }
   void lender(const char* address) {
     on(Accepted{16, nonce});
-    on(Received{16, Hello{1, NodeId{8}, NodeId{4}, "here", "/run/8/fabric.sock", nonce}});
+    on(Received{16, Hello{1, NodeId{8}, NodeId{4}, "here", std::string(32, 'f'), nonce}});
     on(Received{16, Devices{{{DeviceId{0x80000}, address, "Disk", 1, 2, 3, DeviceState::available, {}}}, {}}});
   }
   Errc refusal() {
@@ -110,7 +110,7 @@ TEST_CASE("where the lender is on this host nothing is reserved, and whoever ask
   FarBorrower node;
   node.on(Started{});
   node.on(Accepted{16, nonce});
-  node.on(Received{16, Hello{1, NodeId{8}, NodeId{4}, "there", "/run/8/fabric.sock", nonce}});
+  node.on(Received{16, Hello{1, NodeId{8}, NodeId{4}, "there", std::string(32, 'f'), nonce}});
   node.on(
       Received{16, Devices{{{DeviceId{0x80000}, "vfio-user:/d", "Disk", 1, 2, 3, DeviceState::available, {}}}, {}}});
   node.on(Command{2, 9, "borrow", {{"device", "80000"}, {"window", 4096}}});

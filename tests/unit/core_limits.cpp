@@ -23,7 +23,7 @@ bool taken(const char* text, const char* field, Json value) {
 std::string letters(std::size_t count) { return std::string(count, 'x'); }
 
 constexpr const char* hello =
-    R"({"type":"hello","version":1,"node":8,"to":4,"boot_id":"b","nonce":"","fabrics":[{"kind":"local","socket":"/s"}]})";
+    R"({"type":"hello","version":1,"node":8,"to":4,"boot_id":"b","nonce":"","fabrics":[{"kind":"local","token":"0123456789abcdef0123456789abcdef"}]})";
 constexpr const char* devices = R"({"type":"devices","removed":[],"changed":[{"id":"80000","address":"a","name":"n",
     "vendor":1,"device":1,"class":1,"state":"available","borrower":0}]})";
 constexpr const char* answer = R"({"type":"answer","number":1,"epoch":1,"error":{"code":"busy","message":"m"}})";
@@ -36,7 +36,6 @@ constexpr const char* refused = R"({"type":"refused","reason":"r"})";
 
 TEST_CASE("a message's texts have 1024 bytes at most") {
   for (const auto& [text, field] : std::vector<std::pair<const char*, const char*>>{{hello, "/boot_id"},
-                                                                                    {hello, "/fabrics/0/socket"},
                                                                                     {hello, "/fabrics/0/kind"},
                                                                                     {devices, "/changed/0/address"},
                                                                                     {devices, "/changed/0/name"},
@@ -48,10 +47,9 @@ TEST_CASE("a message's texts have 1024 bytes at most") {
     if (object.contains("nonce")) object["nonce"] = nonce_of(1);
     const auto whole = object.dump();
     CAPTURE(whole, field);
-    const std::string start = std::string(field).ends_with("/socket") ? "/" : "";
-    CHECK(taken(whole.c_str(), field, start));
-    CHECK(taken(whole.c_str(), field, start + letters(1024 - start.size())));
-    CHECK_FALSE(taken(whole.c_str(), field, start + letters(1025 - start.size())));
+    CHECK(taken(whole.c_str(), field, ""));
+    CHECK(taken(whole.c_str(), field, letters(1024)));
+    CHECK_FALSE(taken(whole.c_str(), field, letters(1025)));
   }
 }
 
@@ -303,14 +301,18 @@ TEST_CASE(
   CHECK(lines.size() == 1);
 }
 
-TEST_CASE("a node is met at an absolute path, and at no abstract socket") {
+TEST_CASE("a peer names no socket of this host, only a token, and proves itself by a nonce: hex digits, all of them") {
   Json object = Json::parse(hello);
   object["nonce"] = nonce_of(1);
   const auto whole = object.dump();
-  CHECK(taken(whole.c_str(), "/fabrics/0/socket", "/run/smartio/fabric.sock"));
-  for (const std::string& odd : {std::string("\0abstract", 9), std::string("/run\0x", 6), std::string("relative"),
-                                 std::string(" /x"), std::string("@x")})
-    CHECK_FALSE(taken(whole.c_str(), "/fabrics/0/socket", odd));
+  for (const auto& [field, digits] : {std::pair{"/fabrics/0/token", std::size_t{32}}, {"/nonce", std::size_t{64}}}) {
+    CAPTURE(field);
+    const std::string good(digits, '7'), rest = good.substr(1);
+    CHECK(taken(whole.c_str(), field, good));
+    for (const auto& odd : {std::string(), rest, "7" + good, "/" + rest, "G" + rest, "A" + rest, " " + rest, "." + rest,
+                            std::string(1, '\0') + rest, rest + "\n"})
+      CHECK_FALSE(taken(whole.c_str(), field, odd));
+  }
 }
 
 TEST_CASE("when there is no place for one more connection, the oldest that offers nothing gives up its own") {

@@ -17,7 +17,7 @@ const DeviceId device{0x80002};
 
 TEST_CASE("every message comes in as it went out") {
   const std::vector<Message> messages{
-      Hello{1, NodeId{8}, NodeId{4}, "boot", "/run/fabric.sock", nonce},
+      Hello{1, NodeId{8}, NodeId{4}, "boot", std::string(32, 'f'), nonce},
       Hello{1, NodeId{8}, NodeId{0}, "boot", "", nonce},
       Refused{"this is node 5"},
       Devices{{DeviceEntry{device, "vfio-user:/d", "Disk", 0x8086, 0xf1a5, 0x010802, DeviceState::borrowed, NodeId{4}}},

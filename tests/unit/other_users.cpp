@@ -6,7 +6,6 @@
 #include "host/binding.hpp"
 #include "host/child.hpp"
 #include "kernel/system.hpp"
-#include "local.hpp"
 #include "user/client.hpp"
 #include "user/server.hpp"
 
@@ -24,15 +23,11 @@ namespace {
 
 template <class T> std::string said(const Result<T>& result) { return result ? "(done)" : to_string(result.error()); }
 
-std::string connected(const std::string& path, bool with_ticket) {
+std::string connected(const std::string& path) {
   boost::asio::io_context io;
   std::string outcome = "(nothing)";
   const auto opened = [&outcome](auto result) { outcome = said(result); };
-  const fabric::Ticket ticket{std::string(64, 'a'), DeviceId{1}, 1};
-  if (with_ticket)
-    fabric::connect_local(io, path, ticket, std::chrono::seconds(20), opened);
-  else
-    user::Client::connect(io, path, std::chrono::seconds(20), opened);
+  user::Client::connect(io, path, std::chrono::seconds(20), opened);
   io.run();
   return outcome;
 }
@@ -44,17 +39,11 @@ std::string served(const std::string& path) {
       [] {}));
 }
 
-std::string met(const std::string& path) {
-  boost::asio::io_context io;
-  return said(fabric::LocalListener::listen(io, path, [](const fabric::Ticket&, fabric::Socket) {}));
-}
-
 /// Root's things, each where everybody may look.
 struct Roots {
   Tree tree;
   boost::asio::io_context io;
   std::unique_ptr<user::Server> server;
-  std::unique_ptr<fabric::LocalListener> listener;
 
   Roots() {
     ::chmod(tree.path().c_str(), 0755);
@@ -67,7 +56,6 @@ struct Roots {
             io, tree.at("device.sock"),
             [](const ::ucred&) -> std::expected<std::shared_ptr<Device>, int> { return std::unexpected(EBUSY); }, [] {})
             .value();
-    listener = fabric::LocalListener::listen(io, tree.at("fabric.sock"), [](fabric::Ticket, fabric::Socket) {}).value();
   }
   std::string attribute() const { return host::read_text(tree.at("attribute")).value_or(""); }
   std::string journal() const { return host::read_text(tree.at("state/journal.json")).value_or(""); }
@@ -108,14 +96,10 @@ TEST_CASE("what is root's is refused to others, with a sentence") {
          return opened ? "(done)" : std::string(opened.error() == EACCES ? "Permission denied" : "(another error)");
        },
        ""},
-      {"using a device", [&] { return connected(at("device.sock"), false); },
+      {"using a device", [&] { return connected(at("device.sock")); },
        "Not permitted to connect to " + at("device.sock")},
-      {"using a loan", [&] { return connected(at("fabric.sock"), true); },
-       "Not permitted to connect to " + at("fabric.sock")},
       {"serving in root's directory", [&] { return served(at("other.sock")); }, "bind " + at("other.sock")},
       {"serving in root's place", [&] { return served(at("device.sock")); }, "connect to " + at("device.sock")},
-      {"lending in root's directory", [&] { return met(at("other.sock")); }, "listen on " + at("other.sock")},
-      {"lending in root's place", [&] { return met(at("fabric.sock")); }, "listen on " + at("fabric.sock")},
   };
   for (const auto& row : rows) {
     INFO(row.what);
@@ -126,12 +110,10 @@ TEST_CASE("what is root's is refused to others, with a sentence") {
   }
   CHECK(roots.journal() == "root's");
   CHECK(roots.attribute() == "root's");
-  for (const auto* name : {"device.sock", "fabric.sock"}) {
-    struct stat status {};
-    REQUIRE(::lstat(at(name).c_str(), &status) == 0);
-    CHECK(S_ISSOCK(status.st_mode));
-    CHECK((status.st_mode & 07777) == 0600);
-  }
+  struct stat status {};
+  REQUIRE(::lstat(at("device.sock").c_str(), &status) == 0);
+  CHECK(S_ISSOCK(status.st_mode));
+  CHECK((status.st_mode & 07777) == 0600);
 }
 
 TEST_CASE("a user without rights over sysfs takes no function, and its journal says that none is taken") {

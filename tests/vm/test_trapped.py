@@ -73,7 +73,7 @@ def test_a_loan_is_closed_to_others_than_its_owner(machine):
     socket = borrow(nodes, device, "friend")
     refused = guest.run(as_user("user", f"exercise - vfio-user:{socket} nvme"))
     assert refused.status == 1 and "Not permitted" in refused.errors, refused
-    for place in ("/run/node4/smartiod.sock", "/run/node4/fabric.sock", "/run/state4/state.json"):
+    for place in ("/run/node4/smartiod.sock", "/run/state4/state.json"):
         assert guest.run(as_user("user", f"[ -r {place} -o -w {place} ]")).status == 1
     nodes.check(4, f"return {device}")
 

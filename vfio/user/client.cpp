@@ -34,6 +34,8 @@ struct Connecting : std::enable_shared_from_this<Connecting> {
   error_code connect_now();
   error_code introduce();
   void again();
+  bool is_abstract() const { return path.front() == '\0'; }
+  std::string shown() const { return is_abstract() ? "@" + path.substr(1) : path; } // as /proc/net/unix has it
 
   Socket socket;
   boost::asio::steady_timer timer;
@@ -55,15 +57,20 @@ error_code Connecting::connect_now() {
   socket.assign(stream_protocol(), fd.get(), error);
   if (error) return error;
   const stream_protocol::endpoint to(path);
-  return ::connect(fd.release(), to.data(), static_cast<socklen_t>(to.size())) == 0 ? introduce() : last_error();
+  if (::connect(fd.release(), to.data(), static_cast<socklen_t>(to.size())) != 0) return last_error();
+  if (is_abstract() && !is_ours(socket.native_handle()))
+    return make_error_code(boost::system::errc::operation_not_permitted);
+  return introduce();
 }
 
 void Connecting::connected(error_code error) {
   if (!error) return Client::start(std::move(socket), timeout, std::move(opened));
   if (error == boost::asio::error::try_again) return again();
   if (error == boost::system::errc::permission_denied)
-    return opened(fail(Errc::not_permitted, "Not permitted to connect to {}.", path));
-  opened(fail(Errc::peer_down, "No vfio-user server at {}: {}.", path, error.message()));
+    return opened(fail(Errc::not_permitted, "Not permitted to connect to {}.", shown()));
+  if (error == boost::system::errc::operation_not_permitted)
+    return opened(fail(Errc::not_permitted, "What listens at {} belongs to another user.", shown()));
+  opened(fail(Errc::peer_down, "No vfio-user server at {}: {}.", shown(), error.message()));
 }
 
 /// A socket that nobody has written to has room for a few bytes.
@@ -74,7 +81,8 @@ error_code Connecting::introduce() {
 }
 
 void Connecting::again() {
-  if (Clock::now() >= deadline) return opened(fail(Errc::timed_out, "The server at {} accepts no connection.", path));
+  if (Clock::now() >= deadline)
+    return opened(fail(Errc::timed_out, "The server at {} accepts no connection.", shown()));
   error_code ignored;
   socket.close(ignored);
   timer.expires_after(backlog_pause);
@@ -86,8 +94,8 @@ void Connecting::again() {
 } // namespace
 
 void Client::connect(boost::asio::io_context& io, const std::string& path, std::chrono::milliseconds timeout,
-                     Opened opened, std::string first) {
-  const auto connecting = std::make_shared<Connecting>(io, path, timeout, std::move(opened), std::move(first));
+                     Opened opened) {
+  const auto connecting = std::make_shared<Connecting>(io, path, timeout, std::move(opened), "");
   if (path.empty() || path.size() >= sizeof sockaddr_un::sun_path || path.find('\0') != std::string::npos) {
     boost::asio::post(io, [connecting] {
       connecting->opened(fail(Errc::bad_request, "\"{}\" cannot be the path of a socket.", connecting->path));
@@ -95,6 +103,11 @@ void Client::connect(boost::asio::io_context& io, const std::string& path, std::
     return;
   }
   connecting->attempt();
+}
+
+void Client::connect_abstract(boost::asio::io_context& io, const std::string& name, std::chrono::milliseconds timeout,
+                              Opened opened, std::string first) {
+  std::make_shared<Connecting>(io, '\0' + name, timeout, std::move(opened), std::move(first))->attempt();
 }
 
 void Client::start(Socket socket, std::chrono::milliseconds timeout, Opened opened) {

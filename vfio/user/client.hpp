@@ -25,8 +25,11 @@ public:
   /// Errc::peer_down (no server, not a socket), Errc::timed_out, Errc::busy (the server has a client already),
   /// Errc::bad_request (not vfio-user).
   static void connect(boost::asio::io_context& io, const std::string& path, std::chrono::milliseconds timeout,
-                      Opened opened,
-                      std::string first = {}); ///< `first`: a few bytes that the server wants to see first
+                      Opened opened);
+  /// The same at the abstract socket `name` (unix(7)), where anybody may listen: Errc::not_permitted unless that is
+  /// root or this process's user. `first`: at most a few hundred bytes that the server wants to see first.
+  static void connect_abstract(boost::asio::io_context& io, const std::string& name, std::chrono::milliseconds timeout,
+                               Opened opened, std::string first);
   /// The same on a connected socket.
   static void start(Socket socket, std::chrono::milliseconds timeout, Opened opened);
 
