@@ -92,9 +92,16 @@ void Node::on(Command& command) {
 }
 
 void Node::on(const ControlClosed& closed) {
-  for (auto& [id, loan] : loans_) {
-    const auto gone = std::ranges::stable_partition(
-        loan.next, [&closed](const auto& next) { return next.second == 0 || next.second != closed.control; });
+  const auto first = taken_.lower_bound({closed.control, DeviceId{0}}),
+             end = taken_.upper_bound({closed.control, DeviceId{UINT32_MAX}});
+  const std::set taken(first, end);
+  taken_.erase(first, end);
+  for (const auto& [control, id] : taken) {
+    const auto found = loans_.find(id);
+    if (found == loans_.end()) continue;
+    auto& loan = found->second;
+    const auto gone =
+        std::ranges::stable_partition(loan.next, [&closed](const auto& next) { return next.second != closed.control; });
     for (const auto& [command, owner] : gone) reply(command.request, fail(Errc::revoked, "its program has ended"));
     loan.next.erase(gone.begin(), gone.end());
     if (disown(loan, closed.control)) return_loan(id, loan);

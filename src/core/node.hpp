@@ -226,9 +226,10 @@ private:
   std::map<NodeId, Rival> rivals_; ///< by the id that they claim
   std::map<LinkId, Link> links_;
   std::set<NodeId> changed_; ///< links to and from these, or loans: their heartbeats are looked at after the event
-  std::map<DeviceId, Loan> loans_;           ///< those of one lender lie side by side
-  std::map<std::uint64_t, Pending> pending_; ///< requests to lenders, by number
-  std::vector<Queued> queue_;                ///< of borrowers
+  std::map<DeviceId, Loan> loans_;                 ///< those of one lender lie side by side
+  std::set<std::pair<ControlId, DeviceId>> taken_; ///< what programs took, or wait for; the loan may have ended since
+  std::map<std::uint64_t, Pending> pending_;       ///< requests to lenders, by number
+  std::vector<Queued> queue_;                      ///< of borrowers
   std::map<RequestId, Scan> scans_;
   std::map<RequestId, Batch> batches_;
   std::map<RequestId, RequestId> parts_; ///< to their batch

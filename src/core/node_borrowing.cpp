@@ -61,6 +61,7 @@ void Node::borrow(DeviceId id, Loan loan, RequestId request) {
   loan.waiting.push_back(request);
   loan.asked = expect_answer({.kind = Pending::Kind::borrow, .link = *link, .device = id});
   send(*link, BorrowRequest{loan.asked, id, loan.shared});
+  for (const auto owner : loan.owners) taken_.emplace(owner, id);
   loans_[id] = std::move(loan);
 }
 

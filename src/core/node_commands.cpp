@@ -186,6 +186,7 @@ void Node::take(Command& c, ControlId owner) {
     return borrow(*id, std::move(loan), c.request);
   }
   auto& loan = found->second;
+  if (owner != 0) taken_.emplace(owner, *id);
   if (loan.phase > Loan::Phase::open || loan.unwanted) return loan.next.emplace_back(std::move(c), owner), void();
   if (owner != 0 && !loan.usage.client.empty())
     return reply(c.request, fail(Errc::busy, "device {} is in use by process {}", to_string(*id), loan.usage.pid));
