@@ -12,8 +12,11 @@ constexpr std::ptrdiff_t most_queued = 64; ///< requests of one borrower that wa
 } // namespace
 
 bool Node::admits(const LoanId& loan, const std::string& nonce) const {
-  const auto link = std::ranges::find_if(links_, [&nonce](const auto& l) { return l.second.nonce == nonce; });
-  return link != links_.end() && admits(loan, link->first);
+  const auto* share = granted(loan);
+  const auto borrower = share == nullptr ? borrowers_.end() : borrowers_.find(share->borrower);
+  if (borrower == borrowers_.end()) return false;
+  const auto link = links_.find(borrower->second.link);
+  return link != links_.end() && link->second.nonce == nonce && admits(loan, link->first);
 }
 
 bool Node::admits(const LoanId& loan, LinkId link) const {
