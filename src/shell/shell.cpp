@@ -156,7 +156,6 @@ void Shell::run() {
 
 void Shell::stop() {
   asio::post(*io_, [this] {
-    if (std::exchange(leaving_, true)) return stop_now();
     handle(core::Stopping{});
     if (context_.stopping) return;
     stop_timer_.expires_after(stop_patience);

@@ -33,7 +33,7 @@ public:
   static Result<std::unique_ptr<Shell>> open(const Config& config);
 
   void run(); ///< until stop(); on the thread that owns everything from now on
-  /// Any thread: ends loans in order, closes devices, then run() returns; again: without waiting for peers.
+  /// Any thread, once: ends loans in order, with 5 s for what peers have to do, closes devices, then run() returns.
   void stop();
 
   /// Any thread: one management command; `done` is called on the shell's thread.
@@ -97,7 +97,7 @@ private:
   vfio::user::Counters counters_;
   std::optional<StateFile> state_file_; ///< none without a state directory
   std::deque<core::Event> events_;
-  bool handling_ = false, leaving_ = false; ///< leaving: loans are ending before it stops
+  bool handling_ = false;
   boost::asio::steady_timer stop_timer_;
   std::map<core::RequestId, Control::Done> requests_;
   core::RequestId next_request_ = 1;

@@ -89,6 +89,20 @@ def test_disconnecting_and_stopping_take_loans_back(lent):
 
 
 @pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
+def test_a_node_that_stops_waits_five_seconds_for_its_lender_and_leaves_no_socket(lent):
+    lender, borrower, _ = lent
+    borrower.ok("config", "peer-timeout", 60000)
+    with RawClient(borrower.ok("borrow", "80000").splitlines()[1]) as raw:
+        lender.process.send_signal(signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            borrower.end()  # which looks for what was left
+            assert 4.5 < time.monotonic() - start
+        finally:
+            lender.process.send_signal(signal.SIGCONT)
+        assert raw.socket.recv(1) == b""
+
+
 def test_without_descriptors_connections_wait_and_nothing_spins(pair):
     lender, _, _ = pair
     used = len(os.listdir(f"/proc/{lender.process.pid}/fd"))

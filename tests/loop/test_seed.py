@@ -295,6 +295,7 @@ def test_a_rebooted_borrower_is_reconnected_and_its_loan_has_ended(lent):
         borrower.end(how)
         wait_shown(lender, "available")
         borrower.start()
+        assert not (borrower.run_dir / "loans").exists()  # what a killed one left
         wait_shown(borrower, "available")
 
 
