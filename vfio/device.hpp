@@ -77,6 +77,7 @@ struct RegionWrite {
   std::uint32_t region;
   std::uint64_t offset;
   std::vector<std::byte> data;
+  bool posted = false; ///< nobody waits for its end, nor hears whether it was done
 };
 /// Lets the device reach `size` bytes at `iova`. Without a descriptor the window is known, but cannot be reached.
 struct DmaMap {

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Messages a second over a vfio-user socket, one at a time: register reads, configuration writes, and pairs of mapping
-and unmapping a page. Of a simulated disk attached straight and through a loan, alternated; medians, and their ratio."""
+"""Messages a second over a vfio-user socket, one at a time: register reads, writes, writes without an answer, and pairs
+of mapping and unmapping a page. Of a simulated disk attached straight and through a loan, alternated; medians, and their ratio."""
 import argparse
 import contextlib
 import json

@@ -403,6 +403,33 @@ TEST_CASE("what a server does not read is bounded, for requests and posted write
   CHECK(driven.lost == 0);
 }
 
+TEST_CASE("a write that nobody waits for is not answered, unless the server does not keep up; all come, in order") {
+  boost::asio::io_context io;
+  Driven driven(io);
+  constexpr std::uint64_t most = 5000;
+  std::uint64_t submitted = 0, done = 0;
+  const auto write = [&](bool posted) {
+    driven.client->submit(RegionWrite{0, 8 * submitted++, Bytes(4096), posted},
+                          [&done](const Reply& reply) { done += reply.has_value(); });
+  };
+  write(true);
+  CHECK(done == 1); // at once
+  write(false);
+  CHECK(done == 1);
+  while (done == submitted - 1 && submitted < most) write(true); // until the socket takes no more
+  CHECK(submitted < most);
+  for (std::uint64_t i = 0; i < submitted; ++i) {
+    const auto got = driven.raw.receive();
+    REQUIRE(got);
+    CHECK(load<AccessBody>(got->payload)->offset == 8 * i);
+    const bool answers = i == 1 || i == submitted - 1;
+    CHECK((got->header.flags & flag_no_reply) == (answers ? 0 : flag_no_reply));
+    if (answers) driven.raw.send(reply_to(*got, test::raw(*load<AccessBody>(got->payload))));
+  }
+  run_until(io, [&] { return done == submitted; });
+  CHECK(driven.lost == 0);
+}
+
 TEST_CASE("well-formed replies that lie lose the device; what they say is never used") {
   struct Row {
     const char* what;

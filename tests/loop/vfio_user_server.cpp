@@ -273,6 +273,18 @@ TEST_CASE("No_reply is silent in success and failure, and keeps the order") {
   CHECK(served.alive());
 }
 
+TEST_CASE("the device knows of a write whether its client waits for it") {
+  boost::asio::io_context io;
+  Served served(io);
+  served.device->manner = SmallDevice::Manner::later;
+  for (const std::uint32_t flags : {0U, flag_no_reply, 0U})
+    served.raw.send(message(Command::region_write, join(test::raw(AccessBody{0, 0, 4}), Bytes(4)), 5, flags));
+  run_until(io, [&served] { return served.device->waiting.size() == 3; });
+  std::vector<bool> posted;
+  for (const auto& [request, done] : served.device->waiting) posted.push_back(std::get<RegionWrite>(request).posted);
+  CHECK(posted == std::vector{false, true, false});
+}
+
 TEST_CASE("a storm of posted writes before a read") {
   boost::asio::io_context io;
   Served served(io);

@@ -68,6 +68,7 @@ void Connection::State::call(Message message) {
                                        message.fds.size()));
   auto request = decode_request(header.command, message.payload, std::move(message.fds));
   if (!request) return complete(number, std::unexpected(request.error()));
+  if (auto* write = std::get_if<RegionWrite>(&*request)) write->posted = entry.no_reply;
   entry.weight = weight_of(*request);
   weight += entry.weight;
   carry_out(number, std::move(*request));

@@ -45,6 +45,7 @@ struct Client::State {
   void submit_irqs(SetIrqs set, Completion done);
   void submit_read(const RegionRead& read, Completion done);
   void submit_write(const RegionWrite& write, Completion done);
+  void post(const RegionWrite& write); ///< one that is right, and fits a message
   void send(Request request, Completion done, std::uint32_t argsz = first_argsz);
   void received(Message message);
   void reply(Message message);

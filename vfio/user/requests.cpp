@@ -109,6 +109,11 @@ void Client::State::submit_write(const RegionWrite& write, Completion done) {
   const auto most = std::min(server.max_data_xfer_size, max_transfer);
   if (write.data.empty() || !in_range(write.offset, write.data.size(), UINT64_MAX))
     return done(std::unexpected(EINVAL));
+  // A server that does not keep up answers, and so holds back whoever writes.
+  if (write.posted && phase == Phase::ready && stream->waiting() == 0 && write.data.size() <= most) {
+    post(write);
+    return done(Done{});
+  }
   if (write.data.size() <= most) return send(write, std::move(done));
   const auto gather = std::make_shared<Gather>(std::move(done));
   for (std::size_t at = 0; at < write.data.size();) {
@@ -127,10 +132,14 @@ int Client::post(const RegionWrite& write) {
   const auto size = write.data.size();
   if (size == 0 || size > most || !in_range(write.offset, size, UINT64_MAX)) return EINVAL;
   if (state.stream->waiting() > State::most_waiting) return ENOBUFS;
-  const Header header{state.calls.next_id(), Command::region_write, 0, type_command | flag_no_reply, 0};
-  const AccessBody body{write.offset, write.region, static_cast<std::uint32_t>(size)};
-  state.stream->send(header, bytes_of(body), write.data);
+  state.post(write);
   return 0;
+}
+
+void Client::State::post(const RegionWrite& write) {
+  const Header header{calls.next_id(), Command::region_write, 0, type_command | flag_no_reply, 0};
+  const AccessBody body{write.offset, write.region, static_cast<std::uint32_t>(write.data.size())};
+  stream->send(header, bytes_of(body), write.data);
 }
 
 /// Sends one message and keeps what its reply needs.
