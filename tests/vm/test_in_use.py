@@ -9,6 +9,7 @@ from guest import Guest
 from lending import Function, Nodes
 from topology import Topology, blank_disk
 
+TARGET = "/sys/kernel/config/nvmet/subsystems/s/namespaces/1"
 PARTITION_TABLE = bytes(446) + bytes.fromhex("00000000830000000008000000000100") + bytes(48) + b"\x55\xaa"  # 32 MiB
 
 
@@ -33,11 +34,31 @@ USES = {
                                   "--table '0 2048 linear /dev/{node} 0'",
                                   "/dev/{node} is part of the device mapper volume volume",
                                   "dmsetup table volume | grep -q linear", "dmsetup remove --noudevsync volume"),
+    "a loop device": Use("modprobe loop && losetup /dev/loop0 /dev/{node} && mkfs.ext4 -q /dev/loop0 && "
+                         "mount /dev/loop0 /mnt && echo precious >/mnt/file",
+                         "/dev/{node} is behind /dev/loop0", "grep -q precious /mnt/file",
+                         "umount /mnt && losetup -d /dev/loop0"),
+    "the kernel's NVMe target": Use("modprobe nvmet && mount -t configfs configfs /sys/kernel/config && "
+                                    f"mkdir {TARGET.partition('/namespaces')[0]} {TARGET} && cd {TARGET} && echo -n /dev/{{node}} >device_path && echo 1 >enable",
+                                    "/dev/{node} is namespace 1 of the kernel's NVMe target s",
+                                    f"grep -q 1 {TARGET}/enable", f"echo 0 >{TARGET}/enable && rmdir {TARGET}"),
+    "a packet socket": Use("ip link set {node} up && (udhcpc -f -i {node} >/dev/null 2>&1 & echo $! >/tmp/udhcpc) && "
+                           "until grep -q ' 0800 ' /proc/net/packet; do usleep 20000; done",
+                           "{node} has a packet socket of process", "[ -e /proc/$(cat /tmp/udhcpc) ]",
+                           "kill $(cat /tmp/udhcpc); while [ -e /proc/$(cat /tmp/udhcpc) ]; do usleep 20000; done; "
+                           "ip link set {node} down"),
+    "another network namespace": Use("(unshare -n sleep 1000 & echo $! >/tmp/other) && "
+                                     "until ip link set {node} netns $(cat /tmp/other); do usleep 20000; done",
+                                     "it is in another network namespace", "! ip link show {node} 2>/dev/null",
+                                     "kill $(cat /tmp/other); until ip link show {node}; do usleep 20000; done"),
     "the default route": Use("ip address add 10.1.0.2/24 dev {node} && ip link set {node} up && "
                              "ip route add default via 10.1.0.1 dev {node}",
                              "{node} is up and has the default route", "ip route | grep -q 'default.*{node}'",
                              "ip link set {node} down"),
 }
+
+
+NETWORK = ["a packet socket", "another network namespace", "the default route"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +70,7 @@ def machine(bed, tmp_path_factory):
         if use == "a mounted partition":
             with open(disk, "r+b") as file:
                 file.write(PARTITION_TABLE)
-        places[use] = topology.e1000e() if use == "the default route" else topology.nvme(disk)
+        places[use] = topology.e1000e() if use in NETWORK else topology.nvme(disk)
     with Guest(bed, "in-use", topology.devices, kernel="full", iommu="intel", programs=["ours"]) as guest:
         guest.check("modprobe e1000e")
         nodes = Nodes(guest)

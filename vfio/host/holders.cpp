@@ -110,6 +110,19 @@ std::vector<Holder> holders_of(const Root& root, std::span<const Node> nodes) {
   return holders;
 }
 
+std::vector<std::string> socket_holders(const Root& root, std::uint64_t inode) {
+  std::vector<std::string> holders;
+  const auto link = fmt::format("socket:[{}]", inode);
+  for (const auto& process : processes(root)) {
+    const auto is_it = [&](const std::string& descriptor) {
+      return link_name(process.folder + "/fd/" + descriptor) == link;
+    };
+    if (std::ranges::any_of(list(process.folder + "/fd"), is_it))
+      holders.push_back(name_of(process.id, process.command));
+  }
+  return holders;
+}
+
 std::vector<std::string> vfio_holders(const Root& root, const Function& function) {
   std::vector<std::string> sure, unsure;
   std::vector<::pid_t> seen{::getpid()};

@@ -26,6 +26,9 @@ struct Holder {
 /// that this one may not look at, is not seen.
 std::vector<Holder> holders_of(const Root& root, std::span<const Node> nodes);
 
+/// "process 1234 (udhcpc)" for each process that has the socket open; as /proc/net's tables number it.
+std::vector<std::string> socket_holders(const Root& root, std::uint64_t inode);
+
 /// "process 1234 (qemu)" for each process, other than this one, that can keep the function on vfio-pci: its group or
 /// VFIO node is open, or the VFIO device itself is. Old kernels do not tell which device a VFIO descriptor or mapping
 /// is of; if no other holder is found, the processes that have one are named as "perhaps process ...".

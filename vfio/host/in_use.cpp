@@ -43,11 +43,18 @@ void find_console_uses(const Root& root, const Function& function, const std::ve
   }
 }
 
+/// Of the first PID namespace (PROC_PID_INIT_INO of linux/proc_ns.h), which is the host's.
+constexpr std::string_view pid_namespace_of_host = "pid:[4026531836]";
+
 void find_open_nodes(const Root& root, const std::vector<Child>& children, std::vector<std::string>& uses) {
   std::vector<Node> nodes;
   for (const auto& child : children)
     if (child.number && child.subsystem != "vfio-dev")
       nodes.push_back({.path = child.node, .block = child.subsystem == "block", .number = *child.number});
+  const auto pid_namespace = link_name(root.proc + "/self/ns/pid");
+  if (!nodes.empty() && pid_namespace && pid_namespace != pid_namespace_of_host)
+    uses.push_back(
+        fmt::format("whether another process has {} open cannot be seen from this PID namespace", nodes.front().path));
   for (const auto& holder : holders_of(root, nodes))
     uses.push_back(
         fmt::format("{} is open in process {} ({})", nodes[holder.node].path, holder.process, holder.command));
@@ -57,7 +64,8 @@ std::vector<std::string> uses_of(const Root& root, const Function& function, con
   std::vector<std::string> uses;
   const auto children = children_of(root, function);
   find_block_uses(root, children, system, uses);
-  find_network_uses(root, children, system, uses);
+  find_kernel_uses(root, children, uses);
+  find_network_uses(root, function, children, system, uses);
   find_console_uses(root, function, children, uses);
   find_open_nodes(root, children, uses);
   if (function.virtual_functions != 0)

@@ -11,8 +11,8 @@ namespace smartio::vfio::host {
 
 /// One phrase per use, such as "/dev/nvme0n1p1 is mounted on /data", "eth0 is up and has the default route",
 /// "/dev/snd/pcmC0D0p is open in process 1234 (pulseaudio)"; empty when nothing uses the function. What cannot be
-/// checked counts as a use. Reads all of /proc; exclusive opens may block for a device that does not answer. Not seen:
-/// network interfaces in another network namespace, and what a guest or a peer reaches without a descriptor here.
+/// checked counts as a use. Reads all of /proc; exclusive opens may block for a device that does not answer.
+/// docs/in-use.md has the list of what is looked at, and of what is not seen.
 std::vector<std::string> uses_of(const Root& root, const Function& function, const System& system = System::real());
 
 } // namespace smartio::vfio::host

@@ -1,5 +1,7 @@
-// Network interfaces: used when they have a master, carry another interface, or are up with an address or a route. An
-// interface that is merely up is not: many are, with nothing behind them.
+// Network interfaces: used when they have a master, carry another interface, have a packet socket, are up with an
+// address or a route, or are in another network namespace. An interface that is merely up is not: many are, with
+// nothing behind them.
+#include "holders.hpp"
 #include "in_use_parts.hpp"
 
 #include "result.hpp"
@@ -72,13 +74,48 @@ void find_others(const Child& child, std::vector<std::string>& uses) {
       uses.push_back(fmt::format("{} carries {}", child.name, name.substr(6)));
 }
 
+/// net/packet/af_packet.c, packet_seq_show: "sk RefCnt Type Proto Iface R Rmem User Inode", the interface's index.
+void find_packet_sockets(const Root& root, const Child& child, std::vector<std::string>& uses) {
+  const auto index = read_number(child.folder + "/ifindex");
+  if (!index) return;
+  const auto text = read_text(root.proc + "/net/packet").value_or("");
+  for (const auto line : lines_of(text)) {
+    const auto words = words_of(line);
+    if (words.size() < 9 || parse_number(words[4]) != index) continue;
+    const auto holders = socket_holders(root, parse_number(words[8]).value_or(0));
+    uses.push_back(
+        fmt::format("{} has a packet socket{}{}", child.name, holders.empty() ? "" : " of ", fmt::join(holders, ", ")));
+  }
+}
+
+/// Drivers that let a program, or a guest, drive the function: they make no interface.
+bool is_for_programs(const std::string& driver) {
+  constexpr std::string_view known[]{"vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio", "xen-pciback"};
+  return std::ranges::find(known, driver) != std::end(known);
+}
+
+/// sysfs shows interfaces of one network namespace only.
+void find_elsewhere(const Function& function, const std::vector<Child>& children, std::vector<std::string>& uses) {
+  const auto makes_interface = [](const Child& child) {
+    return child.subsystem == "net" || child.subsystem == "infiniband";
+  };
+  if (function.class_code >> 16 != 0x02 || !function.driver || is_for_programs(*function.driver)) return;
+  if (std::ranges::any_of(children, makes_interface)) return;
+  uses.push_back(
+      fmt::format("the network interface that {} made of {} is not to be seen here: it is in another network "
+                  "namespace",
+                  *function.driver, short_name(function.bdf)));
+}
+
 } // namespace
 
-void find_network_uses(const Root& root, const std::vector<Child>& children, const System& system,
-                       std::vector<std::string>& uses) {
+void find_network_uses(const Root& root, const Function& function, const std::vector<Child>& children,
+                       const System& system, std::vector<std::string>& uses) {
+  find_elsewhere(function, children, uses);
   for (const auto& child : children) {
     if (child.subsystem != "net") continue;
     find_others(child, uses);
+    find_packet_sockets(root, child, uses);
     if ((read_number(child.folder + "/flags", 16).value_or(0) & flag_up) == 0) continue;
     if (auto use = use_when_up(root, child.name, system); !use.empty()) uses.push_back(std::move(use));
   }
