@@ -115,6 +115,35 @@ TEST_CASE("the driver override that was there is put back") {
   CHECK(host.kernel.driver(drive) == "nvme");
 }
 
+TEST_CASE("the old driver gets the function back whatever its driver override says, and that is put back afterwards") {
+  const std::string before = GENERATE("vfio-pci", "pci-stub", "none", "nvme");
+  const auto step = GENERATE(from_range(std::vector<std::string_view>{
+      "", "take-override", "take-unbind", "take-probe", "take-done", "give-unbind", "give-probe", "give-done"}));
+  CAPTURE(before, step);
+  Host host;
+  host.tree.file(devices(drive) + "driver_override", before + '\n'); // nvme stays bound
+  const auto there_and_back = [&host] {
+    auto binder = host.open();
+    return binder.take({drive_bdf}) && binder.give_back({drive_bdf});
+  };
+  if (step.empty()) {
+    CHECK(there_and_back());
+  } else {
+    const auto child = ::fork();
+    if (child == 0) {
+      ::setenv("SMARTIO_STOP_AT", std::string(step).c_str(), 1);
+      ::_exit(there_and_back() ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WEXITSTATUS(status) == 77);
+    CHECK(host.open().recover());
+  }
+  CHECK(host.kernel.driver(drive) == "nvme");
+  CHECK(host.kernel.driver_override(drive) == before);
+  CHECK(!host.journal_names(drive));
+}
+
 TEST_CASE("a function on vfio-pci before us is left so") {
   Host host("vfio-pci");
   auto binder = host.open();
@@ -199,7 +228,7 @@ TEST_CASE("a function that no driver takes stays in the journal until one does")
   CHECK(taken.error().context.find("No driver is left") != std::string::npos);
   CHECK(host.kernel.driver(drive).empty());
   CHECK(host.journal_names(drive));
-  CHECK(fails_with(binder.take({drive_bdf}), Errc::wrong_state));
+  CHECK(fails_with(binder.take({drive_bdf}), EBUSY)); // which gives it back first
   CHECK(fails_with(binder.give_back({drive_bdf}), EBUSY));
   CHECK(host.journal_names(drive));
   host.kernel.fault = nullptr;
@@ -250,7 +279,7 @@ TEST_CASE("whenever the journal fails, what is not as it was is in it") {
   };
   {
     auto binder = host.open();
-    if (binder.take({drive_bdf})) CHECK(!binder.give_back({drive_bdf}));
+    if (binder.take({drive_bdf})) CHECK(binder.give_back({drive_bdf}));
     CHECK((as_found(host) || host.journal_names(drive)));
   }
   host.kernel.fault = nullptr;
@@ -364,12 +393,69 @@ TEST_CASE("what somebody else has bound since is left alone") {
   CHECK(!host.journal_names(drive));
 }
 
-TEST_CASE("a function that somebody else has bound since it was taken is not ours any more") {
+TEST_CASE("a function that somebody else has bound since it was taken is taken anew, and goes back to them") {
   Host host;
   auto binder = host.open();
   REQUIRE(binder.take({drive_bdf}));
+  host.tree.file("sys/bus/pci/drivers/uio_pci_generic/bind", "");
   host.tree.link(devices(drive) + "driver", "sys/bus/pci/drivers/uio_pci_generic");
-  CHECK(fails_with(binder.take({drive_bdf}), Errc::wrong_state));
+  REQUIRE(binder.take({drive_bdf}));
+  CHECK(host.kernel.driver(drive) == "vfio-pci");
+  REQUIRE(binder.give_back({drive_bdf}));
+  CHECK(host.kernel.driver(drive) == "uio_pci_generic");
+}
+
+TEST_CASE("a function that goes at any write of taking it or giving it back is gone, and keeps nothing from the next") {
+  const int goes_at = GENERATE(range(0, 6));
+  CAPTURE(goes_at);
+  Host host;
+  int writes = 0;
+  host.kernel.fault = [&](const std::string& name, const std::string&) {
+    if (name == "read" || writes++ != goes_at) return std::optional<Error>{};
+    host.tree.remove("sys/bus/pci/devices/" + drive);
+    return error(ENODEV);
+  };
+  auto binder = host.open();
+  if (binder.take({drive_bdf})) CHECK(binder.give_back({drive_bdf}));
+  CHECK(writes > goes_at);
+  CHECK(!host.journal_names(drive));
+  host.kernel.fault = nullptr;
+  host.tree.remove("sys/devices/pci0000:00/" + drive);
+  add_function(host.tree, {.bdf = drive}); // plugged in again
+  REQUIRE(binder.take({drive_bdf}));
+  REQUIRE(binder.give_back({drive_bdf}));
+  CHECK(host.untouched(drive));
+}
+
+TEST_CASE("another function at a remembered address is left alone, and can be taken itself") {
+  Host host;
+  {
+    auto binder = host.open();
+    REQUIRE(binder.take({drive_bdf}));
+    host.tree.remove("sys/devices/pci0000:00/" + drive);
+    add_function(host.tree, {.bdf = drive, .driver = "igb", .class_code = "0x020000", .device = "0x1521"});
+    host.kernel.written.clear();
+    SECTION("found at the next start") {
+      CHECK(host.open().recover() == std::vector<std::string>{drive + " is another device now."});
+    }
+    SECTION("given back") { CHECK(binder.give_back({drive_bdf})); }
+    CHECK(host.kernel.written.empty());
+    CHECK(host.kernel.driver(drive) == "igb");
+  }
+  auto binder = host.open();
+  REQUIRE(binder.take({drive_bdf}));
+  REQUIRE(binder.give_back({drive_bdf}));
+  CHECK(host.kernel.driver(drive) == "igb");
+}
+
+TEST_CASE("nothing that gives a function back needs space on the disk") {
+  Host host;
+  auto binder = host.open();
+  REQUIRE(binder.take({drive_bdf, second_bdf}));
+  host.fill_disk();
+  REQUIRE(binder.give_back({drive_bdf, second_bdf}));
+  CHECK(host.untouched(drive));
+  CHECK(host.untouched(second));
 }
 
 TEST_CASE("a function that cannot be given back keeps no other from it") {

@@ -24,9 +24,9 @@ Result<void> Binder::take(const std::vector<Bdf>& functions, const Recheck& rech
   TRY(drivers_.load_vfio());
   std::vector<Bdf> taken;
   for (const auto& bdf : functions) {
-    const bool known = journal_.entries().contains(bdf);
+    if (holds(bdf)) continue;
     auto result = take_one(bdf, recheck);
-    if (!known && journal_.entries().contains(bdf)) taken.push_back(bdf);
+    if (journal_.entries().contains(bdf)) taken.push_back(bdf);
     if (!result) return std::unexpected(undo(taken, std::move(result).error()));
   }
   return {};
@@ -34,14 +34,26 @@ Result<void> Binder::take(const std::vector<Bdf>& functions, const Recheck& rech
 
 Result<void> Binder::take_one(const Bdf& bdf, const Recheck& recheck) {
   if (!drivers_.present(bdf)) return fail(Errc::no_such_device, "There is no PCI function {}.", to_string(bdf));
+  // A change that is not complete, or one of what was there before.
+  if (journal_.entries().contains(bdf)) TRY(give_one(bdf));
   auto driver = drivers_.driver_of(bdf);
-  if (has_taken(bdf) && driver == vfio_driver) return {};
-  if (journal_.entries().contains(bdf))
-    return fail(Errc::wrong_state, "An earlier change of the driver of {} is not complete: give it back first.",
-                to_string(bdf));
   if (driver == vfio_driver) return {};
   auto driver_override = TRY(drivers_.override_of(bdf));
-  return change({.bdf = bdf, .driver = std::move(driver), .driver_override = std::move(driver_override)}, recheck);
+  return change({.bdf = bdf,
+                 .driver = std::move(driver),
+                 .driver_override = std::move(driver_override),
+                 .identity = drivers_.identity_of(bdf)},
+                recheck);
+}
+
+/// Taken before, and still so.
+bool Binder::holds(const Bdf& bdf) const {
+  return has_taken(bdf) && drivers_.driver_of(bdf) == vfio_driver && is_same(journal_.entries().at(bdf));
+}
+
+/// Whether the function that is there is the one that was: where the entry does not say which, it is.
+bool Binder::is_same(const Entry& entry) const {
+  return !entry.identity || entry.identity == drivers_.identity_of(entry.bdf);
 }
 
 Result<void> Binder::change(const Entry& entry, const Recheck& recheck) {
@@ -61,38 +73,58 @@ Error Binder::undo(const std::vector<Bdf>& taken, Error error) {
   return error;
 }
 
-/// What it did, if anything was left to do.
+/// What it did, if anything was left to do. A function that goes meanwhile is no failure.
 Result<std::string> Binder::restore(const Bdf& bdf) {
   const Entry entry = journal_.entries().at(bdf);
   const auto name = to_string(bdf);
+  if (drivers_.present(bdf) && !is_same(entry)) return name + " is another device now.";
+  const auto done = drivers_.present(bdf) ? put_back(entry) : Result<void>{};
   if (!drivers_.present(bdf)) return name + " is gone.";
-  // While a driver is being unbound the kernel holds the device's lock, and this write waits for it (on some kernels
-  // the read too); so after it the driver that is seen is the driver that stays.
-  const auto driver_override = TRY(drivers_.override_of(bdf));
-  if (driver_override == vfio_driver) {
-    TRY(journal_.record(entry, step::give_override));
-    TRY(drivers_.set_override(bdf, entry.driver_override));
-  }
-  if (drivers_.driver_of(bdf) == vfio_driver) {
-    TRY(journal_.record(entry, step::give_unbind));
-    TRY(drivers_.unbind(bdf));
-  }
-  if (!drivers_.driver_of(bdf) && entry.driver) {
-    TRY(journal_.record(entry, step::give_probe));
-    if (auto bound = drivers_.bind(bdf, *entry.driver); !bound) {
-      if (!drivers_.driver_of(bdf)) bound.error().context.insert(0, "No driver is left: ");
-      return std::unexpected(std::move(bound).error());
-    }
-  }
-  TRY(journal_.record(entry, step::give_done));
+  if (!done) return std::unexpected(done.error());
   const auto driver = drivers_.driver_of(bdf).value_or("no driver"), before = entry.driver.value_or("no driver");
   if (driver == before) return fmt::format("{} has {} again.", name, before);
   return fmt::format("{} has {}; before it was lent it had {}.", name, driver, before);
 }
 
+/// The old driver first, with an override that lets it have the function; then the old override, whatever that was.
+Result<void> Binder::put_back(const Entry& entry) {
+  const auto& bdf = entry.bdf;
+  const auto meanwhile = entry.driver_override ? entry.driver : std::nullopt;
+  const bool is_back = drivers_.driver_of(bdf) == entry.driver && entry.driver_override == vfio_driver;
+  // While a driver is being unbound the kernel holds the device's lock, and this write waits for it (on some kernels
+  // the read too); so after it the driver that is seen is the driver that stays.
+  const auto driver_override = TRY(drivers_.override_of(bdf));
+  if (driver_override == vfio_driver && !is_back) {
+    about_to(entry, step::give_override);
+    TRY(drivers_.set_override(bdf, meanwhile));
+  }
+  if (drivers_.driver_of(bdf) == vfio_driver) {
+    about_to(entry, step::give_unbind);
+    TRY(drivers_.unbind(bdf));
+  }
+  if (!drivers_.driver_of(bdf) && entry.driver) {
+    about_to(entry, step::give_probe);
+    if (auto bound = drivers_.bind(bdf, *entry.driver); !bound) {
+      if (!drivers_.driver_of(bdf)) bound.error().context.insert(0, "No driver is left: ");
+      return bound;
+    }
+  }
+  if (entry.driver_override != meanwhile && TRY(drivers_.override_of(bdf)) == meanwhile)
+    TRY(drivers_.set_override(bdf, entry.driver_override));
+  about_to(entry, step::give_done);
+  return {};
+}
+
+/// What is to be undone is in the journal already, and from any step the same is to be done: nothing that goes back
+/// waits for a disk that is full.
+void Binder::about_to(const Entry& entry, std::string_view step) {
+  [[maybe_unused]] const auto recorded = journal_.record(entry, step);
+}
+
 Result<void> Binder::give_one(const Bdf& bdf) {
   TRY(restore(bdf));
-  return journal_.forget(bdf);
+  journal_.forget(bdf);
+  return {};
 }
 
 Result<void> Binder::give_back(const std::vector<Bdf>& functions) {
@@ -110,7 +142,7 @@ Result<std::vector<std::string>> Binder::recover() {
   const auto entries = journal_.entries();
   for (const auto& [bdf, entry] : entries) {
     const auto restored = restore(bdf);
-    if (restored) TRY(journal_.forget(bdf));
+    if (restored) journal_.forget(bdf);
     report.push_back(restored ? *restored : to_string(restored.error()) + " It stays in the journal.");
   }
   return report;

@@ -28,10 +28,12 @@ public:
 
   /// All of them, or none: after a failure those taken are given back, in reverse, and what could not be is told and
   /// stays in the journal: Errc::timed_out, a driver does not let go; recover() or give_back() completes that once it
-  /// has. One that was taken before stays taken.
+  /// has. One that was taken before stays taken; what is left of an earlier change is undone first.
   Result<void> take(const std::vector<Bdf>& functions, const Recheck& recheck = {});
-  /// Each to the driver it was found on. Tries all and returns the first error; those that failed stay in the journal,
-  /// and may be tried again. Errc::timed_out names who still holds the function, as far as /proc tells.
+  /// Each to the driver it was found on, then with the driver_override that was there. Tries all and returns the first
+  /// error; those that failed stay in the journal, and may be tried again. Errc::timed_out names who still holds the
+  /// function, as far as /proc tells. A function that is gone, or another one in its place, is no error. Needs no space
+  /// on the disk.
   Result<void> give_back(const std::vector<Bdf>& functions);
   /// Undoes everything in the journal, as far as it goes. A sentence for each function it was about.
   Result<std::vector<std::string>> recover();
@@ -42,7 +44,11 @@ private:
   Binder(Drivers drivers, Journal journal) : drivers_(std::move(drivers)), journal_(std::move(journal)) {}
   Result<void> take_one(const Bdf& bdf, const Recheck& recheck);
   Result<void> change(const Entry& entry, const Recheck& recheck);
+  bool holds(const Bdf& bdf) const;
+  bool is_same(const Entry& entry) const;
   Result<std::string> restore(const Bdf& bdf);
+  Result<void> put_back(const Entry& entry);
+  void about_to(const Entry& entry, std::string_view step);
   Result<void> give_one(const Bdf& bdf);
   Error undo(const std::vector<Bdf>& taken, Error error);
   Drivers drivers_;

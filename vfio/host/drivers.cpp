@@ -25,6 +25,14 @@ Result<std::optional<std::string>> Drivers::override_of(const Bdf& bdf) const {
   return *text;
 }
 
+std::string Drivers::identity_of(const Bdf& bdf) const {
+  std::string identity;
+  for (const auto* name : {"vendor", "device", "subsystem_vendor", "subsystem_device", "class"})
+    identity += read_text(folder_of(root_, bdf) + name).value_or("?") + ' ';
+  identity.pop_back();
+  return identity;
+}
+
 bool Drivers::present(const Bdf& bdf) const { return exists(folder_of(root_, bdf)); }
 
 Result<void> Drivers::write(const std::string& path, const std::string& text) const {

@@ -20,6 +20,7 @@ public:
   std::optional<std::string> driver_of(const Bdf& bdf) const;
   Result<std::optional<std::string>> override_of(const Bdf& bdf) const;
   bool present(const Bdf& bdf) const;
+  std::string identity_of(const Bdf& bdf) const; ///< which kind of function is there: its ids and class
 
   Result<void> load_vfio() const; ///< Errc::wrong_state if there is no vfio-pci then
   Result<void> set_override(const Bdf& bdf, const std::optional<std::string>& driver) const;

@@ -35,6 +35,8 @@ std::optional<Entry> decode_entry(const json& value) {
   Entry entry{.bdf = *bdf, .step = value["step"].get<std::string>()};
   if (!decode_name(value["driver"], entry.driver) || !decode_name(value["driver_override"], entry.driver_override))
     return std::nullopt;
+  if (const auto identity = value.find("identity"); identity != value.end() && !decode_name(*identity, entry.identity))
+    return std::nullopt;
   return entry;
 }
 
@@ -86,10 +88,12 @@ Result<void> Journal::record(Entry entry, std::string_view step) {
   return {};
 }
 
-Result<void> Journal::forget(const Bdf& bdf) {
-  auto entries = entries_;
-  entries.erase(bdf);
-  return write(std::move(entries));
+void Journal::forget(const Bdf& bdf) {
+  entries_.erase(bdf);
+  if (entries_.empty())
+    ::unlink(path_.c_str());
+  else [[maybe_unused]]
+    const auto written = write(entries_);
 }
 
 Result<void> Journal::write(std::map<Bdf, Entry> entries) {
@@ -98,7 +102,8 @@ Result<void> Journal::write(std::map<Bdf, Entry> entries) {
     functions.push_back({{"bdf", to_string(bdf)},
                          {"driver", encode(entry.driver)},
                          {"driver_override", encode(entry.driver_override)},
-                         {"step", entry.step}});
+                         {"step", entry.step},
+                         {"identity", encode(entry.identity)}});
   const json journal{{"schema_version", version}, {"boot", boot_}, {"functions", std::move(functions)}};
   // Names from sysfs need not be UTF-8.
   TRY(replace_file(path_, journal.dump(2, ' ', false, json::error_handler_t::replace) + '\n'));

@@ -24,7 +24,8 @@ inline constexpr std::string_view take_override = "take-override", take_unbind =
 struct Entry {
   Bdf bdf;
   std::optional<std::string> driver, driver_override; ///< nullopt: none
-  std::string step;                                   ///< what was about to be done last
+  std::string step{};                                 ///< what was about to be done last
+  std::optional<std::string> identity{};              ///< Drivers::identity_of; nullopt: not known
 };
 
 class Journal {
@@ -37,7 +38,9 @@ public:
   /// On disk when it returns; after a failure the journal is as before. For tests of crashes: ends the process, at
   /// once, when that step is what the environment variable SMARTIO_STOP_AT names.
   Result<void> record(Entry entry, std::string_view step);
-  Result<void> forget(const Bdf& bdf);
+  /// A journal without entries is removed, which needs no space. A file that cannot be written keeps the entry, which
+  /// the next start finds undone; it is written anew with the next change.
+  void forget(const Bdf& bdf);
 
 private:
   Journal(std::string path, std::string boot) : path_(std::move(path)), boot_(std::move(boot)) {}
