@@ -44,6 +44,12 @@ public:
   static Result<Node> start(const Config& config);        ///< a whole node in this process; ends with its last copy
   static Result<Node> attach(const std::string& run_dir); ///< the host's smartiod
 
+  /// Ends a started node in order, as the end of its last copy does: loans, devices, drivers. An error is the first
+  /// device of this host that did not go back to its driver; the node has ended all the same, and every other call is
+  /// Errc::peer_down from now on. Blocks for 5 s for what peers have to do, and for as long as devices take. An
+  /// attached node is only forgotten. Errc::wrong_state from within a callback.
+  Result<void> stop() const;
+
   NodeId id() const noexcept;
   Result<void> connect(NodeId borrower, const std::string& address = {}) const;
   Result<void> disconnect(NodeId borrower) const;

@@ -1,5 +1,6 @@
 // smartiod: a node as a service, in the foreground. Ready when RUN_DIR/smartiod.sock answers; SIGTERM or SIGINT ends
-// loans, gives devices back and exits 0.
+// loans, gives devices back and exits 0, or 1 when a device did not go back. Other signals that a terminal or a script
+// may send do nothing.
 #include "notify.hpp"
 #include "options.hpp"
 #include "result.hpp"
@@ -51,7 +52,8 @@ int main(int argc, char** argv) {
   ::sigaddset(&stop, SIGTERM);
   ::sigaddset(&stop, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
+  for (const int ignored : {SIGPIPE, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO})
+    ::signal(ignored, SIG_IGN);
   raise_descriptor_limit();
 
   const auto node = smartio::Node::start(**config);
@@ -60,5 +62,5 @@ int main(int argc, char** argv) {
   int signal = 0;
   ::sigwait(&stop, &signal);
   smartio::notify_systemd("STOPPING=1");
-  return 0;
+  return node->stop() ? 0 : 1;
 }

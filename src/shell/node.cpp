@@ -38,6 +38,8 @@ Json device_argument(DeviceId id) { return {{"device", to_string(id)}}; }
 Result<Node> Node::start(const Config& config) { return Node(TRY(detail::start_node(config))); }
 Result<Node> Node::attach(const std::string& run_dir) { return Node(TRY(detail::attach_node(run_dir))); }
 
+Result<void> Node::stop() const { return impl_->stop(); }
+
 NodeId Node::id() const noexcept { return impl_->id; }
 
 Result<void> Node::connect(NodeId borrower, const std::string& address) const {

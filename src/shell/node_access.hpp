@@ -18,6 +18,7 @@ struct Node {
   virtual Result<std::pair<core::Json, std::shared_ptr<void>>> call_and_hold(const std::string& command,
                                                                              const core::Json& arguments) = 0;
   virtual Result<void> monitor(std::function<bool(std::string_view)> event) = 0;
+  virtual Result<void> stop() { return {}; }
 
   NodeId id{};
   std::chrono::milliseconds timeout{};

@@ -3,6 +3,7 @@
 
 #include "result.hpp"
 
+#include <atomic>
 #include <csignal>
 #include <future>
 
@@ -25,8 +26,17 @@ struct StartedNode final : Node {
     shell->stop();
     if (is_called_back())
       thread.detach(); // which has the shell as long as it runs
-    else
+    else if (thread.joinable())
       thread.join();
+  }
+
+  Result<void> stop() override {
+    if (is_called_back()) return fail(Errc::wrong_state, "a node cannot be stopped from within a callback of its own");
+    const std::lock_guard lock(stopping);
+    stopped = true;
+    shell->stop();
+    if (thread.joinable()) thread.join();
+    return shell->outcome();
   }
 
   /// Within a callback of this node, on the thread that would have to answer.
@@ -36,6 +46,7 @@ struct StartedNode final : Node {
     if (is_called_back())
       return fail(Errc::wrong_state, "'{}' was called from within a callback of this node, which cannot wait for it",
                   command);
+    if (stopped) return fail(Errc::peer_down, "the node has been stopped");
     auto promise = std::make_shared<std::promise<Result<core::Json>>>();
     auto answer = promise->get_future();
     shell->command(control, command, arguments,
@@ -64,6 +75,8 @@ struct StartedNode final : Node {
 
   std::shared_ptr<Shell> shell;
   std::thread thread;
+  std::mutex stopping;
+  std::atomic<bool> stopped = false;
 };
 
 } // namespace

@@ -178,6 +178,7 @@ void Shell::stop_now() {
   const std::shared_ptr<void> bridges_closed(nullptr, [this](void*) {
     host_->give_back_all([this](const std::vector<Error>& failures) {
       for (const auto& error : failures) context_.log(3, "a device did not go back to its driver: " + to_string(error));
+      if (!failures.empty()) left_ = failures.front();
       asio::post(*io_, [this] { end(); });
     });
   });

@@ -36,6 +36,9 @@ public:
   /// Any thread, once: ends loans in order, with 5 s for what peers have to do, closes devices, then run() returns.
   void stop();
 
+  /// Any thread, once run() has returned: the first device that did not go back to its driver.
+  Result<void> outcome() const { return left_ ? Result<void>(std::unexpected(*left_)) : Result<void>{}; }
+
   /// Any thread: one management command; `done` is called on the shell's thread.
   void command(core::ControlId from, std::string name, core::Json arguments, Control::Done done);
   core::ControlId new_control() { return control_.new_id(); } ///< any thread
@@ -98,6 +101,7 @@ private:
   std::optional<StateFile> state_file_; ///< none without a state directory
   std::deque<core::Event> events_;
   bool handling_ = false;
+  std::optional<Error> left_;
   boost::asio::steady_timer stop_timer_;
   std::map<core::RequestId, Control::Done> requests_;
   core::RequestId next_request_ = 1;

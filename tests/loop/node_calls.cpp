@@ -110,6 +110,35 @@ TEST_CASE("a call of a started node ends with its timeout, whatever it waits for
   CHECK(std::chrono::steady_clock::now() - before < 2s);
 }
 
+TEST_CASE("a started node that is stopped has ended when that returns, and what is called afterwards says so") {
+  const Place place;
+  const auto node = Node::start({.node = NodeId{8}, .run_dir = place.path}).value();
+  const auto socket = place.path + "/smartiod.sock";
+  REQUIRE(std::filesystem::exists(socket));
+  auto other = std::async(std::launch::async, [&node] { return node.stop(); });
+  CHECK(node.stop());
+  CHECK(other.get());
+  CHECK_FALSE(std::filesystem::exists(socket));
+  CHECK(testing::fails_with(node.devices(), Errc::peer_down));
+  CHECK(node.stop());
+}
+
+TEST_CASE("a node is not stopped from within a callback of its own, and goes on") {
+  std::promise<Result<void>> stopped;
+  std::optional<Node> node;
+  const testing::SimulatedDisk disk;
+  node = Node::start({.node = NodeId{8}}).value();
+  REQUIRE(node->monitor([&](std::string_view) {
+    stopped.set_value(node->stop());
+    return false;
+  }));
+  REQUIRE(node->add(disk.address()));
+  auto answer = stopped.get_future();
+  REQUIRE(comes(answer));
+  CHECK(testing::fails_with(answer.get(), Errc::wrong_state));
+  CHECK(node->devices().value().size() == 1);
+}
+
 TEST_CASE("an attached node goes on with the daemon that was started anew") {
   const Place place;
   auto daemon = std::make_unique<Daemon>(place.path);

@@ -103,6 +103,15 @@ def test_a_node_that_stops_waits_five_seconds_for_its_lender_and_leaves_no_socke
         assert raw.socket.recv(1) == b""
 
 
+def test_signals_that_ask_for_no_end_are_none(lent):
+    lender, borrower, _ = lent
+    borrower.ok("borrow", "80000")
+    for node in (lender, borrower):
+        for name in ("HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PIPE", "WINCH", "URG", "CONT", "CHLD"):
+            node.process.send_signal(signal.Signals[f"SIG{name}"])
+    assert borrower.status()["loans"] and lender.devices()["80000"]["state"] == "borrowed"
+
+
 def test_without_descriptors_connections_wait_and_nothing_spins(pair):
     lender, _, _ = pair
     used = len(os.listdir(f"/proc/{lender.process.pid}/fd"))

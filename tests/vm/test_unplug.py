@@ -92,6 +92,22 @@ def test_a_stranger_that_keeps_a_device_is_named(machine):
     check_messages(nodes, re.escape(holder))
 
 
+def test_a_lender_that_cannot_give_a_device_back_says_so_when_it_stops_and_gives_it_back_later(machine):
+    guest, nodes, function, device, _ = machine
+    _, socket = nodes.check(4, f"borrow {device}").split()
+    start(guest, f"trespass - vfio-user:{socket} keep")
+    holder = f"process {guest.check('pidof trespass; kill -STOP $(pidof trespass)').strip()} (trespass)"
+    guest.check("kill $(cat /run/node8.pid)")
+    assert nodes.await_end(8) == 1
+    said = guest.check("grep 'did not go back' /run/node8.log")
+    assert holder in said and function.driver() != "nvme", said
+    guest.check("kill -9 $(pidof trespass)")
+    nodes.start(8, 7808)
+    nodes.await_state(8, device, "available")
+    assert nodes.complaints(8, "a device did not go back", "0000:.* has nvme again") == []
+    check_messages(nodes, re.escape(holder))
+
+
 def start(guest, command):
     """The program, under way."""
     job = guest.start(command)
