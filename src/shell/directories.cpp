@@ -28,11 +28,14 @@ Result<Directories> Directories::open(const Config& config) {
   return directories;
 }
 
-Directories::~Directories() {
-  if (!run_lock_) return;
-  ::unlink(control_socket().c_str());
+void Directories::leave() {
   std::error_code ignored;
-  std::filesystem::remove(loans(), ignored);
+  if (run_lock_) {
+    ::unlink(control_socket().c_str());
+    std::filesystem::remove(loans(), ignored);
+  }
+  run_lock_.reset();
+  state_lock_.reset();
 }
 
 Result<core::Intent> Directories::read_state(NodeId node) const {

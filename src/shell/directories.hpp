@@ -15,7 +15,8 @@ public:
   static Result<Directories> open(const Config& config);
   Directories(Directories&&) noexcept = default;
   Directories& operator=(Directories&&) = delete;
-  ~Directories(); ///< with its sockets
+  ~Directories() { leave(); }
+  void leave(); ///< removes the sockets and gives up the locks
 
   std::string control_socket() const { return run_ + "/smartiod.sock"; }
   std::string loans() const { return run_ + "/loans"; }

@@ -152,6 +152,7 @@ void Shell::run() {
   control_.start();
   const auto work = asio::make_work_guard(*io_);
   io_->run();
+  directories_.leave();
 }
 
 void Shell::stop() {
