@@ -103,6 +103,36 @@ def test_a_node_that_stops_waits_five_seconds_for_its_lender_and_leaves_no_socke
         assert raw.socket.recv(1) == b""
 
 
+def test_what_a_node_makes_is_its_users_alone(world):
+    node = world.node(9, start=False)
+    node.launch(*node.command())
+    wait_for(node.ready, "it answers")
+    node.ok("config", "peer-timeout", 4000)
+    for path, mode in ((node.run_dir, 0o711), (node.socket, 0o600), (node.state_dir, 0o700),
+                       (node.state_dir / "state.json", 0o600)):
+        assert path.stat().st_mode & 0o777 == mode, path
+
+
+def test_the_local_fabric_is_for_whoever_has_the_nonce_of_its_link(lent):
+    """The lender's socket is found among all of the host's by another process of the same user."""
+    lender, borrower, _ = lent
+    before = {line.split()[-1] for line in open("/proc/net/unix") if "@smartio-" in line}
+    borrower.ok("borrow", "80000")
+    loan, = borrower.status()["loans"]
+    sockets = {line.split()[-1] for line in open("/proc/net/unix") if "@smartio-" in line}
+    assert before == sockets  # one a node, from its start on
+    for name in sockets:
+        for nonce in ("0" * 64, "a" * 64):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.connect("\0" + name[1:])
+                stranger.settimeout(PATIENCE)
+                stranger.sendall(nonce.encode() + struct.pack("<IQ", 0x80000, loan["epoch"]))
+                with contextlib.suppress(ConnectionError):
+                    assert stranger.recv(1) == b""
+    with RawClient(loan["socket"]) as client:
+        assert client.read(CONFIG, 0, 2) != ONES[:2]
+
+
 def test_signals_that_ask_for_no_end_are_none(lent):
     lender, borrower, _ = lent
     borrower.ok("borrow", "80000")
@@ -169,15 +199,32 @@ def goes_on(lender, borrower, client):
     assert lender.peer(4, "borrower") == "up" and borrower.peer(8, "lender") == "up"
 
 
+def greet(crowd, borrower, number, device=None):
+    """A peer with that number, which offers `device`."""
+    peer = crowd.enter_context(socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE))
+    with contextlib.suppress(ConnectionError):
+        peer.sendall(frame({"type": "hello", "version": 1, "node": number, "to": 4, "boot_id": "x", "nonce": "0" * 64,
+                            "fabrics": []}))
+        if device:
+            peer.sendall(frame({"type": "devices", "changed": [device], "removed": []}))
+        peer.recv(5)
+
+
+@pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
+def test_a_thousand_lenders_are_too_many_and_end_no_loan(crowded):
+    lender, borrower, _, client, crowd = crowded
+    for number in range(1000, 2030):
+        greet(crowd, borrower, number, {"id": f"{number:x}0000", "address": "vfio-user:/x", "name": "Disk", "vendor": 1,
+                                        "device": 2, "class": 3, "state": "available", "borrower": 0})
+    goes_on(lender, borrower, client)
+    assert sum(peer["role"] == "lender" and peer["state"] == "up" for peer in borrower.status()["peers"]) <= 256
+
+
 @pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
 def test_a_thousand_greeted_peers_of_one_user_end_no_loan_and_keep_no_lender_out(world, crowded):
     lender, borrower, _, client, crowd = crowded
     for number in range(1000, 2030):
-        peer = crowd.enter_context(socket.create_connection(("127.0.0.1", borrower.port), timeout=PATIENCE))
-        with contextlib.suppress(ConnectionError):
-            peer.sendall(frame({"type": "hello", "version": 1, "node": number, "to": 4, "boot_id": "x",
-                                "nonce": "0" * 64, "fabrics": []}))
-            peer.recv(5)
+        greet(crowd, borrower, number)
     goes_on(lender, borrower, client)
     newcomer = world.node(9)
     newcomer.ok("connect", 4, "--address", borrower.address)
