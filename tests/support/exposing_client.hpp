@@ -1,7 +1,7 @@
 // One client that exposes memory in the window of its host's bridge, and what the other host sees of it.
 #pragma once
 
-#include "ntb/exposures.hpp"
+#include "exposures.hpp"
 #include "ntb_nodes.hpp"
 
 #include <cstring>
