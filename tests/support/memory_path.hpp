@@ -58,10 +58,11 @@ private:
   vfio::Reply answer(const vfio::RegionRead& read) {
     flush(); // a read passes no write that came before
     const auto bytes = reached(read.region, read.offset, read.count, false);
-    if (bytes.empty()) return std::unexpected(EFAULT);
+    if (bytes.empty()) return std::unexpected(EIO);
     return vfio::Data{{bytes.begin(), bytes.end()}};
   }
   vfio::Reply answer(vfio::RegionWrite& write) {
+    if (!up) return std::unexpected(EIO);
     held_.push_back(std::move(write));
     if (!holds_writes) flush();
     return vfio::Done{};
@@ -195,7 +196,26 @@ inline std::span<std::byte> MemoryEnd::reached(std::uint32_t region, std::uint64
   return {};
 }
 
-/// Node 4 and node 8.
+/// 8 bytes through the aperture of `path`. False: it fails, or there is no answer yet.
+inline bool write_through(fabric::Path& path, std::uint64_t offset, std::uint64_t value) {
+  const auto done = std::make_shared<bool>(false); // may outlive the question
+  std::vector<std::byte> bytes(sizeof value);
+  std::memcpy(bytes.data(), &value, sizeof value);
+  path.device()->submit(vfio::RegionWrite{fabric::Path::aperture_region, offset, std::move(bytes)},
+                        [done](const vfio::Reply& reply) { *done = reply.has_value(); });
+  return *done;
+}
+
+/// The same; nullopt: nothing is reached there.
+inline std::optional<std::uint64_t> read_through(fabric::Path& path, std::uint64_t offset) {
+  const auto value = std::make_shared<std::optional<std::uint64_t>>();
+  path.device()->submit(vfio::RegionRead{fabric::Path::aperture_region, offset, 8}, [value](const vfio::Reply& reply) {
+    if (reply) std::memcpy(&value->emplace(), std::get<vfio::Data>(*reply).bytes.data(), 8);
+  });
+  return *value;
+}
+
+/// The ends at node 4 (a) and at node 8.
 struct MemoryPaths {
   explicit MemoryPaths(boost::asio::io_context& io)
       : a(std::make_shared<MemoryPath>(io, NodeId{8}, 41U)), b(std::make_shared<MemoryPath>(io, NodeId{4}, 81U)) {

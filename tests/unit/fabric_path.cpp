@@ -61,19 +61,6 @@ std::uint64_t expose(Path& path, const Fd& fd, std::uint64_t bytes, Access acces
   return offset;
 }
 
-void write(Path& path, std::uint64_t offset, std::uint8_t value) {
-  path.device()->submit(vfio::RegionWrite{Path::aperture_region, offset, std::vector(4, std::byte{value})},
-                        [](const vfio::Reply&) {});
-}
-
-std::uint8_t read(Path& path, std::uint64_t offset) {
-  std::optional<vfio::Reply> reply;
-  path.device()->submit(vfio::RegionRead{Path::aperture_region, offset, 4},
-                        [&reply](vfio::Reply answer) { reply.emplace(std::move(answer)); });
-  REQUIRE((reply && *reply));
-  return static_cast<std::uint8_t>(std::get<vfio::Data>(reply->value()).bytes.at(0));
-}
-
 } // namespace
 
 TEST_CASE("the ends of a path know each other, and name it by the same two lives") {
@@ -94,15 +81,15 @@ TEST_CASE("what is mapped at an offset of the window is reached at that offset o
   const auto at = expose(*ends.b, fd, 2 * page);
   CHECK(ends.b->used_bytes() == 2 * page);
   CHECK(ends.a->used_bytes() == 0);
-  write(*ends.a, at + page + 8, 0x11);
+  write_through(*ends.a, at + page + 8, 0x11);
   CHECK(seen.bytes()[page + 8] == std::byte{0x11});
-  CHECK(read(*ends.a, at + page + 8) == 0x11);
+  CHECK(read_through(*ends.a, at + page + 8) == 0x11);
 
   bool unmapped = false;
   ends.b->device()->submit(vfio::DmaUnmap{ends.b->inbound(at), 2 * page},
                            [&unmapped](const vfio::Reply& reply) { unmapped = reply.has_value(); });
   REQUIRE(unmapped);
-  write(*ends.a, at + page + 8, 0x22);
+  write_through(*ends.a, at + page + 8, 0x22);
   CHECK(seen.bytes()[page + 8] == std::byte{0x11});
   ends.b->release(at);
   CHECK(ends.b->used_bytes() == 0);
@@ -112,8 +99,8 @@ TEST_CASE("what is mapped to be read is not written") {
   const TwoEnds ends;
   const auto fd = make_memfd("memory", page).value();
   const auto at = expose(*ends.b, fd, page, Access::read);
-  CHECK(read(*ends.a, at) == 0);
-  write(*ends.a, at, 0x11);
+  CHECK(read_through(*ends.a, at) == 0);
+  write_through(*ends.a, at, 0x11);
   CHECK(Mapping::map(fd.get(), 0, page).value().bytes()[0] == std::byte{0});
 }
 
@@ -149,7 +136,7 @@ TEST_CASE("what was written through the aperture has arrived once it is flushed"
   const auto seen = Mapping::map(fd.get(), 0, page).value();
   const auto at = expose(*ends.b, fd, page);
   ends.hold_writes_of_a();
-  write(*ends.a, at, 0x11);
+  write_through(*ends.a, at, 0x11);
   CHECK(seen.bytes()[0] == std::byte{0});
   bool flushed = false;
   ends.a->flush([&flushed](const Result<void>& done) { flushed = done.has_value(); });
@@ -216,7 +203,7 @@ TEST_CASE("an end that is closed is not reached any more, and the other sees it 
   ends.b->close([&closed] { closed = true; });
   REQUIRE(ends.reach([&] { return closed && !ends.a->state().up; }));
   CHECK_FALSE(ends.a->state().reason.empty());
-  write(*ends.a, at, 0x11);
+  write_through(*ends.a, at, 0x11);
   CHECK(Mapping::map(fd.get(), 0, page).value().bytes()[0] == std::byte{0});
   ends.b->release(at);
   CHECK(ends.b->used_bytes() == 0);
