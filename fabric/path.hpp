@@ -59,8 +59,8 @@ public:
   /// Room for `bytes` in the window: its offset, at a multiple of 4 KiB, or of 2 MiB for 2 MiB and more. Nothing is
   /// reached there until it is mapped. nullopt: no room, or no bytes.
   virtual std::optional<std::uint64_t> reserve(std::uint64_t bytes) = 0;
-  /// Gives back what reserve() gave; nothing else does anything. To be called after everything there was unmapped: who
-  /// has the room next would be reached by the peer's old accesses, and the other way round.
+  /// Gives back what reserve() gave, once everything there was unmapped: the peer goes on reaching what stays mapped,
+  /// also when the room is another's. Any other offset changes nothing.
   virtual void release(std::uint64_t offset) = 0;
   virtual Iova inbound(std::uint64_t offset) const noexcept = 0; ///< where device() is to map an offset of the window
   virtual std::uint64_t used_bytes() const noexcept = 0;         ///< that are reserved, in whole pages
