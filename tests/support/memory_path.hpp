@@ -26,7 +26,7 @@ public:
   bool holds_writes = false; ///< through the aperture, until they are flushed
 
   void submit(vfio::Request request, vfio::Completion done) override {
-    done(std::visit([this](auto& asked) { return answer(asked); }, request));
+    done(std::visit([this](auto& asked) { return this->answer(asked); }, request));
   }
   void on_lost(std::move_only_function<void()>) override {}
   void flush() {
