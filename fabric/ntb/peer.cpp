@@ -138,7 +138,7 @@ void Peer::tell() {
   });
 }
 
-void Peer::flush(Adapter::Done done) {
+void Peer::flush(Done done) {
   device_->submit(vfio::RegionRead{aperture_region, 0, 4}, [done = std::move(done)](vfio::Reply reply) mutable {
     if (!reply) return done(fail_errno(reply.error(), "read the peer's control page"));
     done({});

@@ -1,4 +1,5 @@
-// The node at the other end of a bridge: who it is, whether it lives, what it reaches here, and what is reached there.
+// The path through a bridge: the node at its other end, who it is, whether it lives, what it reaches here, and what is
+// reached there.
 //
 // The two find each other by scratchpads: each writes its node id, a number for this life of it (epoch), and where its
 // control page is, into the other's. From then on each counts up in the other's control page: that count, and not the
@@ -9,6 +10,7 @@
 
 #include "mapping.hpp"
 #include "ntb/adapter.hpp"
+#include "path.hpp"
 #include "range_allocator.hpp"
 
 #include <boost/asio/awaitable.hpp>
@@ -21,18 +23,12 @@
 namespace smartio::fabric::ntb {
 
 /// Single-threaded, on one event loop. A window is used from its start: the control page first.
-class Peer : public std::enable_shared_from_this<Peer> {
+class Peer final : public Path, public std::enable_shared_from_this<Peer> {
 public:
   struct Options {
     NodeId node{};                           ///< this one
     std::chrono::milliseconds silence{3000}; ///< without a sign of life for so long a peer counts as dead
     std::uint64_t most_bytes = 1ULL << 36;   ///< of the window, however large the BAR is
-  };
-  struct State {
-    bool up = false;
-    NodeId node{};                    ///< 0 before it was ever heard
-    std::uint64_t aperture_bytes = 0; ///< that we reach of it
-    std::string reason;               ///< why it is down
   };
   using Changed = std::function<void()>; ///< state() or used_bytes(); from the event loop, never from within a call
   using Opened = std::move_only_function<void(Result<std::shared_ptr<Peer>>)>;
@@ -41,40 +37,27 @@ public:
   /// and of the device's.
   static void open(boost::asio::io_context& io, std::shared_ptr<vfio::Device> device, Options options, Changed changed,
                    Opened opened);
-  /// Tells the peer, closes the window and the link. The device is the caller's to close, after `done`.
-  void close(std::move_only_function<void()> done);
 
-  /// What each end drew at random when it began: together they name this bridge, and this life of it, among all that
-  /// two nodes may have. The peer's is 0 before it was ever heard.
-  struct Lives {
-    std::uint32_t own, peer;
-    bool operator==(const Lives&) const = default;
-  };
+  const State& state() const noexcept override { return state_; }
+  Lives lives() const noexcept override { return {epoch_, peer_.epoch}; }
+  /// Closes the window and the link, too. The device is the caller's to close, after `done`.
+  void close(std::move_only_function<void()> done) override;
+  /// The bridge's function: its IOMMU domain is what the peer reaches, its BAR 2 the aperture.
+  const std::shared_ptr<vfio::Device>& device() const noexcept override { return device_; }
 
-  const State& state() const noexcept { return state_; }
-  Lives lives() const noexcept { return {epoch_, peer_.epoch}; }
-  const std::shared_ptr<vfio::Device>& device() const noexcept { return device_; }
-
-  // What the peer reaches here.
-  /// Room for `bytes` in the window: its offset, at a multiple of 4 KiB, or of 2 MiB for 2 MiB and more. Nothing is
-  /// reached there until it is mapped at inbound(offset) of device(). nullopt: no room.
-  std::optional<std::uint64_t> reserve(std::uint64_t bytes);
-  void release(std::uint64_t offset); ///< after everything there was unmapped
-  Iova inbound(std::uint64_t offset) const noexcept { return Iova{base_ + offset}; }
+  std::optional<std::uint64_t> reserve(std::uint64_t bytes) override;
+  void release(std::uint64_t offset) override;
+  Iova inbound(std::uint64_t offset) const noexcept override { return Iova{base_ + offset}; }
   std::uint64_t window_bytes() const noexcept { return bytes_; }
-  std::uint64_t used_bytes() const noexcept { return used_; }
+  std::uint64_t used_bytes() const noexcept override { return used_; }
 
-  // What is reached there.
-  static constexpr std::uint32_t aperture_region = 2;
-  /// The BAR whose offsets are offsets of the peer's window; without a descriptor where it cannot be mapped.
-  const vfio::RegionInfo& aperture() const noexcept { return aperture_; }
-  /// Reads the peer's control page: what the device and this host wrote there before has arrived once this completes.
-  void flush(Adapter::Done done);
+  const vfio::RegionInfo& aperture() const noexcept override { return aperture_; }
+  void flush(Done done) override; ///< reads the peer's control page
 
-  // Doorbells. Those from 1 on are for whoever claims them.
-  std::optional<unsigned> claim_doorbell(std::function<void()> rung);
-  void release_doorbell(unsigned bit);
-  void ring(unsigned bit, Adapter::Done done) { adapter_->ring(bit, std::move(done)); }
+  // Doorbell 0 is the control page's; those from 1 on are for whoever claims them.
+  std::optional<unsigned> claim_doorbell(std::function<void()> rung) override;
+  void release_doorbell(unsigned bit) override;
+  void ring(unsigned bit, Done done) override { adapter_->ring(bit, std::move(done)); }
 
 private:
   /// What a node says of itself in the peer's scratchpads, from the first on.

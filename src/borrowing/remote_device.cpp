@@ -20,10 +20,10 @@ std::string_view text_of(std::span<const std::byte> bytes) {
 
 } // namespace
 
-RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
-                           std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send,
-                           Exposures::ReserveRef reserve)
-    : loan_(loan), session_(session), path_(path), bridge_(exposures->bridge()), timeout_(timeout),
+RemoteDevice::RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+                           core::DevicePath device_path, std::shared_ptr<Exposures> exposures,
+                           std::chrono::milliseconds timeout, Send send, Exposures::ReserveRef reserve)
+    : loan_(loan), session_(session), device_path_(device_path), path_(exposures->path()), timeout_(timeout),
       send_(std::move(send)), deadline_(io), exposures_(std::move(exposures)),
       client_(std::make_shared<Exposures::Client>(std::move(reserve))) {}
 
@@ -69,15 +69,15 @@ bool RemoteDevice::through_aperture(Request& request) {
   const auto offset = read != nullptr ? read->offset : write->offset;
   const std::uint64_t bytes = read != nullptr ? read->count : write->data.size();
   if (offset < area.offset || !in_range(offset - area.offset, bytes, area.size)) return false;
-  (read != nullptr ? read->region : write->region) = fabric::ntb::Peer::aperture_region;
+  (read != nullptr ? read->region : write->region) = fabric::Path::aperture_region;
   (read != nullptr ? read->offset : write->offset) = at + offset;
-  bridge_->device()->submit(std::move(request), [self = shared_from_this()](vfio::Reply reply) {
+  path_->device()->submit(std::move(request), [self = shared_from_this()](vfio::Reply reply) {
     if (!self->over_) self->finish(std::move(reply));
   });
   return true;
 }
 
-/// The bridge first: what the device is told of, it can reach.
+/// The path first: what the device is told of, it can reach.
 void RemoteDevice::expose(vfio::DmaMap& map) {
   exposures_->expose(client_, std::move(map.fd), map.offset, map.size, map.access,
                      [self = shared_from_this()](std::expected<std::uint64_t, int> at) {
@@ -97,7 +97,7 @@ void RemoteDevice::send_command(bool window, std::vector<std::uint8_t> doorbells
   sent_.assign(body.begin(), body.end());
   DeviceMessage message{.loan = loan_,
                         .session = session_,
-                        .path = path_,
+                        .path = device_path_,
                         .kind = DeviceMessage::Kind::command,
                         .number = ++number_,
                         .code = static_cast<std::uint16_t>(vfio::user::command_of(request)),
@@ -131,7 +131,7 @@ std::uint8_t RemoteDevice::connect_interrupt(std::uint32_t index, std::uint32_t 
   auto& interrupt = interrupts_.try_emplace({index, vector}, Interrupt{{}, core::no_doorbell}).first->second;
   interrupt.event = std::move(event);
   if (interrupt.doorbell != core::no_doorbell) return interrupt.doorbell;
-  const auto bit = bridge_->claim_doorbell([weak = weak_from_this(), index, vector] {
+  const auto bit = path_->claim_doorbell([weak = weak_from_this(), index, vector] {
     const auto self = weak.lock();
     const auto found = self ? self->interrupts_.find({index, vector}) : decltype(self->interrupts_.end()){};
     if (self && found != self->interrupts_.end()) signal_eventfd(found->second.event.get());
@@ -143,7 +143,7 @@ std::uint8_t RemoteDevice::connect_interrupt(std::uint32_t index, std::uint32_t 
 void RemoteDevice::disconnect_interrupts(std::uint32_t index, std::uint64_t start, std::uint64_t count) {
   std::erase_if(interrupts_, [=, this](const auto& entry) {
     if (entry.first.first != index || entry.first.second < start || entry.first.second - start >= count) return false;
-    if (entry.second.doorbell != core::no_doorbell) bridge_->release_doorbell(entry.second.doorbell);
+    if (entry.second.doorbell != core::no_doorbell) path_->release_doorbell(entry.second.doorbell);
     return true;
   });
 }
@@ -174,8 +174,8 @@ vfio::Reply RemoteDevice::decode(const DeviceMessage& message) {
   if (message.code != 0) return std::unexpected(message.code);
   const auto& request = waiting_.front().request;
   std::vector<Fd> fds;
-  if (message.window) { // in place of the descriptor; where the bridge has none, one that nobody gets
-    auto copy = bridge_->aperture().fd ? bridge_->aperture().fd.duplicate() : make_eventfd();
+  if (message.window) { // in place of the descriptor; where the path has none, one that nobody gets
+    auto copy = path_->aperture().fd ? path_->aperture().fd.duplicate() : make_eventfd();
     if (copy) fds.push_back(std::move(*copy));
   }
   const auto command = vfio::user::command_of(request);
@@ -186,12 +186,12 @@ vfio::Reply RemoteDevice::decode(const DeviceMessage& message) {
   return std::move(*answer);
 }
 
-/// The offset of a window of the lender's becomes that of the descriptor; where the bridge's BAR has none, nothing can
+/// The offset of a window of the lender's becomes that of the descriptor; where the path has none, nothing can
 /// be mapped, and accesses are this node's.
 vfio::RegionInfo RemoteDevice::with_aperture(std::uint32_t region, vfio::RegionInfo info, bool window) {
-  const auto& aperture = bridge_->aperture();
+  const auto& aperture = path_->aperture();
   const bool fits =
-      window && info.areas.size() == 1 && in_range(info.fd_offset, info.size, bridge_->state().aperture_bytes);
+      window && info.areas.size() == 1 && in_range(info.fd_offset, info.size, path_->state().aperture_bytes);
   if (fits) registers_[region] = {info.fd_offset, info.areas.front()};
   if (fits && aperture.fd && !aperture.areas.empty()) {
     info.fd_offset += aperture.fd_offset;
@@ -222,7 +222,7 @@ void RemoteDevice::lose() {
 void RemoteDevice::close() {
   if (std::exchange(over_, true)) return;
   deadline_.cancel();
-  send_({.loan = loan_, .session = session_, .path = path_, .kind = DeviceMessage::Kind::closed});
+  send_({.loan = loan_, .session = session_, .path = device_path_, .kind = DeviceMessage::Kind::closed});
   for (const auto index : {vfio::intx, vfio::msi, vfio::msix}) disconnect_interrupts(index);
   exposures_->close(client_);
   const auto self = shared_from_this();

@@ -1,12 +1,11 @@
 // A lent device on another host, as its borrower's node reaches it: requests travel over the peer connection, registers
-// and memory through a bridge. Memory that is mapped for the device is exposed in this host's window of the bridge
-// first; registers that the lender exposed are accessed through the aperture.
+// and memory through a path. Memory that is mapped for the device is exposed in this host's window of the path first;
+// registers that the lender exposed are accessed through the aperture.
 #pragma once
 
 #include "device.hpp"
 #include "device_message.hpp"
-#include "ntb/exposures.hpp"
-#include "ntb/peer.hpp"
+#include "exposures.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
@@ -16,23 +15,23 @@
 
 namespace smartio {
 
-/// For one client of a loan. Single-threaded. One request at a time: what it changes in the bridge's window and at the
+/// For one client of a loan. Single-threaded. One request at a time: what it changes in the path's window and at the
 /// lender belongs together.
 class RemoteDevice final : public vfio::Device, public std::enable_shared_from_this<RemoteDevice> {
 public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
-  RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
+  RemoteDevice(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath device_path,
                std::shared_ptr<Exposures> exposures, std::chrono::milliseconds timeout, Send send,
                Exposures::ReserveRef reserve = {});
   ~RemoteDevice() override;
 
-  /// A command without a reply within the timeout loses the device. ENOSPC: the bridge's window has no room left.
+  /// A command without a reply within the timeout loses the device. ENOSPC: the path's window has no room left.
   void submit(vfio::Request request, vfio::Completion done) override;
   void on_lost(std::move_only_function<void()> lost) override { lost_ = std::move(lost); }
 
   void received(core::DeviceMessage message); ///< replies and interrupts; others lose the device
-  void lose();                                ///< the lender, the peer connection or the bridge is gone
+  void lose();                                ///< the lender, the peer connection or the path is gone
   /// Tells the lender; what is under way completes with ECANCELED. The device no longer reaches this host's memory.
   void close();
 
@@ -59,8 +58,8 @@ private:
 
   core::LoanId loan_;
   std::uint32_t session_, number_ = 0;
-  core::DevicePath path_;
-  std::shared_ptr<fabric::ntb::Peer> bridge_;
+  core::DevicePath device_path_;
+  std::shared_ptr<fabric::Path> path_;
   std::chrono::milliseconds timeout_;
   Send send_;
   boost::asio::steady_timer deadline_;
@@ -71,7 +70,7 @@ private:
   std::map<std::uint32_t, Registers> registers_;
   std::shared_ptr<Exposures> exposures_;
   Exposures::ClientRef client_;
-  WindowTable<std::uint64_t> windows_; ///< where in the bridge's window
+  WindowTable<std::uint64_t> windows_; ///< where in the path's window
   struct Interrupt {
     Fd event;
     std::uint8_t doorbell;

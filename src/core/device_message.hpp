@@ -1,9 +1,9 @@
-// What is asked of a lent device over the peer connection, where the two nodes share no memory but a bridge's: the
+// What is asked of a lent device over the peer connection, where a path (fabric/path.hpp) joins the two nodes: the
 // payload of a frame of kind vfio_user. Pure; any bytes are safe to decode.
 //
 // The payload of a vfio-user command or reply stands in it as on a socket; where a descriptor would go along, it names
-// a window: memory at `offset` of DMA_MAP, and a region at `offset` of its info, are offsets of the bridge's window of
-// the node that speaks. Eventfds stay at each end: an interrupt is a doorbell of the bridge, or a message.
+// a window: memory at `offset` of DMA_MAP, and a region at `offset` of its info, are offsets of the path's window of
+// the node that speaks. Eventfds stay at each end: an interrupt is a doorbell of the path, or a message.
 #pragma once
 
 #include "events.hpp"
@@ -17,8 +17,8 @@
 
 namespace smartio::core {
 
-/// Which way a message belongs to: the numbers that a bridge's two ends drew for their present lives
-/// (fabric/ntb/peer.hpp). Two nodes may have several, and an offset of one means nothing on another.
+/// Which path a message belongs to: the numbers that its two ends drew for their present lives (fabric/path.hpp). Two
+/// nodes may have several, and an offset of one means nothing on another.
 struct DevicePath {
   std::uint32_t from = 0, to = 0; ///< the speaker's end, the other
   DevicePath reversed() const { return {to, from}; }

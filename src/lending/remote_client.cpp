@@ -9,7 +9,6 @@
 namespace smartio {
 
 using core::DeviceMessage;
-using fabric::ntb::Peer;
 
 namespace {
 
@@ -17,10 +16,11 @@ constexpr std::size_t most_commands = 64; ///< a borrower's node sends one at a 
 
 } // namespace
 
-RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
-                           std::shared_ptr<Exposures> exposures, std::shared_ptr<RegisterWindows> peers, Send send)
-    : io_(io), loan_(loan), session_(session), path_(path), exposures_(std::move(exposures)),
-      bridge_(exposures_->bridge()), peers_(std::move(peers)), send_(std::move(send)) {}
+RemoteClient::RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session,
+                           core::DevicePath device_path, std::shared_ptr<Exposures> exposures,
+                           std::shared_ptr<RegisterWindows> peers, Send send)
+    : io_(io), loan_(loan), session_(session), device_path_(device_path), exposures_(std::move(exposures)),
+      path_(exposures_->path()), peers_(std::move(peers)), send_(std::move(send)) {}
 
 void RemoteClient::admitted(std::shared_ptr<vfio::Device> device) {
   if (over_) return;
@@ -60,8 +60,11 @@ void RemoteClient::next() {
 }
 
 void RemoteClient::answer(const DeviceMessage& command, vfio::Reply reply) {
-  DeviceMessage message{
-      .loan = loan_, .session = session_, .path = path_, .kind = DeviceMessage::Kind::reply, .number = command.number};
+  DeviceMessage message{.loan = loan_,
+                        .session = session_,
+                        .path = device_path_,
+                        .kind = DeviceMessage::Kind::reply,
+                        .number = command.number};
   std::expected<vfio::user::Payload, int> payload = std::unexpected(EIO);
   const auto asked =
       std::as_bytes(std::span(command.payload)).first(std::min(command.payload.size(), vfio::user::echo_size));
@@ -81,7 +84,7 @@ void RemoteClient::answer(const DeviceMessage& command, vfio::Reply reply) {
 
 /// What the device wrote before has arrived when the client hears that it reaches the memory no longer.
 void RemoteClient::answer_unmap(DeviceMessage command, vfio::Reply reply) {
-  bridge_->flush(
+  path_->flush(
       [self = shared_from_this(), command = std::move(command), reply = std::move(reply)](const Result<void>&) mutable {
         if (!self->over_) self->answer(command, std::move(reply));
       });
@@ -96,8 +99,8 @@ std::expected<std::vector<Fd>, int> RemoteClient::descriptors(const DeviceMessag
     fds.push_back(std::move(*event));
   }
   if (!command.window) return fds;
-  if (!bridge_->aperture().fd) return std::unexpected(EOPNOTSUPP); // nothing of it can be mapped for another device
-  auto copy = bridge_->aperture().fd.duplicate();
+  if (!path_->aperture().fd) return std::unexpected(EOPNOTSUPP); // nothing of it can be mapped for another device
+  auto copy = path_->aperture().fd.duplicate();
   if (!copy) return std::unexpected(EMFILE);
   fds.push_back(std::move(*copy));
   return fds;
@@ -117,17 +120,17 @@ std::expected<vfio::Request, int> RemoteClient::decode(const DeviceMessage& comm
   return request;
 }
 
-/// Turns what counts in the bridge's terms into what counts here.
+/// Turns what counts in the path's terms into what counts here.
 int RemoteClient::place(vfio::Request& request, const DeviceMessage& command) {
   if (auto* map = std::get_if<vfio::DmaMap>(&request); map != nullptr && map->fd) {
-    if (!in_range(map->offset, map->size, bridge_->state().aperture_bytes)) return EINVAL;
-    map->offset += bridge_->aperture().fd_offset;
+    if (!in_range(map->offset, map->size, path_->state().aperture_bytes)) return EINVAL;
+    map->offset += path_->aperture().fd_offset;
   }
   if (auto* irqs = std::get_if<vfio::SetIrqs>(&request)) return relay(*irqs, command);
   return 0;
 }
 
-/// Without room in the bridge's window the region is there all the same: each access is a message then.
+/// Without room in the path's window the region is there all the same: each access is a message then.
 void RemoteClient::expose(DeviceMessage command, std::uint32_t region, vfio::RegionInfo info) {
   if (info.areas.empty() || !info.fd) return answer_region(command, std::move(info), false);
   const auto area =
@@ -141,33 +144,33 @@ void RemoteClient::expose(DeviceMessage command, std::uint32_t region, vfio::Reg
   exposures_->reserve(size, [self = shared_from_this(), command = std::move(command), region,
                              info = std::move(info)](std::optional<std::uint64_t> offset) mutable {
     if (!self->over_) return self->expose_at(offset, std::move(command), region, std::move(info));
-    if (offset) self->bridge_->release(*offset);
+    if (offset) self->path_->release(*offset);
   });
 }
 
 void RemoteClient::expose_at(std::optional<std::uint64_t> offset, DeviceMessage command, std::uint32_t region,
                              vfio::RegionInfo info) {
   auto copy = info.fd.duplicate();
-  if (offset && !copy) bridge_->release(*offset);
+  if (offset && !copy) path_->release(*offset);
   if (!offset || !copy) return answer_region(command, std::move(info), false);
   const auto area = info.areas.front();
-  vfio::DmaMap map{bridge_->inbound(*offset + area.offset), area.size, Access::read_write, std::move(*copy),
+  vfio::DmaMap map{path_->inbound(*offset + area.offset), area.size, Access::read_write, std::move(*copy),
                    info.fd_offset + area.offset};
   const auto iova = std::to_underlying(map.iova);
-  const auto window = peers_->mapping(bridge_->device(), map, windows_);
-  bridge_->device()->submit(std::move(map), [self = shared_from_this(), command = std::move(command), region, window,
-                                             iova, exported = Export{*offset, area},
-                                             info = std::move(info)](const vfio::Reply& reply) mutable {
-    if (!reply && window) self->peers_->failed(*window);
-    if (!reply) self->bridge_->release(exported.offset);
-    if (reply) self->windows_->add(iova, exported.area.size);
-    if (reply && self->over_) return self->withdraw(exported);
-    if (self->over_) return;
-    if (!reply) return self->answer_region(command, std::move(info), false);
-    self->exports_.emplace(region, exported);
-    info.fd_offset = exported.offset;
-    self->answer_region(command, std::move(info), true);
-  });
+  const auto window = peers_->mapping(path_->device(), map, windows_);
+  path_->device()->submit(std::move(map),
+                          [self = shared_from_this(), command = std::move(command), region, window, iova,
+                           exported = Export{*offset, area}, info = std::move(info)](const vfio::Reply& reply) mutable {
+                            if (!reply && window) self->peers_->failed(*window);
+                            if (!reply) self->path_->release(exported.offset);
+                            if (reply) self->windows_->add(iova, exported.area.size);
+                            if (reply && self->over_) return self->withdraw(exported);
+                            if (self->over_) return;
+                            if (!reply) return self->answer_region(command, std::move(info), false);
+                            self->exports_.emplace(region, exported);
+                            info.fd_offset = exported.offset;
+                            self->answer_region(command, std::move(info), true);
+                          });
 }
 
 void RemoteClient::answer_region(const DeviceMessage& command, vfio::RegionInfo info, bool window) {
@@ -215,17 +218,17 @@ void RemoteClient::watch(Vector vector) {
       });
 }
 
-/// An interrupt must not overtake the data that it announces: those are pushed through the bridge by a read first.
+/// An interrupt must not overtake the data that it announces: those are pushed through the path first.
 void RemoteClient::deliver(Vector vector) {
-  bridge_->flush([weak = weak_from_this(), vector](const Result<void>&) {
+  path_->flush([weak = weak_from_this(), vector](const Result<void>&) {
     const auto self = weak.lock();
     const auto found = self ? self->relays_.find(vector) : decltype(self->relays_.end()){};
     if (!self || self->over_ || found == self->relays_.end()) return;
     if (found->second->doorbell != core::no_doorbell)
-      return self->bridge_->ring(found->second->doorbell, [](const Result<void>&) {});
+      return self->path_->ring(found->second->doorbell, [](const Result<void>&) {});
     self->send_({.loan = self->loan_,
                  .session = self->session_,
-                 .path = self->path_,
+                 .path = self->device_path_,
                  .kind = DeviceMessage::Kind::interrupt,
                  .number = vector.first,
                  .code = static_cast<std::uint16_t>(vector.second)});
@@ -234,13 +237,13 @@ void RemoteClient::deliver(Vector vector) {
 
 /// The room is used again only once nothing is reached there.
 void RemoteClient::withdraw(const Export& exported) {
-  const vfio::DmaUnmap range{bridge_->inbound(exported.offset + exported.area.offset), exported.area.size};
-  bridge_->device()->submit(range, [bridge = bridge_, peers = peers_, windows = windows_, range,
-                                    offset = exported.offset](const vfio::Reply& reply) {
+  const vfio::DmaUnmap range{path_->inbound(exported.offset + exported.area.offset), exported.area.size};
+  path_->device()->submit(range, [path = path_, peers = peers_, windows = windows_, range,
+                                  offset = exported.offset](const vfio::Reply& reply) {
     if (!reply) return;
-    peers->unmapped(bridge->device().get(), range);
+    peers->unmapped(path->device().get(), range);
     windows->erase(std::to_underlying(range.iova));
-    bridge->release(offset);
+    path->release(offset);
   });
 }
 
@@ -251,7 +254,7 @@ void RemoteClient::close() {
   for (const auto& [region, exported] : exports_) withdraw(exported);
   exports_.clear();
   device_.reset();
-  send_({.loan = loan_, .session = session_, .path = path_, .kind = DeviceMessage::Kind::closed});
+  send_({.loan = loan_, .session = session_, .path = device_path_, .kind = DeviceMessage::Kind::closed});
 }
 
 } // namespace smartio

@@ -1,11 +1,11 @@
 // A client of a loan on another host, as the lender serves it: what it asks for by message is done to the lent device,
-// whose registers are exposed in this host's window of the bridge, and which reaches the client's memory through the
+// whose registers are exposed in this host's window of the path, and which reaches the client's memory through the
 // aperture.
 #pragma once
 
 #include "device.hpp"
 #include "device_message.hpp"
-#include "ntb/exposures.hpp"
+#include "exposures.hpp"
 #include "register_windows.hpp"
 #include "user/view.hpp"
 
@@ -21,19 +21,19 @@ class RemoteClient final : public std::enable_shared_from_this<RemoteClient> {
 public:
   using Send = std::function<void(const core::DeviceMessage&)>;
 
-  RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath path,
+  RemoteClient(boost::asio::io_context& io, core::LoanId loan, std::uint32_t session, core::DevicePath device_path,
                std::shared_ptr<Exposures> exposures, std::shared_ptr<RegisterWindows> peers, Send send);
 
   /// What the client may use: the lent device under the rules of lending. Commands that came before are done now.
   void admitted(std::shared_ptr<vfio::Device> device);
   /// Hostile input: a malformed command is answered with an errno, too many at once end the session.
   void received(core::DeviceMessage command);
-  /// The session is over: its registers are withdrawn from the bridge, and the client is told.
+  /// The session is over: its registers are withdrawn from the path, and the client is told.
   void close();
 
 private:
   struct Export {
-    std::uint64_t offset; ///< of the region's offset 0 in the bridge's window
+    std::uint64_t offset; ///< of the region's offset 0 in the path's window
     vfio::RegionArea area;
   };
   /// An interrupt of the device on its way to the client.
@@ -60,9 +60,9 @@ private:
   boost::asio::io_context& io_;
   core::LoanId loan_;
   std::uint32_t session_;
-  core::DevicePath path_;
+  core::DevicePath device_path_;
   std::shared_ptr<Exposures> exposures_;
-  std::shared_ptr<fabric::ntb::Peer> bridge_;
+  std::shared_ptr<fabric::Path> path_;
   std::shared_ptr<RegisterWindows> peers_;
   Send send_;
   std::shared_ptr<vfio::Device> device_;

@@ -1,5 +1,6 @@
 #include "bridges.hpp"
 
+#include "ntb/peer.hpp"
 #include "result.hpp"
 
 #include <algorithm>
@@ -66,7 +67,7 @@ void Bridges::start(const std::string& address, const Ref& bridge) {
   bridge->device.device->on_lost([this, address, weak = std::weak_ptr(bridge)] {
     const auto lost = weak.lock();
     if (!lost || lost->failed || !is_current(address, lost)) return;
-    lost_(lost->peer);
+    lost_(lost->path);
     const auto why = lost->device.why_lost ? lost->device.why_lost() : std::string();
     failed(address, lost, Error{make_error_code(Errc::peer_down), why.empty() ? "it does not answer any more" : why});
   });
@@ -78,8 +79,8 @@ void Bridges::start(const std::string& address, const Ref& bridge) {
       [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
         if (!peer) return failed(address, bridge, peer.error());
         if (bridge->failed || bridge->over) return (*peer)->close([] {}); // its device was lost or closed meanwhile
-        bridge->peer = std::move(*peer);
-        bridge->exposures = std::make_shared<Exposures>(bridge->peer);
+        bridge->path = std::move(*peer);
+        bridge->exposures = std::make_shared<Exposures>(bridge->path);
         if (!is_current(address, bridge)) return end(address, bridge, [] {});
         changed(address, *bridge);
       });
@@ -126,22 +127,22 @@ void Bridges::appeared(const std::string& address) {
 /// The devices of loans that reach over a bridge that is down are stopped before anybody is told.
 void Bridges::changed(const std::string& address, const Bridge& bridge) {
   const auto found = bridges_.find(address);
-  if (found == bridges_.end() || found->second.get() != &bridge || !bridge.peer) return;
-  const auto& state = bridge.peer->state();
-  if (!state.up) lost_(bridge.peer);
+  if (found == bridges_.end() || found->second.get() != &bridge || !bridge.path) return;
+  const auto& state = bridge.path->state();
+  if (!state.up) lost_(bridge.path);
   if (state.up) problems_.erase(address);
   if (state.up) pause_ = {};
   context_.handle(core::BridgeChanged{.address = address,
                                       .peer = state.node,
                                       .up = state.up,
                                       .aperture_bytes = state.aperture_bytes,
-                                      .used_bytes = bridge.peer->used_bytes(),
+                                      .used_bytes = bridge.path->used_bytes(),
                                       .reason = state.reason});
 }
 
 void Bridges::close(Table::node_type node, std::move_only_function<void()> closed) {
   const auto bridge = std::move(node.mapped());
-  if (bridge->peer) lost_(bridge->peer);
+  if (bridge->path) lost_(bridge->path);
   end(node.key(), bridge, std::move(closed));
 }
 
@@ -167,7 +168,7 @@ void Bridges::end(const std::string& address, const Ref& bridge, std::move_only_
     bridge->end_when_open = std::move(close_device);
     return;
   }
-  if (const auto peer = std::exchange(bridge->peer, nullptr)) return peer->close(std::move(close_device));
+  if (const auto path = std::exchange(bridge->path, nullptr)) return path->close(std::move(close_device));
   close_device();
 }
 
@@ -184,24 +185,25 @@ void Bridges::wanted_back(const std::string& address) {
   const auto found = bridges_.find(address);
   if (found == bridges_.end()) return;
   const auto bridge = found->second;
-  if (bridge->peer) lost_(bridge->peer);
+  if (bridge->path) lost_(bridge->path);
   failed(address, bridge,
          Error{make_error_code(Errc::peer_down), "the kernel wants it back: it is being unbound or pulled out"});
 }
 
-std::shared_ptr<Exposures> Bridges::to(NodeId node, const PeerRef& before) const {
+std::shared_ptr<Exposures> Bridges::to(NodeId node, const PathRef& before) const {
   std::shared_ptr<Exposures> first;
   for (const auto& [address, bridge] : bridges_) {
-    if (!bridge->peer || !bridge->peer->state().up || bridge->peer->state().node != node) continue;
-    if (bridge->peer == before) return bridge->exposures;
+    if (!bridge->path || !bridge->path->state().up || bridge->path->state().node != node) continue;
+    if (bridge->path == before) return bridge->exposures;
     if (!first) first = bridge->exposures;
   }
   return first;
 }
 
-std::shared_ptr<Exposures> Bridges::find(NodeId node, const fabric::ntb::Peer::Lives& path) const {
+std::shared_ptr<Exposures> Bridges::find(NodeId node, const fabric::Path::Lives& lives) const {
   for (const auto& [address, bridge] : bridges_)
-    if (bridge->peer && bridge->peer->state().up && bridge->peer->state().node == node && bridge->peer->lives() == path)
+    if (bridge->path && bridge->path->state().up && bridge->path->state().node == node &&
+        bridge->path->lives() == lives)
       return bridge->exposures;
   return nullptr;
 }

@@ -3,8 +3,7 @@
 
 #include "device_message.hpp"
 #include "device_sources.hpp"
-#include "ntb/exposures.hpp"
-#include "ntb/peer.hpp"
+#include "exposures.hpp"
 #include "uses.hpp"
 
 #include <boost/asio/steady_timer.hpp>
@@ -17,9 +16,9 @@ namespace smartio {
 
 class Bridges {
 public:
-  using PeerRef = std::shared_ptr<fabric::ntb::Peer>;
+  using PathRef = std::shared_ptr<fabric::Path>;
   /// Called when a bridge goes down, before core is told: what reaches over it is to be stopped.
-  using Lost = std::function<void(const PeerRef&)>;
+  using Lost = std::function<void(const PathRef&)>;
 
   Bridges(Context& context, HostDevices& host, const DeviceSources& sources, Lost lost)
       : context_(context), host_(host), sources_(sources), lost_(std::move(lost)), retry_timer_(context.io) {}
@@ -29,10 +28,10 @@ public:
   void retry();                              ///< all that failed
 
   /// Of the first that is up and leads there; null: none. Several may: `before` is taken while it is one of them.
-  std::shared_ptr<Exposures> to(NodeId node, const PeerRef& before = nullptr) const;
-  /// Of the one that leads there, if it is up and what `path` names: several lead to one node, and each may have
+  std::shared_ptr<Exposures> to(NodeId node, const PathRef& before = nullptr) const;
+  /// Of the one that leads there, if it is up and has these `lives`: several lead to one node, and each may have
   /// begun anew since a peer spoke of it. Null: there is none.
-  std::shared_ptr<Exposures> find(NodeId node, const fabric::ntb::Peer::Lives& path) const;
+  std::shared_ptr<Exposures> find(NodeId node, const fabric::Path::Lives& lives) const;
 
   /// Ends all, for good. `closed` is let go once all are back with their drivers.
   void close_all(const std::shared_ptr<void>& closed);
@@ -43,7 +42,7 @@ private:
     std::move_only_function<void()> end_when_open{}; ///< it is to end, but is being opened
     bool opening = false;
     OpenedDevice device{};
-    PeerRef peer{};                                        ///< while it is open
+    PathRef path{};                                        ///< while it is open
     std::shared_ptr<Exposures> exposures{};                ///< as long
     bool failed = false, over = false;                     ///< over: nothing of it is open any more
     std::vector<std::move_only_function<void()>> enders{}; ///< who waits for that
@@ -76,9 +75,9 @@ private:
   std::chrono::milliseconds pause_{};
 };
 
-/// The path over this bridge, as this node names it.
-inline core::DevicePath path_over(const fabric::ntb::Peer& bridge) {
-  return {.from = bridge.lives().own, .to = bridge.lives().peer};
+/// As this node's messages name it.
+inline core::DevicePath device_path(const fabric::Path& path) {
+  return {.from = path.lives().own, .to = path.lives().peer};
 }
 
 } // namespace smartio

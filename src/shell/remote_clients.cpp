@@ -18,7 +18,7 @@ bool RemoteClients::received(core::LinkId link, DeviceMessage& message) {
 /// A session that is not known begins with its first command.
 void RemoteClients::command(const Key& key, DeviceMessage command) {
   auto client = clients_.find(key);
-  if (client != clients_.end() && client->second.path != command.path)
+  if (client != clients_.end() && client->second.device_path != command.path)
     return end([&key](const Key& each, const Client&) { return each == key; });
   if (client == clients_.end()) {
     auto exposures = admitted(key, command);
@@ -48,11 +48,11 @@ void RemoteClients::begin(const Key& key, const DeviceMessage& first, std::share
   end_waiting([link = key.first, loan = first.loan](const Key& waiting, const Client& client) {
     return waiting.first == link && client.loan == loan; // a loan has one client
   });
-  const auto bridge = exposures->bridge();
+  const auto path = exposures->path();
   auto remote = std::make_shared<RemoteClient>(
       context_.io, first.loan, key.second, first.path.reversed(), std::move(exposures), devices_.register_windows(),
       [this, link = key.first](const DeviceMessage& message) { send_(link, message); });
-  clients_.emplace(key, Client{first.loan, first.path, bridge, remote, {}});
+  clients_.emplace(key, Client{first.loan, first.path, path, remote, {}});
   devices_.find(first.loan.device)
       ->attach(first.loan, node_.is_shared(first.loan),
                [this, key, remote](std::shared_ptr<vfio::Device> lent, std::function<void()> gone) {
@@ -90,8 +90,8 @@ void RemoteClients::end_waiting(const Which& which) {
   for (const auto& client : ended) client->close();
 }
 
-void RemoteClients::lost(const Bridges::PeerRef& bridge) {
-  end([&bridge](const Key&, const Client& client) { return client.bridge == bridge; });
+void RemoteClients::lost(const Bridges::PathRef& path) {
+  end([&path](const Key&, const Client& client) { return client.path == path; });
 }
 
 void RemoteClients::link_ended(core::LinkId link) {

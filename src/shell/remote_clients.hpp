@@ -24,15 +24,15 @@ public:
   /// refused unless the loan is the peer's and the path leads to it; one of another path ends its session.
   bool received(core::LinkId link, core::DeviceMessage& message);
 
-  void lost(const Bridges::PeerRef& bridge); ///< its clients are
-  void link_ended(core::LinkId link);        ///< what travelled over the peer connection has, too
+  void lost(const Bridges::PathRef& path); ///< its clients are
+  void link_ended(core::LinkId link);      ///< what travelled over the peer connection has, too
 
 private:
   using Key = std::pair<core::LinkId, std::uint32_t>; ///< link and session
   struct Client {
     core::LoanId loan;
-    core::DevicePath path; ///< as the client's host names it
-    Bridges::PeerRef bridge;
+    core::DevicePath device_path; ///< as the client's host names it
+    Bridges::PathRef path;
     std::shared_ptr<RemoteClient> client;
     std::function<void()> gone; ///< once it is served
   };

@@ -9,10 +9,10 @@ using core::DeviceMessage;
 DeviceSource RemoteLoans::source(core::LoanId loan, core::LinkId link, std::uint64_t window) {
   const auto kept = std::make_shared<Kept>();
   return {[this, loan, link, window, kept](DeviceSource::Opened opened) {
-            const auto exposures = bridges_.to(lender_of(loan.device), kept->bridge.lock());
+            const auto exposures = bridges_.to(lender_of(loan.device), kept->path.lock());
             if (!exposures) return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
-            kept->bridge = exposures->bridge();
-            if (window == 0 || (kept->reserve && kept->reserve->bridge() == exposures->bridge()))
+            kept->path = exposures->path();
+            if (window == 0 || (kept->reserve && kept->reserve->path() == exposures->path()))
               return open(loan, link, *kept, std::move(opened));
             reserve(loan, link, window, kept, *exposures, std::move(opened));
           },
@@ -27,21 +27,21 @@ void RemoteLoans::reserve(core::LoanId loan, core::LinkId link, std::uint64_t wi
         if (!got)
           return opened(fail(Errc::no_window, "the window of the bridge to node {} has no room for {} bytes",
                              static_cast<unsigned>(lender_of(loan.device)), window));
-        if (got->bridge() == kept->bridge.lock()) kept->reserve = std::move(got); // else another client came first
+        if (got->path() == kept->path.lock()) kept->reserve = std::move(got); // else another client came first
         open(loan, link, *kept, std::move(opened));
       });
 }
 
 void RemoteLoans::open(core::LoanId loan, core::LinkId link, const Kept& kept, DeviceSource::Opened opened) {
-  const auto bridge = kept.bridge.lock();
-  const auto exposures = bridge ? bridges_.to(lender_of(loan.device), bridge) : nullptr;
-  if (!exposures || exposures->bridge() != bridge || (kept.reserve && kept.reserve->bridge() != bridge))
+  const auto path = kept.path.lock();
+  const auto exposures = path ? bridges_.to(lender_of(loan.device), path) : nullptr;
+  if (!exposures || exposures->path() != path || (kept.reserve && kept.reserve->path() != path))
     return opened(fail(Errc::peer_down, "the bridge to the lender is down"));
   const auto session = next_session_++;
   const auto device = std::make_shared<RemoteDevice>(
-      context_.io, loan, session, path_over(*bridge), exposures, context_.config.timeout,
+      context_.io, loan, session, device_path(*path), exposures, context_.config.timeout,
       [this, link](const DeviceMessage& message) { send_(link, message); }, kept.reserve);
-  loans_[session] = {link, bridge, device};
+  loans_[session] = {link, path, device};
   // The lender sees the bridge with its own eyes: that it answers is what proves the fabric.
   device->submit(vfio::GetInfo{},
                  [this, device, session, opened = std::move(opened)](const vfio::Reply& reply) mutable {
@@ -62,7 +62,7 @@ void RemoteLoans::received(core::LinkId link, DeviceMessage message) {
   if (loan == loans_.end() || loan->second.link != link) return;
   const auto device = loan->second.device.lock();
   const bool closed =
-      message.kind == DeviceMessage::Kind::closed || message.path.reversed() != path_over(*loan->second.bridge);
+      message.kind == DeviceMessage::Kind::closed || message.path.reversed() != device_path(*loan->second.path);
   if (closed) loans_.erase(loan);
   if (!device) return;
   if (closed) return device->lose();
@@ -79,8 +79,8 @@ void RemoteLoans::lose(const std::function<bool(const Loan&)>& which) {
   for (const auto& device : lost) device->lose();
 }
 
-void RemoteLoans::lost(const Bridges::PeerRef& bridge) {
-  lose([&bridge](const Loan& loan) { return loan.bridge == bridge; });
+void RemoteLoans::lost(const Bridges::PathRef& path) {
+  lose([&path](const Loan& loan) { return loan.path == path; });
 }
 
 void RemoteLoans::link_ended(core::LinkId link) {

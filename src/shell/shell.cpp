@@ -95,10 +95,10 @@ Shell::Shell(Ground ground)
                }),
       sources_(context_, *host_), devices_(context_, *host_, sources_),
       bridges_(context_, *host_, sources_,
-               [this](const Bridges::PeerRef& bridge) {
-                 remote_loans_.lost(bridge);
+               [this](const Bridges::PathRef& path) {
+                 remote_loans_.lost(path);
                  // Those that are left once core has ended what is reached no more: their loans go on elsewhere.
-                 asio::post(*io_, [this, bridge] { remote_clients_.lost(bridge); });
+                 asio::post(*io_, [this, path] { remote_clients_.lost(path); });
                }),
       remote_loans_(
           context_, bridges_,

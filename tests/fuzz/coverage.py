@@ -21,7 +21,7 @@ FILES = {  # fuzzer → what it is for: files, or folders without those that ano
     "ntb_peer": ["fabric/ntb/*.cpp"],
     "nvme_controller": ["tools/smartio_sim/nvme/*.cpp"],
     "remote_client": ["src/lending/remote_client.cpp", "src/core/device_message.cpp"],
-    "remote_device": ["src/borrowing/remote_device.cpp", "fabric/ntb/exposures.cpp"],
+    "remote_device": ["src/borrowing/remote_device.cpp", "fabric/exposures.cpp"],
     "vfio_user_client": ["vfio/user/client.cpp", "vfio/user/requests.cpp", "vfio/user/decode_answer.cpp"],
     "vfio_user_codec": ["vfio/user/decode_*.cpp", "vfio/user/encode_*.cpp", "vfio/user/version.cpp"],
     "vfio_user_loan": ["src/lending/client_device.cpp", "src/borrowing/vm_device.cpp", "src/borrowing/borrowed_device.cpp"],

@@ -1,4 +1,4 @@
-// A device lent over a bridge, as its borrower uses it.
+// A device lent over a path, as its borrower uses it.
 #include "any_client.hpp"
 #include "remote_session.hpp"
 #include "user/codec.hpp"
@@ -13,18 +13,18 @@ TEST_CASE("the slice of the IOVAs that the lender names arrives") {
   CHECK(vfio::slice_of(std::get<vfio::Info>(session.ask(vfio::GetInfo{}).value()).flags) == 5);
 }
 
-TEST_CASE("what the lender's IOMMU reserves is known across a bridge") {
+TEST_CASE("what the lender's IOMMU reserves is known across a path") {
   Session session;
   session.lent->usable = {{0, 0xfedfffff}, {0xfef00000, 0x7fffffffff}};
   CHECK(std::get<vfio::Info>(session.ask(vfio::GetInfo{}).value()).iovas == session.lent->usable);
 }
 
-TEST_CASE("registers that the lender exposes are accessed through the bridge, all others by message") {
+TEST_CASE("registers that the lender exposes are accessed through the path, all others by message") {
   Session session;
   std::memset(session.lent->bar0.bytes().data() + page, 0x11, page);
   const auto info = session.region(0);
   CHECK(info.size == 4 * page);
-  CHECK(info.areas.empty()); // this bridge's BAR cannot be mapped
+  CHECK(info.areas.empty()); // this aperture cannot be mapped
   const auto before = session.lent->region_accesses;
   CHECK(session.read(page) == 0x1111111111111111);
   CHECK(session.ask(vfio::RegionWrite{0, page + 8, std::vector<std::byte>(8, std::byte{0x22})}));
@@ -40,20 +40,16 @@ TEST_CASE("what was exposed for a session ends with it") {
   CHECK(session.b->used_bytes() == 4 * page);
   session.region(0); // asked again: the same
   CHECK(session.b->used_bytes() == 4 * page);
-  // What is mapped there the bridge reads itself, and at once.
-  const auto reached = [&session] {
-    return session.pair.a.ask(vfio::RegionRead{Peer::aperture_region, 2 * page, 8})->has_value();
-  };
-  CHECK(reached());
+  CHECK(session.reached(2 * page));
   CHECK(session.lent.use_count() > 1);
   session.client->close();
   CHECK(session.lent.use_count() == 1); // the device is the lender's alone again
   CHECK(session.b->used_bytes() == 0);
-  CHECK_FALSE(reached());
+  CHECK_FALSE(session.reached(2 * page));
   CHECK(session.reach([&] { return session.lost; }));
 }
 
-TEST_CASE("an access that leaves the exposed registers does not go through the bridge") {
+TEST_CASE("an access that leaves the exposed registers does not go through the path") {
   Session session;
   session.region(0);
   const auto area_end = 3 * page; // pages 1 and 2 are exposed
@@ -72,37 +68,37 @@ TEST_CASE("an answer of the device that comes after the end of its session goes 
   CHECK(session.to_borrower.front().kind == DeviceMessage::Kind::closed);
 }
 
-TEST_CASE("registers that the lender's bridge does not map, or maps too late, take up no room, and are not reached") {
+TEST_CASE("registers that the lender's path does not map, or maps too late, take up no room, and are not reached") {
   Session session;
-  auto& bridge = *session.lenders_bridge;
+  auto& path = *session.b->watched();
   const bool late = GENERATE(false, true);
   if (!late) {
-    bridge.refuse = [](const auto&) { return ENOSPC; };
+    path.refuse = [](const auto&) { return ENOSPC; };
     CHECK(session.region(0).areas.empty());
   } else {
-    bridge.late = true;
+    path.late = true;
     session.device->submit(vfio::GetRegionInfo{0}, [](const vfio::Reply&) {});
-    REQUIRE(session.reach([&bridge] { return !bridge.answers.empty(); }));
-    bridge.late = false;
+    REQUIRE(session.reach([&path] { return !path.answers.empty(); }));
+    path.late = false;
     session.client->close();
-    bridge.answer();
+    path.answer();
   }
   CHECK(session.b->used_bytes() == 0);
-  CHECK(bridge.unmaps == (late ? 1 : 0));
+  CHECK(path.unmaps == (late ? 1 : 0));
 }
 
-TEST_CASE("room where the lender's bridge still reaches registers is not used again") {
+TEST_CASE("room where the lender's path still reaches registers is not used again") {
   Session session;
   session.region(0);
-  session.lenders_bridge->stuck = true;
+  session.b->watched()->stuck = true;
   session.client->close();
   CHECK(session.b->used_bytes() == 4 * page);
-  session.lenders_bridge->stuck = false;
+  session.b->watched()->stuck = false;
 }
 
 TEST_CASE("without room in the window registers are reached by messages") {
   Session session;
-  const auto all = session.b->reserve(NtbHost::window_bytes - page);
+  const auto all = session.b->reserve(MemoryPath::room_bytes);
   REQUIRE(all.has_value());
   session.region(0);
   const auto before = session.lent->region_accesses;
@@ -112,11 +108,11 @@ TEST_CASE("without room in the window registers are reached by messages") {
 
 TEST_CASE("registers have room that only unused memory takes up") {
   Session session;
-  const auto memory = make_memfd("memory", NtbHost::window_bytes - page).value();
+  const auto memory = make_memfd("memory", MemoryPath::room_bytes).value();
   const auto client = std::make_shared<Exposures::Client>();
-  session.lenders->expose(client, memory.duplicate().value(), 0, NtbHost::window_bytes - page, Access::read_write,
+  session.lenders->expose(client, memory.duplicate().value(), 0, MemoryPath::room_bytes, Access::read_write,
                           [&session](auto at) { session.lenders->unexpose(at.value(), [] {}); });
-  CHECK(session.b->used_bytes() == NtbHost::window_bytes - page);
+  CHECK(session.b->used_bytes() == MemoryPath::room_bytes);
   session.region(0);
   CHECK(session.b->used_bytes() == 4 * page);
   const auto before = session.lent->region_accesses;
@@ -124,7 +120,7 @@ TEST_CASE("registers have room that only unused memory takes up") {
   CHECK(session.lent->region_accesses == before);
 }
 
-TEST_CASE("an interrupt is a doorbell of the bridge") {
+TEST_CASE("an interrupt is a doorbell of the path") {
   Session session;
   const auto first = session.connect(0), third = session.connect(2);
   session.lent->fire(2);
@@ -156,6 +152,15 @@ TEST_CASE("what the device wrote has arrived when its memory is unmapped") {
   const auto seen = session.write_under_way();
   CHECK(session.ask(vfio::DmaUnmap{Iova{}, 0, true}).has_value());
   CHECK(seen.bytes()[0] == std::byte{0x55});
+}
+
+TEST_CASE("a flush that fails keeps back neither the answer to an unmap nor an interrupt") {
+  Session session;
+  const auto event = session.connect(0);
+  session.b->flush_fails = true;
+  CHECK(session.ask(vfio::DmaUnmap{Iova{}, 0, true}).has_value());
+  session.lent->fire(0);
+  CHECK(session.reach([&] { return drain_eventfd(event.get()) == 1; }));
 }
 
 TEST_CASE("the end of interrupts gives doorbells back") {
@@ -198,20 +203,20 @@ TEST_CASE("memory is refused when the lender cannot give its device the aperture
   CHECK(session.a->used_bytes() == 0);
 }
 
-TEST_CASE("memory that is unmapped and mapped again, in other pieces, is mapped once at the bridge") {
+TEST_CASE("memory that is unmapped and mapped again, in other pieces, is mapped once at the path") {
   Session session(true);
   const auto memory = make_memfd("memory", 8 * page).value();
   const auto unmap = [&session] { return session.ask(vfio::DmaUnmap{Iova{}, 0, true}).has_value(); };
   REQUIRE(session.map(0, memory, 0, 8 * page));
-  session.bridge->maps.clear();
+  session.a->watched()->maps.clear();
   REQUIRE(unmap());
   CHECK(session.lent->windows.empty());
   CHECK(session.a->used_bytes() == 8 * page);
   REQUIRE(session.map(0, memory, 0, 2 * page));
   REQUIRE(session.map(0x10000, memory, 3 * page, 5 * page));
   CHECK(session.lent->windows.size() == 2);
-  CHECK(session.bridge->maps.empty());
-  CHECK(session.bridge->unmaps == 0);
+  CHECK(session.a->watched()->maps.empty());
+  CHECK(session.a->watched()->unmaps == 0);
   REQUIRE(unmap());
   const auto large = make_memfd("memory", 14 * page).value();
   REQUIRE(session.map(0, large, 0, 14 * page)); // what is unused makes room
@@ -232,28 +237,28 @@ TEST_CASE("an unmap is answered and its memory given up only when the lender has
   CHECK(session.map(0x10000, other, 0, 8 * page));
 }
 
-TEST_CASE("memory that cannot stay is unmapped at the bridge, too, when the unmap is answered") {
+TEST_CASE("memory that cannot stay is unmapped at the path, too, when the unmap is answered") {
   Session session(true);
-  session.bridge->pretend = true;
+  session.a->watched()->pretend = true;
   const auto memory = make_eventfd().value(); // as a dma-buf: no regular file
   REQUIRE(session.map(0, memory, 0, page));
-  session.bridge->late = true;
+  session.a->watched()->late = true;
   bool answered = false;
   session.device->submit(vfio::DmaUnmap{Iova{}, page}, [&answered](const vfio::Reply& reply) {
     CHECK(reply.has_value());
     answered = true;
   });
-  REQUIRE(session.reach([&session] { return !session.bridge->answers.empty(); }));
+  REQUIRE(session.reach([&session] { return !session.a->watched()->answers.empty(); }));
   CHECK(session.lent->windows.empty());
   CHECK_FALSE(answered);
-  session.bridge->answer();
+  session.a->watched()->answer();
   CHECK(answered);
   CHECK(session.a->used_bytes() == 0);
 }
 
-TEST_CASE("what a range does not hold stays at the bridge when the range is unmapped") {
+TEST_CASE("what a range does not hold stays at the path when the range is unmapped") {
   Session session(true);
-  session.bridge->pretend = true;
+  session.a->watched()->pretend = true;
   for (const std::uint64_t iova : {std::uint64_t{0}, 2 * page, 4 * page}) // nothing of it stays without a use
     REQUIRE(session.map(iova, make_eventfd().value(), 0, page));
   const auto used = session.a->used_bytes();
@@ -278,10 +283,51 @@ TEST_CASE("a second window at the same address is refused, and the first stays")
 TEST_CASE("more memory than the window has room for is refused") {
   Session session;
   const auto memory = make_memfd("memory", page).value();
-  const auto size = NtbHost::window_bytes;
+  const auto size = MemoryPath::window_bytes;
   const auto reply = session.ask(vfio::DmaMap{Iova{page}, size, Access::read, memory.duplicate().value(), 0});
   REQUIRE_FALSE(reply.has_value());
   CHECK(reply.error() == ENOSPC);
+}
+
+TEST_CASE("memory that the path refuses is refused with the same error, and the lender hears nothing of it") {
+  Session session(true);
+  const auto memory = make_memfd("memory", page).value();
+  session.a->watched()->refuse = [](const auto&) { return EPERM; };
+  CHECK(session.map(page, memory, 0, page).error() == EPERM);
+  CHECK(session.a->used_bytes() == 0);
+  CHECK(session.lent->windows.empty());
+  session.a->watched()->refuse = nullptr;
+  CHECK(session.map(page, memory, 0, page));
+}
+
+TEST_CASE("memory that is being exposed when the path goes down is not left behind") {
+  Session session(true);
+  const auto memory = make_memfd("memory", page).value();
+  auto& path = *session.a->watched();
+  path.late = true;
+  std::optional<vfio::Reply> reply;
+  session.device->submit(vfio::DmaMap{Iova{}, page, Access::read_write, memory.duplicate().value(), 0},
+                         [&reply](vfio::Reply answer) { reply.emplace(std::move(answer)); });
+  REQUIRE(path.answers.size() == 1);
+  session.a->go_down("it is silent");
+  session.device->lose();
+  CHECK((reply && !*reply && reply->error() == ECANCELED));
+  path.late = false;
+  path.answer();
+  CHECK(session.a->used_bytes() == 0);
+  CHECK(path.unmaps == 1);
+}
+
+TEST_CASE("registers beyond a path that is down fail, and the device is lost only when that is said") {
+  Session session;
+  session.region(0);
+  session.a->go_down("it is silent");
+  CHECK_FALSE(session.ask(vfio::RegionRead{0, page, 8}).has_value());
+  CHECK_FALSE(session.ask(vfio::RegionWrite{0, page, std::vector<std::byte>(8)}).has_value());
+  CHECK_FALSE(session.lost);
+  session.device->lose();
+  CHECK(session.lost);
+  CHECK(session.ask(vfio::RegionRead{0, page, 8}).error() == ENODEV);
 }
 
 TEST_CASE("a lender that does not answer loses the device") {

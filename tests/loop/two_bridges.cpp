@@ -36,8 +36,8 @@ struct Lending {
   core::DevicePath path(std::string_view which) const {
     const auto first = cluster.four->bridges.to(NodeId{8});
     const auto last = cluster.eight->bridges.to(NodeId{4});
-    if (which == "first") return first ? path_over(*first->bridge()) : core::DevicePath{};
-    const auto found = last ? path_over(*last->bridge()).reversed() : core::DevicePath{};
+    if (which == "first") return first ? device_path(*first->path()) : core::DevicePath{};
+    const auto found = last ? device_path(*last->path()).reversed() : core::DevicePath{};
     return found == path("first") ? core::DevicePath{} : found;
   }
   DeviceMessage get_info(std::uint32_t session, core::DevicePath path, std::uint32_t number = 1) const {
@@ -103,7 +103,7 @@ struct Borrowing {
             .doorbells = {},
             .payload = std::string(reinterpret_cast<const char*>(body.data()), body.size())};
   }
-  core::DevicePath first() const { return path_over(*cluster.four->bridges.to(NodeId{8})->bridge()); }
+  core::DevicePath first() const { return device_path(*cluster.four->bridges.to(NodeId{8})->path()); }
 
   static constexpr core::LinkId link = 16;
   TwoBridges cluster;
@@ -121,10 +121,10 @@ TEST_CASE("what one node says of a bridge is meant by the other for the same bri
   REQUIRE(cluster.reach([&] { return cluster.far_end() != nullptr; }));
   const auto near = cluster.four->bridges.to(NodeId{8}), far = cluster.far_end();
   REQUIRE(near);
-  CHECK(far->bridge()->lives().own == near->bridge()->lives().peer);
+  CHECK(far->path()->lives().own == near->path()->lives().peer);
 
   SECTION("and no other node's") {
-    const auto path = path_over(*near->bridge());
+    const auto path = device_path(*near->path());
     CHECK_FALSE(cluster.eight->bridges.find(NodeId{5}, {.own = path.to, .peer = path.from}));
     CHECK_FALSE(cluster.eight->bridges.find(NodeId{4}, {.own = path.from, .peer = path.to}));
     CHECK_FALSE(cluster.eight->bridges.find(NodeId{4}, {.own = path.to, .peer = path.from + 1}));
@@ -135,17 +135,17 @@ TEST_CASE("what one node says of a bridge is meant by the other for the same bri
       const auto other = cluster.eight->bridges.to(NodeId{4});
       return other && other != far; // both are up: the first there is the last here
     }));
-    CHECK(cluster.eight->bridges.to(NodeId{4}, far->bridge()) == far);
+    CHECK(cluster.eight->bridges.to(NodeId{4}, far->path()) == far);
   }
   SECTION("and is refused once that bridge has begun a new life") {
-    const auto before = path_over(*near->bridge());
+    const auto before = device_path(*near->path());
     core::UseBridges none{{}, std::chrono::seconds(1)};
     core::UseBridges again{{cluster.address("1"), cluster.address("2")}, std::chrono::seconds(1)};
     cluster.four->bridges.perform(none);
     cluster.four->bridges.perform(again);
     REQUIRE(cluster.reach([&] {
       const auto now = cluster.four->bridges.to(NodeId{8});
-      return now && path_over(*now->bridge()) != before && cluster.far_end() != nullptr;
+      return now && device_path(*now->path()) != before && cluster.far_end() != nullptr;
     }));
     CHECK_FALSE(cluster.eight->bridges.find(NodeId{4}, {.own = before.to, .peer = before.from}));
   }
@@ -154,7 +154,7 @@ TEST_CASE("what one node says of a bridge is meant by the other for the same bri
 TEST_CASE("a bridge whose other end is silent is not used, although it is the one that is meant") {
   TwoBridges cluster(std::chrono::minutes(2));
   REQUIRE(cluster.reach([&] { return cluster.far_end() != nullptr; }));
-  const auto path = path_over(*cluster.four->bridges.to(NodeId{8})->bridge());
+  const auto path = device_path(*cluster.four->bridges.to(NodeId{8})->path());
   REQUIRE(cluster.reach([&] { return cluster.eight->bridges.to(NodeId{4}) == nullptr; }));
   CHECK_FALSE(cluster.eight->bridges.find(NodeId{4}, {.own = path.to, .peer = path.from}));
 }
@@ -169,10 +169,10 @@ TEST_CASE("a client beyond a bridge is served on the path it named, and its answ
 
   SECTION("and is gone when that bridge is, not when another is") {
     lending.said.clear();
-    lending.clients.lost(lending.cluster.eight->bridges.to(NodeId{4})->bridge());
+    lending.clients.lost(lending.cluster.eight->bridges.to(NodeId{4})->path());
     CHECK(lending.ask(lending.get_info(1, path, 2)).kind == Kind::reply);
     lending.said.clear();
-    lending.clients.lost(lending.cluster.far_end()->bridge());
+    lending.clients.lost(lending.cluster.far_end()->path());
     REQUIRE(lending.cluster.reach([&] { return !lending.said.empty(); }));
     CHECK(lending.said.front().kind == Kind::closed);
   }
@@ -236,7 +236,7 @@ TEST_CASE("a loan names the bridge that it takes, and hears what is said of that
 
 TEST_CASE("a loan keeps to its bridge while that is up, and its device is lost with that bridge or its connection") {
   Borrowing borrowing;
-  const auto bridge = borrowing.cluster.four->bridges.to(NodeId{8})->bridge();
+  const auto bridge = borrowing.cluster.four->bridges.to(NodeId{8})->path();
   borrowing.loans.received(borrowing.link, borrowing.answer());
   REQUIRE((borrowing.opened && *borrowing.opened));
   bool lost = false;
@@ -260,7 +260,7 @@ TEST_CASE("a loan keeps to its bridge while that is up, and its device is lost w
   SECTION("its next client comes") {
     (*borrowing.opened)->close([] {});
     borrowing.open();
-    CHECK(borrowing.sent.back().path == path_over(*bridge));
+    CHECK(borrowing.sent.back().path == device_path(*bridge));
     CHECK(borrowing.sent.back().session > borrowing.sent.front().session);
   }
 }

@@ -1,59 +1,27 @@
-// A device lent over a bridge: both nodes' ends of a session, joined by the simulated bridge.
+// A device lent over a path: both nodes' ends of a session, joined by plain memory.
 #pragma once
 
-#include "ntb_nodes.hpp"
+#include "catch.hpp"
+#include "memory_path.hpp"
 #include "remote_client.hpp"
 #include "remote_device.hpp"
 #include "test_device.hpp"
 
+#include <boost/asio/executor_work_guard.hpp>
+#include <chrono>
 #include <cstring>
 
 namespace smartio::testing {
 
 using core::DeviceMessage;
-using fabric::ntb::Peer;
 using ::testing::TestDevice;
 
 inline constexpr std::uint64_t page = ::testing::TestDevice::page;
 inline constexpr core::LoanId loan{DeviceId{0x80000}, 1};
 
-/// The simulated bridge's aperture cannot be mapped for another device; a file stands in for it.
-struct MappableAperture final : vfio::Device {
-  explicit MappableAperture(std::shared_ptr<vfio::Device> end) : bridge(std::move(end)) {}
-  void submit(vfio::Request request, vfio::Completion done) override {
-    const auto* info = std::get_if<vfio::GetRegionInfo>(&request);
-    if (info == nullptr || info->index != Peer::aperture_region)
-      return bridge->submit(std::move(request), std::move(done));
-    bridge->submit(std::move(request), [this, done = std::move(done)](vfio::Reply reply) mutable {
-      auto& region = std::get<vfio::RegionInfo>(reply.value());
-      region.areas = {{0, region.size}};
-      region.fd = file.duplicate().value();
-      region.fd_offset = fd_offset;
-      done(std::move(reply));
-    });
-  }
-  void on_lost(std::move_only_function<void()>) override {}
-  std::shared_ptr<vfio::Device> bridge;
-  static constexpr std::uint64_t fd_offset = 4 * page; ///< where the aperture is in its descriptor
-  Fd file = make_memfd("aperture", fd_offset + NtbHost::window_bytes).value();
-};
-
 struct RemoteSession {
   explicit RemoteSession(bool mappable = false) {
-    if (mappable) pair.b.device = std::make_shared<MappableAperture>(pair.b.device);
-    for (auto* peer : {&a, &b})
-      Peer::open(
-          io, (peer == &a ? pair.a : pair.b).device,
-          {.node = NodeId(peer == &a ? 4U : 8U), .silence = std::chrono::seconds(1)}, [] {},
-          [peer](auto opened) { *peer = std::move(opened).value(); });
-    REQUIRE(reach([this] { return a && b && a->state().up && b->state().up; }));
-    lenders = std::make_shared<Exposures>(b);
-    device = std::make_shared<RemoteDevice>(
-        io, loan, 1, core::DevicePath{}, std::make_shared<Exposures>(a), std::chrono::milliseconds(500),
-        [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
-    client =
-        std::make_shared<RemoteClient>(io, loan, 1, core::DevicePath{}, lenders, std::make_shared<RegisterWindows>(),
-                                       [this](const DeviceMessage& message) { to_borrower.push_back(message); });
+    if (mappable) b->make_mappable();
     device->on_lost([this] { lost = true; });
     client->admitted(lent);
   }
@@ -63,16 +31,19 @@ struct RemoteSession {
   }
 
   bool reach(const std::function<bool()>& condition) {
-    for (int i = 0; i < 300; ++i) {
-      if (condition()) return true;
-      deliver();
-      io.run_for(std::chrono::milliseconds(5));
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() >= end) return false;
+      if (!deliver()) io.run_one_for(std::chrono::milliseconds(5));
     }
-    return false;
+    return true;
   }
-  void deliver() {
+  /// False: there was nothing.
+  bool deliver() {
+    const bool any = !to_lender.empty() || !to_borrower.empty();
     for (const auto& bytes : std::exchange(to_lender, {})) client->received(core::decode_device_message(bytes).value());
     for (auto& message : std::exchange(to_borrower, {})) device->received(std::move(message));
+    return any;
   }
   vfio::Reply ask(vfio::Request request) {
     const auto reply = std::make_shared<std::optional<vfio::Reply>>(); // may outlive the question
@@ -100,29 +71,35 @@ struct RemoteSession {
     return event;
   }
 
-  /// Memory at the borrower that the device writes 0x55 to; that is held in the bridge.
-  Mapping write_under_way() {
+  /// Whether the borrower's host reaches anything at that offset of the lender's window.
+  bool reached(std::uint64_t offset) const { return read_through(*a, offset).has_value(); }
+
+  /// Memory at the borrower that the device writes 0x55 to; that has not arrived yet.
+  Mapping write_under_way() const {
     const auto memory = make_memfd("memory", page).value();
     const auto offset = a->reserve(page).value();
     a->device()->submit(vfio::DmaMap{a->inbound(offset), page, Access::read_write, memory.duplicate().value(), 0},
                         [](const vfio::Reply& reply) { REQUIRE(reply.has_value()); });
-    pair.bridge.set_faults({.writes = sim::ntb::Passing::held});
-    pair.b.write(Peer::aperture_region, offset, 4, 0x55);
+    b->hold_writes();
+    write_through(*b, offset, 0x55);
     return Mapping::map(memory.get(), 0, page).value();
   }
 
   boost::asio::io_context io;
-  NtbPair pair{"gen4", false};
-  std::shared_ptr<WatchedDevice> bridge = watch(pair.a),
-                                 lenders_bridge = watch(pair.b); ///< the borrower's; the lender's
-  std::shared_ptr<Peer> a, b;
+  const boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work = make_work_guard(io);
+  MemoryPaths paths{io};
+  std::shared_ptr<MemoryPath> a = paths.a, b = paths.b; ///< the borrower's end, the lender's
   std::shared_ptr<TestDevice> lent = std::make_shared<TestDevice>();
-  std::shared_ptr<Exposures> lenders; ///< of the lender's end
-  std::shared_ptr<RemoteDevice> device;
-  std::shared_ptr<RemoteClient> client;
+  std::shared_ptr<Exposures> lenders = std::make_shared<Exposures>(b); ///< of the lender's end
   std::vector<std::string> to_lender;
   std::vector<DeviceMessage> to_borrower;
   bool lost = false;
+  std::shared_ptr<RemoteDevice> device = std::make_shared<RemoteDevice>(
+      io, loan, 1, core::DevicePath{}, std::make_shared<Exposures>(a), std::chrono::milliseconds(500),
+      [this](const DeviceMessage& message) { to_lender.push_back(core::encode(message)); });
+  std::shared_ptr<RemoteClient> client =
+      std::make_shared<RemoteClient>(io, loan, 1, core::DevicePath{}, lenders, std::make_shared<RegisterWindows>(),
+                                     [this](const DeviceMessage& message) { to_borrower.push_back(message); });
 };
 
 } // namespace smartio::testing

@@ -25,7 +25,7 @@ struct BridgedHost {
   Context context{io, config, [](const core::Event&) {}};
   std::unique_ptr<HostDevices> host = HostDevices::open(io, "", {}).value();
   DeviceSources sources{context, *host};
-  Bridges bridges{context, *host, sources, [](const Bridges::PeerRef&) {}};
+  Bridges bridges{context, *host, sources, [](const Bridges::PathRef&) {}};
 };
 
 inline std::string make_place() {
@@ -65,7 +65,7 @@ struct TwoBridges {
   std::shared_ptr<Exposures> far_end() const {
     const auto near = four->bridges.to(NodeId{8});
     if (!near) return nullptr;
-    const auto path = path_over(*near->bridge());
+    const auto path = device_path(*near->path());
     return eight->bridges.find(NodeId{4}, {.own = path.to, .peer = path.from});
   }
 

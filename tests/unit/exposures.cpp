@@ -1,4 +1,4 @@
-// What one client exposes in the window of its host's bridge, and what stays registered there; on the simulated bridge.
+// What one client exposes in the window of a path, and what stays registered there.
 #include "exposing_client.hpp"
 
 #include <fcntl.h>
@@ -6,7 +6,6 @@
 
 using namespace smartio;
 using namespace smartio::testing;
-using fabric::ntb::Peer;
 
 TEST_CASE("pieces of a file share a room for all of it, and each byte is mapped once") {
   ExposingClient client;
@@ -37,7 +36,7 @@ TEST_CASE("what was unexposed stays mapped, and is exposed again without a new m
   CHECK(client.expose(memory, 0, 4) == at);
   CHECK(client.expose(memory, 3, 1) == *at + 3 * page);
   CHECK(client.maps().empty());
-  CHECK(client.bridge().unmaps == 0);
+  CHECK(client.watched().unmaps == 0);
   CHECK(client.arrives(at, memory, 0));
 }
 
@@ -67,7 +66,7 @@ TEST_CASE("of two rooms of a file the one where nothing is missing is used again
 
 TEST_CASE("of a file that does not fit a piece may") {
   ExposingClient client;
-  REQUIRE(client.nodes.a.peer->reserve(4 * page));
+  REQUIRE(client.path->reserve(4 * page));
   const auto memory = file(12);
   const auto at = client.expose(memory, 9, 3);
   CHECK(client.used_pages() == 4 + 3);
@@ -86,13 +85,13 @@ TEST_CASE("files are not confused, nor are kinds of access") {
   const auto read_only = client.expose(memory, 0, 2, Access::read);
   CHECK(client.maps().size() == 3);
   CHECK(client.used_pages() == 6);
-  client.nodes.pair.b.write(Peer::aperture_region, read_only.value(), 8, 0x99);
-  CHECK(client.nodes.pair.b.read(Peer::aperture_region, at.value(), 8) == 1); // as it was
+  write_through(*client.paths.b, read_only.value(), 0x99);
+  CHECK(client.seen(at) == 1); // as it was
 }
 
 TEST_CASE("a file is held as long as it is registered: its inode's number cannot become another's") {
   ExposingClient client;
-  client.bridge().pretend = true; // a bridge that holds nothing itself
+  client.watched().pretend = true; // a path that holds nothing itself
   auto memory = file(1);
   REQUIRE(::flock(memory.get(), LOCK_EX) == 0);
   const Fd again(::open(("/proc/self/fd/" + std::to_string(memory.get())).c_str(), O_RDWR | O_CLOEXEC));
@@ -106,7 +105,7 @@ TEST_CASE("a file is held as long as it is registered: its inode's number cannot
 
 TEST_CASE("what is no regular file has a room of its own, which goes with its use") {
   ExposingClient client;
-  client.bridge().pretend = true;
+  client.watched().pretend = true;
   const auto first = make_eventfd().value(), second = make_eventfd().value(); // which have one inode in common
   const auto at = client.expose(first, 0, 2), same = client.expose(first, 0, 2), other = client.expose(second, 0, 2);
   CHECK(client.maps().size() == 3);
@@ -116,7 +115,7 @@ TEST_CASE("what is no regular file has a room of its own, which goes with its us
   client.unexpose(other);
   client.unexpose(at);
   CHECK(client.used_pages() == 0);
-  CHECK(client.bridge().unmaps == 3);
+  CHECK(client.watched().unmaps == 3);
 }
 
 TEST_CASE("a room stays in use until the last piece in it is unexposed") {
@@ -142,7 +141,7 @@ TEST_CASE("when room is short the oldest without a use are dropped, and no more 
   client.maps();
 
   const auto at_d = client.expose(d, 0, 4);
-  CHECK(client.bridge().unmaps == 1);
+  CHECK(client.watched().unmaps == 1);
   CHECK(client.maps().size() == 1);
   CHECK(client.arrives(at_d, d, 0));
   CHECK(client.expose(a, 0, 5) == at_a);
@@ -150,7 +149,7 @@ TEST_CASE("when room is short the oldest without a use are dropped, and no more 
 
   for (const auto& at : {at_c, at_d, at_a}) client.unexpose(at);
   CHECK(client.expose(e, 0, 10).has_value());
-  CHECK(client.bridge().unmaps == 3);
+  CHECK(client.watched().unmaps == 3);
   CHECK(client.used_pages() == 10 + 5);
 }
 
@@ -200,7 +199,7 @@ TEST_CASE("only so many stay without a use, the youngest") {
 
 TEST_CASE("the last page of a file belongs to its room, however much of it the file has") {
   ExposingClient client;
-  client.bridge().pretend = true;
+  client.watched().pretend = true;
   const auto memory = make_memfd("memory", page + 100).value();
   const auto at = client.expose(memory, 0, 1);
   CHECK(client.expose(memory, 1, 1) == *at + page);
@@ -260,9 +259,9 @@ TEST_CASE("a reserve where something stays mapped is nobody's again") {
   client.exposures->reserve_for_clients(4 * page, [&](auto got) { reserve = got; });
   client.self = std::make_shared<Exposures::Client>(std::exchange(reserve, {}));
   REQUIRE(client.expose(file(4), 0, 4).has_value());
-  client.bridge().stuck = true;
+  client.watched().stuck = true;
   client.exposures->close(client.self);
   client.self.reset();
   CHECK(client.used_pages() == 4);
-  client.bridge().stuck = false;
+  client.watched().stuck = false;
 }

@@ -1,5 +1,5 @@
-// A lent device beyond a bridge, as its borrower's node reaches it, and a lender's node that says what was not asked
-// for; on the simulated bridge.
+// A lent device beyond a path, as its borrower's node reaches it, and a lender's node that says what was not asked
+// for.
 #include "remote_device.hpp"
 
 #include "exposing_client.hpp"
@@ -14,7 +14,7 @@ namespace {
 /// A borrower's end of a session, and the lender as the test plays it.
 struct Session {
   ~Session() {
-    bridge.bridge().late = false;
+    near.watched().late = false;
     device->close();
   }
   /// The reply to a request: nullopt while there is none.
@@ -35,12 +35,12 @@ struct Session {
   }
 
   const core::LoanId loan{DeviceId{0x40000}, 7};
-  ExposingClient bridge;
+  ExposingClient near;
   std::vector<DeviceMessage> sent;
   bool lost = false;
-  std::shared_ptr<RemoteDevice> device = std::make_shared<RemoteDevice>(
-      bridge.nodes.io, loan, 1, core::DevicePath{}, bridge.exposures, std::chrono::seconds(4),
-      [this](const DeviceMessage& message) { sent.push_back(message); });
+  std::shared_ptr<RemoteDevice> device =
+      std::make_shared<RemoteDevice>(near.io, loan, 1, core::DevicePath{}, near.exposures, std::chrono::seconds(4),
+                                     [this](const DeviceMessage& message) { sent.push_back(message); });
 };
 
 } // namespace
@@ -52,14 +52,14 @@ TEST_CASE("a second answer to a command, while memory is being exposed for the n
   const auto first = session.map(memory, 0);
   session.answer();
   REQUIRE(first->has_value());
-  session.bridge.bridge().late = true;
+  session.near.watched().late = true;
   const auto other = file(2);
-  const auto second = session.map(other, page); // the bridge has not mapped it yet
+  const auto second = session.map(other, page); // the path has not mapped it yet
   session.answer();                             // the first once more
   CHECK(session.lost);
   REQUIRE(second->has_value());
   CHECK_FALSE((*second)->has_value());
-  while (!session.bridge.bridge().answers.empty()) session.bridge.bridge().answer();
+  while (!session.near.watched().answers.empty()) session.near.watched().answer();
 }
 
 TEST_CASE("a request that is made when another is answered is sent once") {
@@ -79,6 +79,6 @@ TEST_CASE("a session that ends here tells the lender, and gives its doorbells ba
   session.device->close();
   CHECK(session.sent.back().kind == DeviceMessage::Kind::closed);
   unsigned free = 0;
-  while (session.bridge.nodes.a.peer->claim_doorbell([] {})) ++free;
+  while (session.near.path->claim_doorbell([] {})) ++free;
   CHECK(free == 31);
 }

@@ -52,11 +52,11 @@ struct Exposures::Room {
   }
 };
 
-Exposures::Reserve::Reserve(std::shared_ptr<fabric::ntb::Peer> bridge, std::uint64_t at, std::uint64_t bytes)
-    : bridge_(std::move(bridge)), at_(at), free_({{at, whole_pages(bytes)}}, {}) {}
+Exposures::Reserve::Reserve(std::shared_ptr<fabric::Path> path, std::uint64_t at, std::uint64_t bytes)
+    : path_(std::move(path)), at_(at), free_({{at, whole_pages(bytes)}}, {}) {}
 
 Exposures::Reserve::~Reserve() {
-  if (rooms_ == 0) bridge_->release(at_);
+  if (rooms_ == 0) path_->release(at_);
 }
 
 std::optional<std::uint64_t> Exposures::Reserve::allocate(std::uint64_t bytes) {
@@ -70,7 +70,7 @@ void Exposures::Reserve::release(std::uint64_t at) {
   if (free_.release(at)) --rooms_;
 }
 
-Exposures::Exposures(std::shared_ptr<fabric::ntb::Peer> bridge) : bridge_(std::move(bridge)) {}
+Exposures::Exposures(std::shared_ptr<fabric::Path> path) : path_(std::move(path)) {}
 
 Exposures::~Exposures() = default;
 
@@ -108,7 +108,7 @@ bool Exposures::reserve_for(const Piece& piece) {
     auto reserve = piece.client->reserve_;
     auto at = reserve ? reserve->allocate(size) : std::nullopt;
     if (!at) reserve.reset();
-    if (!at) at = bridge_->reserve(size);
+    if (!at) at = path_->reserve(size);
     if (at)
       rooms_.push_back({.client = piece.client,
                         .at = *at,
@@ -146,10 +146,10 @@ void Exposures::map_missing(Rooms::iterator room, Piece piece, Exposed done) {
   const auto part = *missing.begin();
   auto fd = piece.fd->duplicate();
   if (!fd) return mapped(room, std::move(piece), std::move(done), fd.error().code.value());
-  vfio::DmaMap map{bridge_->inbound(room->at + (part.lower() - room->start)), part.upper() - part.lower(), piece.access,
+  vfio::DmaMap map{path_->inbound(room->at + (part.lower() - room->start)), part.upper() - part.lower(), piece.access,
                    std::move(*fd), part.lower()};
-  bridge_->device()->submit(std::move(map), [self = shared_from_this(), room, part, piece = std::move(piece),
-                                             done = std::move(done)](const vfio::Reply& reply) mutable {
+  path_->device()->submit(std::move(map), [self = shared_from_this(), room, part, piece = std::move(piece),
+                                           done = std::move(done)](const vfio::Reply& reply) mutable {
     if (reply) room->mapped += part;
     self->mapped(room, std::move(piece), std::move(done), reply ? 0 : reply.error());
   });
@@ -184,11 +184,11 @@ void Exposures::unexpose(std::uint64_t at, std::move_only_function<void()> done)
 
 /// Gives its part of the window back.
 std::function<void()> Exposures::releaser(const Room& room) const {
-  return [bridge = bridge_, reserve = room.reserve, at = room.at] {
+  return [path = path_, reserve = room.reserve, at = room.at] {
     if (reserve)
       reserve->release(at);
     else
-      bridge->release(at);
+      path->release(at);
   };
 }
 
@@ -201,11 +201,11 @@ void Exposures::drop(Rooms::iterator room, std::move_only_function<void()> done)
     release();
     return done();
   }
-  bridge_->device()->submit(vfio::DmaUnmap{bridge_->inbound(at), size},
-                            [release = std::move(release), done = std::move(done)](const vfio::Reply& reply) mutable {
-                              if (reply) release();
-                              done();
-                            });
+  path_->device()->submit(vfio::DmaUnmap{path_->inbound(at), size},
+                          [release = std::move(release), done = std::move(done)](const vfio::Reply& reply) mutable {
+                            if (reply) release();
+                            done();
+                          });
 }
 
 void Exposures::close(const ClientRef& client) {
@@ -215,7 +215,7 @@ void Exposures::close(const ClientRef& client) {
 }
 
 void Exposures::reserve(std::uint64_t bytes, std::move_only_function<void(std::optional<std::uint64_t>)> done) {
-  const auto at = bridge_->reserve(bytes);
+  const auto at = path_->reserve(bytes);
   const auto oldest = oldest_unused();
   if (at || oldest == rooms_.end()) return done(at);
   drop(oldest,
@@ -223,8 +223,8 @@ void Exposures::reserve(std::uint64_t bytes, std::move_only_function<void(std::o
 }
 
 void Exposures::reserve_for_clients(std::uint64_t bytes, std::move_only_function<void(ReserveRef)> done) {
-  reserve(bytes, [bridge = bridge_, bytes, done = std::move(done)](std::optional<std::uint64_t> at) mutable {
-    done(at ? std::make_shared<Reserve>(std::move(bridge), *at, bytes) : nullptr);
+  reserve(bytes, [path = path_, bytes, done = std::move(done)](std::optional<std::uint64_t> at) mutable {
+    done(at ? std::make_shared<Reserve>(std::move(path), *at, bytes) : nullptr);
   });
 }
 

@@ -1,4 +1,4 @@
-// Memory of this host's clients in the window of a bridge. Mapping pins every page, and a virtual machine maps all of
+// Memory of this host's clients in the window of a path. Mapping pins every page, and a virtual machine maps all of
 // its memory anew, in other pieces, several times while it starts. So what was exposed stays registered when it is no
 // longer used: the lender's device does not reach it then, because the lender's IOMMU does not; the lender itself can,
 // as all that was ever exposed, until the client's session ends. Whoever punches holes into a file, or shortens it,
@@ -6,7 +6,7 @@
 #pragma once
 
 #include "fd.hpp"
-#include "ntb/peer.hpp"
+#include "path.hpp"
 #include "range_allocator.hpp"
 
 #include <smartio/types.hpp>
@@ -19,7 +19,7 @@
 
 namespace smartio {
 
-/// One for a bridge; single-threaded. The pieces of a client's file share one room in the window, as large as the file
+/// One for a path; single-threaded. The pieces of a client's file share one room in the window, as large as the file
 /// where a piece is a good part of it and the window has that much, and each byte is mapped once in it. What is not a
 /// regular file (memfds are) cannot be told from others of its kind: it has a room of its own, and only while it is
 /// used. Whoever needs room gets that of what is unused, whichever client's, the oldest first.
@@ -33,16 +33,16 @@ public:
     friend Exposures;
 
   public:
-    Reserve(std::shared_ptr<fabric::ntb::Peer> bridge, std::uint64_t at, std::uint64_t bytes);
+    Reserve(std::shared_ptr<fabric::Path> path, std::uint64_t at, std::uint64_t bytes);
     Reserve(const Reserve&) = delete;
     Reserve& operator=(const Reserve&) = delete;
     ~Reserve();
-    const std::shared_ptr<fabric::ntb::Peer>& bridge() const noexcept { return bridge_; }
+    const std::shared_ptr<fabric::Path>& path() const noexcept { return path_; }
 
   private:
     std::optional<std::uint64_t> allocate(std::uint64_t bytes);
     void release(std::uint64_t at);
-    std::shared_ptr<fabric::ntb::Peer> bridge_;
+    std::shared_ptr<fabric::Path> path_;
     std::uint64_t at_;
     RangeAllocator free_;
     unsigned rooms_ = 0; ///< what could not be unmapped is one for ever
@@ -62,12 +62,12 @@ public:
   };
   using ClientRef = std::shared_ptr<Client>;
 
-  explicit Exposures(std::shared_ptr<fabric::ntb::Peer> bridge);
+  explicit Exposures(std::shared_ptr<fabric::Path> path);
   ~Exposures(); ///< every client was closed before
-  const std::shared_ptr<fabric::ntb::Peer>& bridge() const noexcept { return bridge_; }
+  const std::shared_ptr<fabric::Path>& path() const noexcept { return path_; }
 
   /// One at a time for a client: `done` comes before its next. EINVAL: no range; ENOSPC: no room, although all that was
-  /// unused is gone; ECANCELED: closed; others are fstat's and the bridge device's, and nothing is exposed that was not
+  /// unused is gone; ECANCELED: closed; others are fstat's and the path's device's, and nothing is exposed that was not
   /// before.
   void expose(ClientRef client, Fd fd, std::uint64_t offset, std::uint64_t size, Access access, Exposed done);
 
@@ -78,7 +78,7 @@ public:
   /// Unmaps all that is the client's; a map under way once it is done. The lender reaches nothing of it any more.
   void close(const ClientRef& client);
 
-  /// Room as of Peer::reserve, for others: what is unused gives it up. Peer::release ends it.
+  /// Room as of Path::reserve, for others: what is unused gives it up. Path::release ends it.
   void reserve(std::uint64_t bytes, std::move_only_function<void(std::optional<std::uint64_t>)> done);
 
   /// The same, for clients to come; null: no room.
@@ -98,7 +98,7 @@ private:
   void mapped(Rooms::iterator room, Piece piece, Exposed done, int error);
   void drop(Rooms::iterator room, std::move_only_function<void()> done);
 
-  std::shared_ptr<fabric::ntb::Peer> bridge_;
+  std::shared_ptr<fabric::Path> path_;
   Rooms rooms_;
 };
 
