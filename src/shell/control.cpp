@@ -110,7 +110,7 @@ void Control::reply(const Stream& stream, std::uint64_t id, Result<Json> result,
   if (!note.empty()) answer["note"] = note;
   auto text = encode(answer);
   if (text.size() > core::answer_limit) text = encode({{"id", id}, {"error", error_json(too_long(text.size()))}});
-  stream->send(std::move(text));
+  stream->send(text);
 }
 
 void Control::monitor(const Stream& stream) {

@@ -1,23 +1,51 @@
 #include "timers.hpp"
 
+#include <utility>
+
 namespace smartio {
 
 void Timers::arm(const core::Arm& effect) {
-  auto& alarm = alarms_.try_emplace(effect.timer, Alarm{boost::asio::steady_timer(context_.io), 0}).first->second;
-  alarm.generation = next_generation_++;
-  alarm.timer.expires_after(effect.after);
-  alarm.timer.async_wait([this, timer = effect.timer, generation = alarm.generation](boost::system::error_code error) {
-    if (!error) fired(timer, generation);
+  disarm(effect.timer);
+  const auto due = Clock::now() + effect.after;
+  due_.emplace(effect.timer, due);
+  queue_.emplace(due, effect.timer);
+  set_alarm();
+}
+
+void Timers::disarm(const core::Timer& timer) {
+  const auto armed = due_.extract(timer);
+  if (!armed.empty()) queue_.erase({armed.mapped(), timer});
+}
+
+void Timers::clear() {
+  due_.clear();
+  queue_.clear();
+  alarm_.cancel();
+  alarm_at_ = Clock::time_point::max();
+}
+
+/// It goes off no later than the first is due. When that is put off it stays, and goes off in vain: once, however
+/// often.
+void Timers::set_alarm() {
+  if (queue_.empty() || queue_.begin()->first >= alarm_at_) return;
+  alarm_at_ = queue_.begin()->first;
+  alarm_.expires_at(alarm_at_);
+  alarm_.async_wait([this](boost::system::error_code error) {
+    if (!error) fire();
   });
 }
 
-void Timers::fired(const core::Timer& timer, std::uint64_t generation) {
-  const auto armed = alarms_.find(timer);
-  if (armed == alarms_.end() || armed->second.generation != generation) return;
-  const auto late = std::chrono::steady_clock::now() - armed->second.timer.expiry();
-  const auto key = armed->first;
-  alarms_.erase(armed);
-  context_.handle(core::TimerFired{key, std::chrono::duration_cast<std::chrono::milliseconds>(late)});
+/// What is disarmed, or armed again, by one that fires before it is not due any more.
+void Timers::fire() {
+  const auto now = Clock::now();
+  alarm_at_ = now; // set once, at the end
+  while (!queue_.empty() && queue_.begin()->first <= now) {
+    const auto [due, timer] = *queue_.begin();
+    disarm(timer);
+    context_.handle(core::TimerFired{timer, std::chrono::duration_cast<std::chrono::milliseconds>(now - due)});
+  }
+  alarm_at_ = Clock::time_point::max();
+  set_alarm();
 }
 
 } // namespace smartio
