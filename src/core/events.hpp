@@ -175,7 +175,7 @@ using Event = std::variant<Started, Stopping, Command, ControlClosed, Accepted, 
 // Effects
 struct Reply {
   RequestId request;
-  Result<Json> result;
+  Result<Json> result; ///< an object, or the text of one: long ones are never a tree
   std::string note;
 };
 struct Emit {

@@ -40,8 +40,8 @@ public:
   bool is_shared(const LoanId& loan) const; ///< a loan this node granted
 
   NodeId id() const noexcept { return settings_.node; }
-  Json list_document() const { return core::list_document(view()); }
-  Json status_document() const { return core::status_document(view()); }
+  Json list_document() const { return Json::parse(core::list_document(view()).value_or("null")); }
+  Json status_document() const { return Json::parse(core::status_document(view()).value_or("null")); }
   std::string state() const { return encode(intent_, settings_.node); } ///< the whole state file
 
 private:
