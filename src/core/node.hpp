@@ -103,6 +103,7 @@ private:
   void forget_lender(NodeId node);
   void update_heartbeats();
   void update_heartbeats(LinkId link);
+  void end_heartbeats(LinkId link);
   bool sends_heartbeats(LinkId link, const Link& state) const;
   bool expects_heartbeats(LinkId link, const Link& state) const;
 
@@ -224,6 +225,7 @@ private:
   std::map<NodeId, LendingPeer> lenders_;
   std::map<NodeId, Rival> rivals_; ///< by the id that they claim
   std::map<LinkId, Link> links_;
+  std::set<LinkId> beating_; ///< heartbeats are sent there, to all at once: their timer has key 0
   std::set<NodeId> changed_; ///< links to and from these, or loans: their heartbeats are looked at after the event
   std::map<DeviceId, Loan> loans_;           ///< those of one lender lie side by side
   std::map<std::uint64_t, Pending> pending_; ///< requests to lenders, by number

@@ -21,12 +21,16 @@ public:
 
 private:
   using Clock = std::chrono::steady_clock;
+  bool move_first();
   void set_alarm();
   void fire();
 
   Context& context_;
-  std::map<core::Timer, Clock::time_point> due_;
-  std::set<std::pair<Clock::time_point, core::Timer>> queue_; ///< the same, in order
+  struct Armed {
+    Clock::time_point due, queued; ///< the latter: no later
+  };
+  std::map<core::Timer, Armed> armed_;
+  std::set<std::pair<Clock::time_point, core::Timer>> queue_; ///< in order of `queued`
   boost::asio::steady_timer alarm_;
   Clock::time_point alarm_at_ = Clock::time_point::max(); ///< it goes off: never
 };
