@@ -41,7 +41,8 @@ TEST_CASE("every message comes in as it went out") {
 
 TEST_CASE("a list of devices is JSON whatever their names hold, and as any other program would write it") {
   DeviceEntry entry{device, "vfio-user:/d\\1", "", 0x8086, 0xf1a5, 0x010802, DeviceState::available, {}};
-  for (const std::string name : {"Disk", "", "\"\\/", "\x7f\n\x01", "caf\u00e9", "no UTF-8: \xff\xc3", "}],[{"}) {
+  for (const std::string name :
+       {"Disk", "", "a \"b\"", "c\\d", "/", "\x7f\n\x01", "caf\u00e9", "no UTF-8: \xff\xc3", "}],[{"}) {
     entry.name = name;
     const auto text = encode(Devices{{entry, entry}, {device, DeviceId{0x80003}}});
     const auto json = Json::parse(text, nullptr, false);
