@@ -109,9 +109,9 @@ void Control::reply(const Stream& stream, std::uint64_t id, Result<Json> result,
   else if (document == nullptr)
     answer["result"] = std::move(*result);
   if (!note.empty()) answer["note"] = note;
-  auto text = document == nullptr
-                  ? encode(answer)
-                  : core::encode_frame(core::FrameKind::json, fmt::format(R"({{"id":{},"result":{}}})", id, *document));
+  auto text = document == nullptr ? encode(answer)
+                                  : core::encode_frame(core::FrameKind::json,
+                                                       fmt::format(R"({{"id":{},"result":)", id) + *document + '}');
   if (text.size() > core::answer_limit) text = encode({{"id", id}, {"error", error_json(too_long(text.size()))}});
   stream->send(text);
 }
