@@ -2,6 +2,7 @@
 #include "documents.hpp"
 
 #include "bdf.hpp"
+#include "frame.hpp"
 #include "result.hpp"
 
 #include "utc.hpp"
@@ -12,35 +13,43 @@ namespace smartio::core {
 
 namespace {
 
-Json device_json(const DeviceEntry& d, bool reachable) {
+std::string device_text(const DeviceEntry& d, bool reachable) {
   const auto bdf = parse_bdf(d.address);
-  return {{"id", to_string(d.id)},
-          {"node", number(lender_of(d.id))},
-          {"address", d.address},
-          {"bdf", bdf ? Json(to_string(*bdf)) : Json(nullptr)},
-          {"class", fmt::format("{:06x}", d.class_code)},
-          {"vendor", fmt::format("{:04x}", d.vendor)},
-          {"device", fmt::format("{:04x}", d.device)},
-          {"name", d.name},
-          {"state", to_string(d.state)},
-          {"borrower", d.borrower == NodeId{} ? Json(nullptr) : Json(number(d.borrower))},
-          {"reachable", reachable}};
+  return fmt::format(
+      R"({{"id":"{}","node":{},"address":{},"bdf":{},"class":"{:06x}","vendor":"{:04x}","device":"{:04x}","name":{},)"
+      R"("state":"{}","borrower":{},"reachable":{}}})",
+      to_string(d.id), number(lender_of(d.id)), json_text(d.address), bdf ? json_text(to_string(*bdf)) : "null",
+      d.class_code, d.vendor, d.device, json_text(d.name), to_string(d.state),
+      d.borrower == NodeId{} ? "null" : fmt::format("{}", number(d.borrower)), reachable);
 }
 
-Json devices_json(const View& view) {
-  std::map<DeviceId, Json> sorted;
-  for (const auto& [index, device] : view.devices) {
-    if (device.identity.name.empty()) continue; // being added
-    const auto id = make_device_id(view.settings.node, index);
-    sorted[id] = device_json(entry_of(id, device), true);
-  }
-  for (const auto& [node, lender] : view.lenders) {
-    if (node == view.settings.node) continue;
-    for (const auto& [id, device] : lender.devices) sorted[id] = device_json(device, lender.link != 0);
-  }
-  Json list = Json::array();
-  for (auto& [id, device] : sorted) list.push_back(std::move(device));
-  return list;
+Json device_json(const DeviceEntry& d, bool reachable) { return Json::parse(device_text(d, reachable)); }
+
+/// `document` with all devices, in the order of their ids. Peers say how many there are: what cannot be sent is given
+/// up before it takes time and memory.
+Result<std::string> with_devices(const Json& document, const View& view) {
+  auto text = document.dump(-1, ' ', false, Json::error_handler_t::replace);
+  text.back() = ',';
+  text += R"("devices":[)";
+  const auto add = [&text](const DeviceEntry& device, bool reachable) {
+    if (text.size() > answer_limit) return;
+    if (text.back() != '[') text += ',';
+    text += device_text(device, reachable);
+  };
+  const auto add_those_of = [&add](auto first, auto end) {
+    for (const auto& [node, lender] : std::ranges::subrange(first, end))
+      for (const auto& [id, device] : lender.devices) add(device, lender.link != 0);
+  };
+  const auto self = view.settings.node;
+  add_those_of(view.lenders.begin(), view.lenders.lower_bound(self));
+  for (const auto& [index, device] : view.devices)
+    if (!device.identity.name.empty())
+      add(entry_of(make_device_id(self, index), device), true); // else it is being added
+  add_those_of(view.lenders.upper_bound(self), view.lenders.end());
+  if (text.size() > answer_limit)
+    return std::unexpected(Error{std::make_error_code(std::errc::message_size),
+                                 fmt::format("the answer is too long: no more than {} can be sent", answer_limit)});
+  return text += "]}";
 }
 
 Json loan_json(const View& view, DeviceId id, const Loan& loan) {
@@ -140,12 +149,18 @@ Json filters_json(const View& view) {
 
 } // namespace
 
-Json list_document(const View& view) { return {{"schema_version", 1}, {"devices", devices_json(view)}}; }
+Result<std::string> list_document(const View& view) { return with_devices({{"schema_version", 1}}, view); }
 
-Json status_document(const View& view) {
-  return {{"schema_version", 1},       {"node", number(view.settings.node)}, {"version", SMARTIO_VERSION},
-          {"peers", peers_json(view)}, {"fabrics", fabrics_json(view)},      {"devices", devices_json(view)},
-          {"loans", loans_json(view)}, {"filters", filters_json(view)},      {"counters", view.counters}};
+Result<std::string> status_document(const View& view) {
+  return with_devices({{"schema_version", 1},
+                       {"node", number(view.settings.node)},
+                       {"version", SMARTIO_VERSION},
+                       {"peers", peers_json(view)},
+                       {"fabrics", fabrics_json(view)},
+                       {"loans", loans_json(view)},
+                       {"filters", filters_json(view)},
+                       {"counters", view.counters}},
+                      view);
 }
 
 Result<Json> show_document(const View& view, DeviceId id) {

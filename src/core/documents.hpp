@@ -7,8 +7,9 @@
 
 namespace smartio::core {
 
-Json list_document(const View& view);
-Json status_document(const View& view);
+/// As text, or an error if it is longer than what can be sent.
+Result<std::string> list_document(const View& view);
+Result<std::string> status_document(const View& view);
 Result<Json> show_document(const View& view, DeviceId id); ///< Errc::no_such_device
 
 } // namespace smartio::core

@@ -56,7 +56,7 @@ struct Usage {
 
 struct Timer {
   enum class Kind : std::uint8_t { redial, hello, heartbeat, silence, answer, rival } kind;
-  std::uint64_t key; ///< a node, link or request number, by kind
+  std::uint64_t key; ///< a node, link or request number, by kind; heartbeat: 0
   auto operator<=>(const Timer&) const = default;
 };
 
@@ -175,7 +175,7 @@ using Event = std::variant<Started, Stopping, Command, ControlClosed, Accepted, 
 // Effects
 struct Reply {
   RequestId request;
-  Result<Json> result;
+  Result<Json> result; ///< an object, or the text of one: long ones are never a tree
   std::string note;
 };
 struct Emit {

@@ -1,5 +1,7 @@
 #include "json.hpp"
 
+#include <algorithm>
+
 namespace smartio::core {
 namespace {
 
@@ -36,6 +38,14 @@ Result<Json> parse_object(std::string_view text) {
   Json value = Json::parse(text, nullptr, false);
   if (!value.is_object()) return fail(Errc::bad_request, "a JSON object was expected");
   return value;
+}
+
+std::string json_text(std::string_view text) {
+  const auto is_plain = [](char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; };
+  if (!std::ranges::all_of(text, is_plain)) return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string out;
+  out.reserve(text.size() + 2);
+  return out.append(1, '"').append(text).append(1, '"');
 }
 
 Result<std::string> get_string(const Json& object, const char* key) {

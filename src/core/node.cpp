@@ -140,9 +140,8 @@ void Node::on(const TimerFired& fired) {
       close_link(key, "it fell silent");
     break;
   case Timer::Kind::heartbeat:
-    if (const auto link = links_.find(key); link == links_.end() || !link->second.beating) break;
-    send(key, Heartbeat{});
-    effects_.push_back(Arm{fired.timer, heartbeat_interval});
+    for (const auto link : beating_) send(link, Heartbeat{});
+    if (!beating_.empty()) effects_.push_back(Arm{fired.timer, heartbeat_interval});
     break;
   case Timer::Kind::answer:
     if (const auto found = pending_.find(key); found != pending_.end()) answer_is_late(key, found->second);

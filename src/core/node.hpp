@@ -41,8 +41,8 @@ public:
 
   NodeId id() const noexcept { return settings_.node; }
   const std::string& fabric_token() const noexcept { return settings_.fabric_token; } ///< where the local fabric is met
-  Json list_document() const { return core::list_document(view()); }
-  Json status_document() const { return core::status_document(view()); }
+  Json list_document() const { return Json::parse(core::list_document(view()).value_or("null")); }
+  Json status_document() const { return Json::parse(core::status_document(view()).value_or("null")); }
   std::string state() const { return encode(intent_, settings_.node); } ///< the whole state file
 
 private:
@@ -104,6 +104,7 @@ private:
   void forget_lender(NodeId node);
   void update_heartbeats();
   void update_heartbeats(LinkId link);
+  void end_heartbeats(LinkId link);
   bool sends_heartbeats(LinkId link, const Link& state) const;
   bool expects_heartbeats(LinkId link, const Link& state) const;
 
@@ -225,6 +226,7 @@ private:
   std::map<NodeId, LendingPeer> lenders_;
   std::map<NodeId, Rival> rivals_; ///< by the id that they claim
   std::map<LinkId, Link> links_;
+  std::set<LinkId> beating_; ///< heartbeats are sent there, to all at once: their timer has key 0
   std::set<NodeId> changed_; ///< links to and from these, or loans: their heartbeats are looked at after the event
   std::map<DeviceId, Loan> loans_;                 ///< those of one lender lie side by side
   std::set<std::pair<ControlId, DeviceId>> taken_; ///< what programs took, or wait for; the loan may have ended since

@@ -146,8 +146,8 @@ void Node::command_unavailable(Command& c) {
   end_shares(*id, *device, fmt::format("node {} made it unavailable", number(settings_.node)));
 }
 
-void Node::command_list(Command& c) { reply(c.request, list_document()); }
-void Node::command_status(Command& c) { reply(c.request, status_document()); }
+void Node::command_list(Command& c) { reply(c.request, core::list_document(view())); }
+void Node::command_status(Command& c) { reply(c.request, core::status_document(view())); }
 
 void Node::command_show(Command& c) {
   const auto id = find_device(c.arguments);

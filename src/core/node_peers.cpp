@@ -210,8 +210,8 @@ void Node::close_link(LinkId link, const std::string& why) {
   const Link state = found->second;
   links_.erase(found);
   effects_.push_back(Drop{link});
-  for (const auto kind : {Timer::Kind::hello, Timer::Kind::heartbeat, Timer::Kind::silence})
-    effects_.push_back(Disarm{{kind, link}});
+  for (const auto kind : {Timer::Kind::hello, Timer::Kind::silence}) effects_.push_back(Disarm{{kind, link}});
+  end_heartbeats(link);
   if (state.rival) std::erase_if(rivals_, [link](const auto& rival) { return rival.second.link == link; });
   std::erase_if(queue_, [link](const Queued& queued) { return queued.link == link; });
   if (state.dialled) {
@@ -274,13 +274,16 @@ void Node::update_heartbeats(LinkId link) {
   if (found == links_.end() || link < first_link || found->second.peer == NodeId{}) return;
   auto& state = found->second;
   const bool beats = sends_heartbeats(link, state), expects = expects_heartbeats(link, state);
-  if (beats && !state.beating) send(link, Heartbeat{});
-  if (beats && !state.beating) effects_.push_back(Arm{{Timer::Kind::heartbeat, link}, heartbeat_interval});
-  if (!beats && state.beating) effects_.push_back(Disarm{{Timer::Kind::heartbeat, link}});
+  if (beats && beating_.empty()) effects_.push_back(Arm{{Timer::Kind::heartbeat, 0}, heartbeat_interval});
+  if (beats && beating_.insert(link).second) send(link, Heartbeat{});
+  if (!beats) end_heartbeats(link);
   if (expects && !state.expecting) effects_.push_back(Arm{{Timer::Kind::silence, link}, peer_timeout()});
   if (!expects && state.expecting) effects_.push_back(Disarm{{Timer::Kind::silence, link}});
-  state.beating = beats;
   state.expecting = expects;
+}
+
+void Node::end_heartbeats(LinkId link) {
+  if (beating_.erase(link) != 0 && beating_.empty()) effects_.push_back(Disarm{{Timer::Kind::heartbeat, 0}});
 }
 
 } // namespace smartio::core

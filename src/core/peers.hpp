@@ -40,8 +40,7 @@ struct Link {
   NodeId peer{};   ///< 0 until its hello
   std::string nonce{};
   std::string from{};      ///< where it comes from, for a person
-  bool beating = false;    ///< we send heartbeats
-  bool expecting = false;  ///< the peer does: silence ends the link
+  bool expecting = false;  ///< the peer sends heartbeats: silence ends the link
   unsigned reads = 0;      ///< of configuration spaces that the peer asked for and has no answer to
   unsigned unanswered = 0; ///< requests that it left without an answer
   bool rival = false;      ///< it claims the id of a lender that may be alive: held until that is known

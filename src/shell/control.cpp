@@ -102,15 +102,18 @@ void Control::received(core::ControlId control, ::pid_t pid, const Stream& strea
 }
 
 void Control::reply(const Stream& stream, std::uint64_t id, Result<Json> result, const std::string& note) {
+  const auto* document = result ? result->get_ptr<const std::string*>() : nullptr;
   Json answer{{"id", id}};
   if (!result)
     answer["error"] = error_json(result.error());
-  else
+  else if (document == nullptr)
     answer["result"] = std::move(*result);
   if (!note.empty()) answer["note"] = note;
-  auto text = encode(answer);
+  auto text = document == nullptr ? encode(answer)
+                                  : core::encode_frame(core::FrameKind::json,
+                                                       fmt::format(R"({{"id":{},"result":)", id) + *document + '}');
   if (text.size() > core::answer_limit) text = encode({{"id", id}, {"error", error_json(too_long(text.size()))}});
-  stream->send(std::move(text));
+  stream->send(text);
 }
 
 void Control::monitor(const Stream& stream) {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace smartio {
 
@@ -29,7 +30,7 @@ public:
   void start(OnFrame frame, OnClosed closed);
   void set_limit(std::size_t limit) { reader_.set_limit(limit); } ///< of frames to come
   /// An encoded one. A reader that is 32 MiB behind is cut off, or that took no whole frame for 6 times `patience`.
-  void send(std::string frame);
+  void send(std::string_view frame);
   /// Closes once everything sent has gone, or after 1 s; no callback follows, and `until_closed` is let go.
   void finish(std::shared_ptr<void> until_closed = nullptr);
   void close(); ///< at once; no callback follows
@@ -37,6 +38,7 @@ public:
 private:
   void read();
   void received(std::size_t bytes);
+  std::size_t write_now(std::string_view bytes);
   void write();
   void fail(const std::string& why);
   void watch_frame();

@@ -159,8 +159,8 @@ void Links::perform(const core::Drop& effect) {
   if (!link.empty()) link.mapped()->finish();
 }
 
-void Links::send(core::LinkId link, std::string frame) {
-  if (const auto found = links_.find(link); found != links_.end()) found->second->send(std::move(frame));
+void Links::send(core::LinkId link, std::string_view frame) {
+  if (const auto found = links_.find(link); found != links_.end()) found->second->send(frame);
 }
 
 void Links::start() {

@@ -25,7 +25,7 @@ public:
   void perform(const core::Dial& effect);
   void perform(core::Send& effect);
   void perform(const core::Drop& effect);
-  void send(core::LinkId link, std::string frame); ///< an encoded one; to nobody once the link has ended
+  void send(core::LinkId link, std::string_view frame); ///< an encoded one; to nobody once the link has ended
 
   void stop_listening();
   void close_all();

@@ -53,7 +53,9 @@ struct StartedNode final : Node {
                    [promise](Result<core::Json> result, const std::string&) { promise->set_value(std::move(result)); });
     if (answer.wait_for(timeout) != std::future_status::ready)
       return fail(Errc::timed_out, "'{}' was not done within {} ms", command, timeout.count());
-    return answer.get();
+    auto result = answer.get();
+    const auto* text = result ? result->get_ptr<const std::string*>() : nullptr;
+    return text == nullptr ? std::move(result) : core::parse_object(*text);
   }
 
   Result<core::Json> call(const std::string& command, const core::Json& arguments) override {

@@ -4,30 +4,35 @@
 #include "context.hpp"
 
 #include <boost/asio/steady_timer.hpp>
-#include <cstdint>
 #include <map>
+#include <set>
 
 namespace smartio {
 
+/// A table of what is due when, and one timer of the system for all: those of peers are put off with each message.
 class Timers {
 public:
-  explicit Timers(Context& context) : context_(context) {}
+  explicit Timers(Context& context) : context_(context), alarm_(context.io) {}
 
   /// Core is told TimerFired once, unless it is disarmed, or armed again, before.
   void arm(const core::Arm& effect);
-  void disarm(const core::Timer& timer) { alarms_.erase(timer); }
-  void clear() { alarms_.clear(); }
+  void disarm(const core::Timer& timer);
+  void clear();
 
 private:
-  struct Alarm {
-    boost::asio::steady_timer timer;
-    std::uint64_t generation; ///< an expiry that was on its way when the timer was armed again is told apart by it
-  };
-  void fired(const core::Timer& timer, std::uint64_t generation);
+  using Clock = std::chrono::steady_clock;
+  bool move_first();
+  void set_alarm();
+  void fire();
 
   Context& context_;
-  std::map<core::Timer, Alarm> alarms_;
-  std::uint64_t next_generation_ = 1;
+  struct Armed {
+    Clock::time_point due, queued; ///< the latter: no later
+  };
+  std::map<core::Timer, Armed> armed_;
+  std::set<std::pair<Clock::time_point, core::Timer>> queue_; ///< in order of `queued`
+  boost::asio::steady_timer alarm_;
+  Clock::time_point alarm_at_ = Clock::time_point::max(); ///< it goes off: never
 };
 
 } // namespace smartio

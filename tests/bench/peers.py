@@ -10,7 +10,7 @@ import sys
 
 
 def frame(message):
-    payload = json.dumps(message).encode()
+    payload = json.dumps(message, separators=(",", ":"), sort_keys=True).encode()  # as nodes write it
     return struct.pack("<IB", len(payload) + 1, 0) + payload
 
 

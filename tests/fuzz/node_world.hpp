@@ -215,9 +215,10 @@ private:
       for (const auto& [id, link] : links_)
         if (node_.admits(loan, id)) require(link.peer == grant.borrower && !ended_.contains(loan));
     for (const auto& timer : timers) // none belongs to a link that is gone
-      if (timer.kind == Timer::Kind::hello || timer.kind == Timer::Kind::heartbeat ||
-          timer.kind == Timer::Kind::silence)
+      if (timer.kind == Timer::Kind::hello || timer.kind == Timer::Kind::silence)
         require(links_.contains(timer.key));
+      else if (timer.kind == Timer::Kind::heartbeat)
+        require(!links_.empty());
   }
 
   Node node_;

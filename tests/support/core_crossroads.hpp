@@ -94,6 +94,13 @@ public:
     on(LoanClosed{loan});
   }
 
+  /// Whether heartbeats go there: when their timer fires.
+  bool beats(LinkId link) {
+    if (!armed(Timer::Kind::heartbeat, 0)) return false;
+    fire(Timer::Kind::heartbeat, 0);
+    return sent<Heartbeat>(link).size() == 1;
+  }
+
 private:
   std::uint64_t number_ = 1000;
 };

@@ -39,6 +39,22 @@ TEST_CASE("every message comes in as it went out") {
   }
 }
 
+TEST_CASE("a list of devices is JSON whatever their names hold, and as any other program would write it") {
+  DeviceEntry entry{device, "vfio-user:/d\\1", "", 0x8086, 0xf1a5, 0x010802, DeviceState::available, {}};
+  for (const std::string name :
+       {"Disk", "", "a \"b\"", "c\\d", "/", "\x7f\n\x01", "caf\u00e9", "no UTF-8: \xff\xc3", "}],[{"}) {
+    entry.name = name;
+    const auto text = encode(Devices{{entry, entry}, {device, DeviceId{0x80003}}});
+    const auto json = Json::parse(text, nullptr, false);
+    REQUIRE(json.is_object());
+    CHECK(json.dump() == text);
+    CHECK(json["changed"].size() == 2);
+    CHECK(json["changed"][0]["name"] == Json::parse(json_text(name)));
+    CHECK(decode(text).has_value());
+  }
+  CHECK(encode(Devices{}) == R"({"changed":[],"removed":[],"type":"devices"})");
+}
+
 TEST_CASE("a malformed message is refused") {
   for (const std::string text :
        {"", "{", "[]", "5", "{}", R"({"type":5})", R"({"type":"nonsense"})", R"({"type":"borrow"})",

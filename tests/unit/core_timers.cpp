@@ -3,6 +3,8 @@
 
 #include "catch.hpp"
 
+#include <algorithm>
+
 using namespace smartio;
 using namespace smartio::core;
 using namespace smartio::core::test;
@@ -11,12 +13,8 @@ using std::chrono::milliseconds;
 
 namespace {
 
-bool beats(const Crossroads& node, LinkId link) {
-  return node.armed(Kind::heartbeat, link) && node.armed(Kind::silence, link);
-}
-bool rests(const Crossroads& node, LinkId link) {
-  return !node.armed(Kind::heartbeat, link) && !node.armed(Kind::silence, link);
-}
+bool beats(Crossroads& node, LinkId link) { return node.beats(link) && node.armed(Kind::silence, link); }
+bool rests(Crossroads& node, LinkId link) { return !node.beats(link) && !node.armed(Kind::silence, link); }
 
 } // namespace
 
@@ -49,10 +47,10 @@ TEST_CASE("heartbeats go until the last of a peer's loans has ended") {
 TEST_CASE("a heartbeat is sent every 500 ms, and any message is a sign of life") {
   Crossroads node;
   node.lend(four, node.first);
-  CHECK(node.timers.at({Kind::heartbeat, four}) == milliseconds{500});
-  node.fire(Kind::heartbeat, four);
-  CHECK(node.sent<Heartbeat>(four).size() == 1);
-  CHECK(node.armed(Kind::heartbeat, four));
+  for (int i = 0; i < 3; ++i) {
+    CHECK(node.timers.at({Kind::heartbeat, 0}) == milliseconds{500});
+    CHECK(node.beats(four));
+  }
   for (const Message& message : {Message{Heartbeat{}}, Message{BorrowRequest{1, DeviceId{0x80077}, false}},
                                  Message{Released{DeviceId{0x80077}, 1}}}) {
     node.timers.erase({Kind::silence, four});
@@ -61,6 +59,22 @@ TEST_CASE("a heartbeat is sent every 500 ms, and any message is a sign of life")
     node.receive(four, message);
     CHECK(node.armed(Kind::silence, four));
   }
+}
+
+TEST_CASE("however many peers have loans, one timer beats for all of them, and stops after the last") {
+  Crossroads node;
+  const LoanId loan{node.first, node.lend(four, node.first)};
+  node.timers.at({Kind::heartbeat, 0}) = milliseconds{1}; // left
+  node.borrow({node.of_six, 7}, six);
+  CHECK(node.timers.at({Kind::heartbeat, 0}) == milliseconds{1}); // whoever begins does not put the others off
+  CHECK(std::ranges::count(node.timers, Kind::heartbeat, [](const auto& t) { return t.first.kind; }) == 1);
+  node.fire(Kind::heartbeat, 0);
+  for (const auto link : {four, six}) CHECK(node.sent<Heartbeat>(link).size() == 1);
+  for (const auto link : {five, seven}) CHECK(node.sent<Heartbeat>(link).empty());
+  node.give_back(four, loan);
+  CHECK(node.armed(Kind::heartbeat, 0));
+  node.taken_back({node.of_six, 7}, six);
+  CHECK_FALSE(node.armed(Kind::heartbeat, 0));
 }
 
 TEST_CASE("who asks whether this node is alive is answered at once, and not asked in return") {
@@ -120,7 +134,8 @@ TEST_CASE("no timer of a connection outlives it") {
     node.lend(four, node.first);
     node.borrow({node.of_six, 7}, six);
     node.on(LinkDown{link, "cut"});
-    for (const auto kind : {Kind::hello, Kind::heartbeat, Kind::silence}) CHECK_FALSE(node.armed(kind, link));
+    for (const auto kind : {Kind::hello, Kind::silence}) CHECK_FALSE(node.armed(kind, link));
+    CHECK_FALSE(node.beats(link));
   }
 }
 
@@ -201,8 +216,8 @@ TEST_CASE("a timer that fires after it was disarmed does nothing") {
   Crossroads node;
   const LoanId loan{node.first, node.lend(four, node.first)};
   const auto number = node.ask(node.of_six, six);
-  const std::vector<Timer> late{{Kind::heartbeat, four}, {Kind::silence, four}, {Kind::answer, number},
-                                {Kind::hello, four},     {Kind::hello, six},    {Kind::rival, 6}};
+  const std::vector<Timer> late{{Kind::heartbeat, 0}, {Kind::silence, four}, {Kind::answer, number},
+                                {Kind::hello, four},  {Kind::hello, six},    {Kind::rival, 6}};
   node.receive(six, Answer{number, 0, Errc::busy, "no"});
   node.give_back(four, loan);
   const auto before = node.node.status_document();
@@ -218,10 +233,10 @@ TEST_CASE("an end that lasts is no silence: the lender goes on sending heartbeat
   Crossroads node;
   const LoanId loan{node.first, node.lend(four, node.first)};
   node.receive(four, ReturnRequest{1, node.first, loan.epoch});
-  CHECK(node.armed(Kind::heartbeat, four));
+  CHECK(node.beats(four));
   CHECK_FALSE(node.armed(Kind::silence, four));
   node.on(TellClients{loan});
-  CHECK(node.armed(Kind::heartbeat, four));
+  CHECK(node.beats(four));
   node.on(LoanEnded{loan, std::nullopt});
   CHECK(rests(node, four));
 }
