@@ -104,7 +104,7 @@ def test_a_lender_that_cannot_give_a_device_back_says_so_when_it_stops_and_gives
     guest.check("kill -9 $(pidof trespass)")
     nodes.start(8, 7808)
     nodes.await_state(8, device, "available")
-    check_messages(nodes, re.escape(holder), "has nvme again")
+    check_messages(nodes, r"\(trespass\)", "has nvme again", "node 8 lost: it closed the connection")
 
 
 def start(guest, command):
