@@ -240,7 +240,7 @@ struct ClientsReleased {
 struct OpenLoan {
   LoanId loan;
   Fabric fabric;
-  LinkId link;                      ///< to the lender
+  LinkId link;                     ///< to the lender
   std::string fabric_token, nonce; ///< of the local fabric
   std::string owner;
   bool shared;
