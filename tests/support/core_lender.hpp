@@ -11,8 +11,8 @@ inline const std::string nonce(64, 'b');
 
 /// Node 8 with one device, 80000, available, and node 4 connected as its borrower on link 16.
 struct Lender {
-  Node node{
-      {.node = NodeId{8}, .boot_id = "here", .fabric_token = std::string(32, 'f'), .nonce = std::string(64, 'a')}, {}};
+  Node node{{.node = NodeId{8}, .boot_id = "here", .fabric_token = std::string(32, 'f'), .nonce = std::string(64, 'a')},
+            {}};
   std::vector<Effect> effects;
 
   void on(Event event) { effects = node.handle(std::move(event), Time{}); }
