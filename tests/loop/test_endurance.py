@@ -1,6 +1,7 @@
 # What must not end, hold up or confuse a node: its peers, its clients, its host's shortages.
 import contextlib
 import os
+import pathlib
 import resource
 import signal
 import socket
@@ -15,6 +16,7 @@ from harness import NVME, PATIENCE, run, sanitized, sanitizer, wait_for
 from raw_client import RawClient, guest_memory
 
 CONFIG, ONES, PAGE = 7, b"\xff" * 4, 4096
+VERSION = struct.pack("<HHIIIHH", 1, 1, 22, 0, 0, 0, 1) + b"{}"  # a vfio-user client's first message
 
 
 def test_a_client_hears_that_its_memory_is_free_when_the_device_has_let_go(lent):
@@ -113,22 +115,28 @@ def test_what_a_node_makes_is_its_users_alone(world):
         assert path.stat().st_mode & 0o777 == mode, path
 
 
+def abstract_sockets(node):
+    """The name of its local fabric, as proc(5) has it: "Num RefCount Protocol Flags Type St Inode Path"."""
+    mine = {link.readlink().name for link in pathlib.Path(f"/proc/{node.process.pid}/fd").iterdir() if link.is_symlink()}
+    listed = [line.split() for line in open("/proc/net/unix")]
+    names = [words[7] for words in listed if len(words) == 8 and words[7].startswith("@") and f"socket:[{words[6]}]" in mine]
+    assert len(set(names)) == 1, names
+    return names[:1]
+
+
 def test_the_local_fabric_is_for_whoever_has_the_nonce_of_its_link(lent):
     """The lender's socket is found among all of the host's by another process of the same user."""
     lender, borrower, _ = lent
-    before = {line.split()[-1] for line in open("/proc/net/unix") if "@smartio-" in line}
     borrower.ok("borrow", "80000")
     loan, = borrower.status()["loans"]
-    sockets = {line.split()[-1] for line in open("/proc/net/unix") if "@smartio-" in line}
-    assert before == sockets  # one a node, from its start on
-    for name in sockets:
+    for name in abstract_sockets(lender) + abstract_sockets(borrower):
         for nonce in ("0" * 64, "a" * 64):
             with socket.socket(socket.AF_UNIX) as stranger:
                 stranger.connect("\0" + name[1:])
                 stranger.settimeout(PATIENCE)
-                stranger.sendall(nonce.encode() + struct.pack("<IQ", 0x80000, loan["epoch"]))
+                stranger.sendall(nonce.encode() + struct.pack("<IQ", 0x80000, loan["epoch"]) + VERSION)
                 with contextlib.suppress(ConnectionError):
-                    assert stranger.recv(1) == b""
+                    assert stranger.recv(1) == b""  # and no answer
     with RawClient(loan["socket"]) as client:
         assert client.read(CONFIG, 0, 2) != ONES[:2]
 
