@@ -34,9 +34,10 @@ class LocalListener {
 public:
   using Arrived = std::function<void(Ticket, Socket)>;
 
-  /// Listens at `token` (32 hex digits nobody guesses), in this network namespace. Whoever connects and is neither root
-  /// nor this process's user (SO_PEERCRED, unix(7)) is closed at once. `arrived` gets each connection whose ticket came
-  /// whole within 2 s; whether the ticket is any good is the caller's to decide.
+  /// Listens at `token` (32 hex digits), in this network namespace. The token keeps nobody out, /proc/net/unix shows
+  /// it: whoever connects and is neither root nor this process's user (SO_PEERCRED, unix(7)) is closed at once.
+  /// `arrived` gets each connection whose ticket came whole within 2 s; whether the ticket is any good is the caller's
+  /// to decide.
   static Result<std::unique_ptr<LocalListener>> listen(boost::asio::io_context& io, const std::string& token,
                                                        Arrived arrived);
   ~LocalListener();

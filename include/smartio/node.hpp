@@ -46,8 +46,8 @@ public:
 
   /// Ends a started node in order, as the end of its last copy does: loans, devices, drivers. An error is the first
   /// device of this host that did not go back to its driver; the node has ended all the same, and every other call is
-  /// Errc::peer_down from now on. Blocks for 5 s for what peers have to do, and for as long as devices take. An
-  /// attached node is only forgotten. Errc::wrong_state from within a callback.
+  /// Errc::peer_down from now on. Blocks for 5 s for what peers have to do, and for as long as devices take. Nothing
+  /// happens to an attached node. Errc::wrong_state from within a callback.
   Result<void> stop() const;
 
   NodeId id() const noexcept;

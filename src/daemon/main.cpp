@@ -1,6 +1,6 @@
-// smartiod: a node as a service, in the foreground. Ready when RUN_DIR/smartiod.sock answers; SIGTERM or SIGINT ends
-// loans, gives devices back and exits 0, or 1 when a device did not go back. Other signals that a terminal or a script
-// may send do nothing.
+// smartiod: a node as a service, in the foreground. Ready when RUN_DIR/smartiod.sock answers; SIGTERM, SIGINT or
+// SIGQUIT ends loans, gives devices back and exits 0, or 1 when a device did not go back. SIGHUP, SIGUSR1, SIGUSR2 and
+// timers' signals do nothing.
 #include "notify.hpp"
 #include "options.hpp"
 #include "result.hpp"
@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
   ::sigemptyset(&stop);
   ::sigaddset(&stop, SIGTERM);
   ::sigaddset(&stop, SIGINT);
+  ::sigaddset(&stop, SIGQUIT);
   ::pthread_sigmask(SIG_BLOCK, &stop, nullptr);
   for (const int ignored : {SIGPIPE, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO})
     ::signal(ignored, SIG_IGN);

@@ -169,6 +169,9 @@ void HostDevices::give_back_all(std::move_only_function<void(std::vector<Error>)
         std::vector<Error> failures;
         for (auto& [number, group] : std::exchange(groups_, {}))
           if (auto given = binder_->give_back(group.bound); !given) failures.push_back(std::move(given).error());
+        // What an earlier attempt left behind; what has just failed is not tried again at once.
+        if (failures.empty() && binder_)
+          if (auto given = binder_->give_back_all(); !given) failures.push_back(std::move(given).error());
         return failures;
       },
       std::move(done));

@@ -40,7 +40,7 @@ struct StartedNode final : Node {
   }
 
   /// Within a callback of this node, on the thread that would have to answer.
-  bool is_called_back() const { return std::this_thread::get_id() == thread.get_id(); }
+  bool is_called_back() const { return std::this_thread::get_id() == shell_thread; }
 
   Result<core::Json> call_as(core::ControlId control, const std::string& command, const core::Json& arguments) {
     if (is_called_back())
@@ -71,12 +71,14 @@ struct StartedNode final : Node {
   }
 
   Result<void> monitor(std::function<bool(std::string_view)> event) override {
+    if (stopped) return fail(Errc::peer_down, "the node has been stopped");
     shell->watch([event = std::move(event)](const std::string& text) { return event(text); });
     return {};
   }
 
   std::shared_ptr<Shell> shell;
   std::thread thread;
+  const std::thread::id shell_thread = thread.get_id(); ///< joining changes what `thread` says
   std::mutex stopping;
   std::atomic<bool> stopped = false;
 };

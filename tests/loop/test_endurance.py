@@ -90,7 +90,6 @@ def test_disconnecting_and_stopping_take_loans_back(lent):
             wait_for(lambda: borrower.devices()["80000"]["state"] == "available", "the device is free again")
 
 
-@pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
 def test_a_node_that_stops_waits_five_seconds_for_its_lender_and_leaves_no_socket(lent):
     lender, borrower, _ = lent
     borrower.ok("config", "peer-timeout", 60000)
@@ -150,6 +149,7 @@ def test_signals_that_ask_for_no_end_are_none(lent):
     assert borrower.status()["loans"] and lender.devices()["80000"]["state"] == "borrowed"
 
 
+@pytest.mark.skipif("undefined" in sanitizer(), reason="this sanitizer's checks need descriptors themselves")
 def test_without_descriptors_connections_wait_and_nothing_spins(pair):
     lender, _, _ = pair
     used = len(os.listdir(f"/proc/{lender.process.pid}/fd"))

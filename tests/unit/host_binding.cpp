@@ -117,8 +117,9 @@ TEST_CASE("the driver override that was there is put back") {
 
 TEST_CASE("the old driver gets the function back whatever its driver override says, and that is put back afterwards") {
   const std::string before = GENERATE("vfio-pci", "pci-stub", "none", "nvme");
-  const auto step = GENERATE(from_range(std::vector<std::string_view>{
-      "", "take-override", "take-unbind", "take-probe", "take-done", "give-unbind", "give-probe", "give-done"}));
+  const auto step =
+      GENERATE(from_range(std::vector<std::string_view>{"", "take-override", "take-unbind", "take-probe", "take-done",
+                                                        "give-override", "give-unbind", "give-probe", "give-done"}));
   CAPTURE(before, step);
   Host host;
   host.tree.file(devices(drive) + "driver_override", before + '\n'); // nvme stays bound
@@ -446,6 +447,38 @@ TEST_CASE("another function at a remembered address is left alone, and can be ta
   REQUIRE(binder.take({drive_bdf}));
   REQUIRE(binder.give_back({drive_bdf}));
   CHECK(host.kernel.driver(drive) == "igb");
+}
+
+TEST_CASE("a function whose ids cannot be read is the one that was taken") {
+  Host host;
+  auto binder = host.open();
+  const auto ids = devices(drive) + "subsystem_device";
+  SECTION("when it is given back") {
+    REQUIRE(binder.take({drive_bdf}));
+    host.tree.remove(ids);
+  }
+  SECTION("when it is taken") {
+    host.tree.remove(ids);
+    REQUIRE(binder.take({drive_bdf}));
+    host.tree.file(ids, "0x390a\n");
+  }
+  CHECK(binder.take({drive_bdf})); // it is held
+  REQUIRE(binder.give_back({drive_bdf}));
+  CHECK(host.untouched(drive));
+}
+
+TEST_CASE("whatever is in the journal is given back in the end, also what an earlier attempt left") {
+  Host host;
+  auto binder = host.open();
+  host.kernel.fault = [](const std::string& name, const std::string&) {
+    return name.ends_with("/bind") ? error(EBUSY) : std::nullopt;
+  };
+  CHECK(!binder.take({drive_bdf}));
+  CHECK(!binder.give_back_all());
+  host.kernel.fault = nullptr;
+  CHECK(binder.give_back_all());
+  CHECK(host.untouched(drive));
+  CHECK(binder.give_back_all());
 }
 
 TEST_CASE("nothing that gives a function back needs space on the disk") {

@@ -51,9 +51,10 @@ bool Binder::holds(const Bdf& bdf) const {
   return has_taken(bdf) && drivers_.driver_of(bdf) == vfio_driver && is_same(journal_.entries().at(bdf));
 }
 
-/// Whether the function that is there is the one that was: where the entry does not say which, it is.
+/// Whether the function that is there is the one that was: it is, unless both are known and differ.
 bool Binder::is_same(const Entry& entry) const {
-  return !entry.identity || entry.identity == drivers_.identity_of(entry.bdf);
+  const auto now = drivers_.identity_of(entry.bdf);
+  return !entry.identity || !now || entry.identity == now;
 }
 
 Result<void> Binder::change(const Entry& entry, const Recheck& recheck) {
@@ -90,10 +91,10 @@ Result<std::string> Binder::restore(const Bdf& bdf) {
 Result<void> Binder::put_back(const Entry& entry) {
   const auto& bdf = entry.bdf;
   const auto meanwhile = entry.driver_override ? entry.driver : std::nullopt;
-  const bool is_back = drivers_.driver_of(bdf) == entry.driver && entry.driver_override == vfio_driver;
   // While a driver is being unbound the kernel holds the device's lock, and this write waits for it (on some kernels
   // the read too); so after it the driver that is seen is the driver that stays.
   const auto driver_override = TRY(drivers_.override_of(bdf));
+  const bool is_back = drivers_.driver_of(bdf) == entry.driver && entry.driver_override == vfio_driver;
   if (driver_override == vfio_driver && !is_back) {
     about_to(entry, step::give_override);
     TRY(drivers_.set_override(bdf, meanwhile));
@@ -135,6 +136,12 @@ Result<void> Binder::give_back(const std::vector<Bdf>& functions) {
   }
   if (first) return std::unexpected(std::move(*first));
   return {};
+}
+
+Result<void> Binder::give_back_all() {
+  std::vector<Bdf> all;
+  for (const auto& [bdf, entry] : journal_.entries()) all.push_back(bdf);
+  return give_back(all);
 }
 
 Result<std::vector<std::string>> Binder::recover() {

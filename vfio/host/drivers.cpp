@@ -25,11 +25,13 @@ Result<std::optional<std::string>> Drivers::override_of(const Bdf& bdf) const {
   return *text;
 }
 
-std::string Drivers::identity_of(const Bdf& bdf) const {
+std::optional<std::string> Drivers::identity_of(const Bdf& bdf) const {
   std::string identity;
-  for (const auto* name : {"vendor", "device", "subsystem_vendor", "subsystem_device", "class"})
-    identity += read_text(folder_of(root_, bdf) + name).value_or("?") + ' ';
-  identity.pop_back();
+  for (const auto* name : {"vendor", "device", "subsystem_vendor", "subsystem_device", "class"}) {
+    const auto text = read_text(folder_of(root_, bdf) + name);
+    if (!text) return std::nullopt;
+    identity += (identity.empty() ? "" : " ") + *text;
+  }
   return identity;
 }
 

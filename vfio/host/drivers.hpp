@@ -20,7 +20,8 @@ public:
   std::optional<std::string> driver_of(const Bdf& bdf) const;
   Result<std::optional<std::string>> override_of(const Bdf& bdf) const;
   bool present(const Bdf& bdf) const;
-  std::string identity_of(const Bdf& bdf) const; ///< which kind of function is there: its ids and class
+  /// Which kind of function is there: its ids and class; nullopt when they cannot be read now.
+  std::optional<std::string> identity_of(const Bdf& bdf) const;
 
   Result<void> load_vfio() const; ///< Errc::wrong_state if there is no vfio-pci then
   Result<void> set_override(const Bdf& bdf, const std::optional<std::string>& driver) const;

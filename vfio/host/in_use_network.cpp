@@ -90,7 +90,7 @@ void find_packet_sockets(const Root& root, const Child& child, std::vector<std::
 
 /// Drivers that let a program, or a guest, drive the function: they make no interface.
 bool is_for_programs(const std::string& driver) {
-  constexpr std::string_view known[]{"vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio", "xen-pciback"};
+  constexpr std::string_view known[]{"vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio", "pciback"};
   return std::ranges::find(known, driver) != std::end(known);
 }
 

@@ -38,8 +38,8 @@ public:
   /// On disk when it returns; after a failure the journal is as before. For tests of crashes: ends the process, at
   /// once, when that step is what the environment variable SMARTIO_STOP_AT names.
   Result<void> record(Entry entry, std::string_view step);
-  /// A journal without entries is removed, which needs no space. A file that cannot be written keeps the entry, which
-  /// the next start finds undone; it is written anew with the next change.
+  /// A journal without entries is removed, which needs no space. A file that cannot be written keeps the entry: a
+  /// start before the next change looks after that function again.
   void forget(const Bdf& bdf);
 
 private:
