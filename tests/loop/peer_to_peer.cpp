@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <smartio/device.hpp>
+#include <unistd.h>
 
 using namespace smartio;
 using namespace testing;
@@ -45,6 +46,27 @@ TEST_CASE("a device reaches the registers of another where they are mappable, at
     CHECK(fails_with(device->map_dma_at(window->iova(), *memory, Access::read), Errc::bad_request));
   }
   CHECK(windows_of(server) == 0);
+}
+
+TEST_CASE("registers that stand further back in their server's file are reached there") {
+  TestServer server("far-device"), other("far-target");
+  other.with([](TestDevice& model) {
+    model.twist = [](vfio::RegionInfo& info) {
+      info.fd = make_memfd("registers", 16 * page).value();
+      info.fd_offset = 8 * page;
+      const char mark = 42;
+      [[maybe_unused]] const auto written = ::pwrite(info.fd.get(), &mark, 1, 9 * page + 9); // seen below
+    };
+  });
+  const auto device = open_device(server.address()), target = open_device(other.address());
+  REQUIRE((device && target));
+  const auto window = device->map_bar_of(*target, 0, Access::read);
+  REQUIRE(window);
+  const auto iova = std::to_underlying(window->iova());
+  server.with([iova](TestDevice& model) {
+    REQUIRE(model.windows.contains(iova + page));
+    CHECK(model.windows.at(iova + page).memory.bytes()[9] == std::byte{42});
+  });
 }
 
 TEST_CASE("a refused window onto registers leaves nothing behind") {
