@@ -51,6 +51,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto again = Journal::open(file, "boot");
   require(again && again->entries().contains(added.bdf) && again->entries().size() == journal->entries().size());
   for (const auto& [bdf, entry] : journal->entries()) require(same(entry, again->entries().at(bdf)));
-  require(journal->forget(added.bdf) && !Journal::open(file, "boot")->entries().contains(added.bdf));
+  journal->forget(added.bdf);
+  require(!Journal::open(file, "boot")->entries().contains(added.bdf));
   return 0;
 }
