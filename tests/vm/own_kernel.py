@@ -2,7 +2,7 @@
 disks and interfaces, device-dax.
 
 find() takes one that is ready: the directory SMARTIO_VM_KERNEL names, one that was built here before, in the cache
-directory, or shared/vm/linux-* beside the source tree. Else it waits for who builds one, or builds it (some ten minutes on
+directory, or shared/vm/linux-* beside the source tree. Else it waits for who builds one, or builds it (some fifteen minutes on
 two processors, once) from Debian's package linux-source and kernel.config. Result: bzImage and MODULES, without folders.
 As a program this file does the same and prints the directory; "own_kernel.py ready" only says whether it had nothing to do.
 """
