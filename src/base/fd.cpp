@@ -8,7 +8,6 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -106,11 +105,16 @@ std::uint64_t drain_eventfd(int fd) noexcept {
   return ::preadv2(fd, &into, 1, -1, RWF_NOWAIT) == sizeof count ? count : 0;
 }
 
+::ucred peer_of(int socket) noexcept {
+  ::ucred peer{.pid = 0, .uid = static_cast<uid_t>(-1), .gid = static_cast<gid_t>(-1)};
+  socklen_t size = sizeof peer;
+  [[maybe_unused]] const int ignored = ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+  return peer;
+}
+
 bool is_ours(int socket) noexcept {
-  ucred other{};
-  socklen_t size = sizeof other;
-  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &other, &size) == 0 &&
-         (other.uid == 0 || other.uid == ::geteuid());
+  const auto user = peer_of(socket).uid;
+  return user == 0 || user == ::geteuid();
 }
 
 } // namespace smartio

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <sys/socket.h>
 #include <utility>
 
 namespace smartio {
@@ -42,8 +43,9 @@ Result<Fd> make_eventfd();                    ///< non-blocking, counter 0
 void signal_eventfd(int fd) noexcept;         ///< adds 1; never blocks (O_NONBLOCK or not); a full counter stays full
 std::uint64_t drain_eventfd(int fd) noexcept; ///< the counter, which becomes 0; never blocks either
 
-/// Whether the other end of a connected Unix socket was root's or this process's user's when it connected or listened
-/// (SO_PEERCRED, unix(7)).
-bool is_ours(int socket) noexcept;
+/// Who was at the other end of a connected Unix socket when it connected or listened (SO_PEERCRED, unix(7)); process 0
+/// and no user or group that there is, if that cannot be told.
+::ucred peer_of(int socket) noexcept;
+bool is_ours(int socket) noexcept; ///< whether that was root, or this process's user
 
 } // namespace smartio

@@ -1,11 +1,11 @@
 #include "control.hpp"
 
+#include "fd.hpp"
 #include "frame.hpp"
 #include "json.hpp"
 #include "result.hpp"
 
 #include <algorithm>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,14 +59,12 @@ void Control::start() {
 void Control::accept(stream_protocol::socket socket) {
   if (streams_.size() >= most_) return;
   const auto control = new_id();
-  ::ucred peer{};
-  ::socklen_t size = sizeof peer;
-  ::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
+  const auto process = peer_of(socket.native_handle()).pid;
   const auto stream = std::make_shared<FrameStream>(FrameStream::Socket(std::move(socket)), core::frame_limit);
   streams_[control] = stream;
   stream->start(
-      [this, control, pid = peer.pid, weak = std::weak_ptr(stream)](const core::Frame& frame) {
-        if (const auto self = weak.lock()) received(control, pid, self, frame);
+      [this, control, process, weak = std::weak_ptr(stream)](const core::Frame& frame) {
+        if (const auto self = weak.lock()) received(control, process, self, frame);
       },
       [this, control](const std::string&) {
         streams_.erase(control);

@@ -17,16 +17,6 @@ constexpr std::chrono::seconds greeting_time{5};
 // A client that sends without reading is not read any more, before much is kept for it.
 constexpr StreamLimits limits{.output_high = 1024 * 1024};
 
-::ucred credentials(int socket) {
-  ::ucred peer{};
-  peer.pid = 0;
-  peer.uid = static_cast<uid_t>(-1);
-  peer.gid = static_cast<gid_t>(-1);
-  socklen_t size = sizeof peer;
-  [[maybe_unused]] const int ignored = ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size);
-  return peer;
-}
-
 } // namespace
 
 std::shared_ptr<Connection> Connection::start(Socket socket, std::shared_ptr<Device> device, Counters& counters,
@@ -77,8 +67,7 @@ void Connection::reap() {
 
 Connection::State::State(Connection& of, Socket socket, Accept chooser, Counters& counted, Closed at_end)
     : owner(of), handle(socket.native_handle()), timer(socket.get_executor()), call_timer(socket.get_executor()),
-      accept(std::move(chooser)), counters(counted), closed(std::move(at_end)),
-      peer(credentials(socket.native_handle())) {
+      accept(std::move(chooser)), counters(counted), closed(std::move(at_end)), peer(peer_of(socket.native_handle())) {
   stream = std::make_shared<Stream>(
       std::move(socket), limits,
       [weak = owner.weak_from_this()](Message message) {

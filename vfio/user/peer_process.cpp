@@ -52,9 +52,7 @@ void kill_peer(int socket, bool asks_socket) {
   ::socklen_t size = sizeof fd;
   if (asks_socket && ::getsockopt(socket, SOL_SOCKET, so_peerpidfd, &fd, &size) == 0) return kill_process(Fd(fd));
   if (asks_socket && errno != ENOPROTOOPT) return; // it has ended
-  ::ucred peer{};
-  size = sizeof peer;
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0) kill_holder(peer.pid);
+  if (const auto process = peer_of(socket).pid; process > 0) kill_holder(process);
 }
 
 } // namespace smartio::vfio::user
