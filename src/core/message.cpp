@@ -101,10 +101,11 @@ Json body(const ConfigAnswer& m) {
   return object;
 }
 
+bool is_hex(std::string_view text) { return text.find_first_not_of("0123456789abcdef") == text.npos; }
+
 Result<std::string> get_hex(const Json& object, const char* key, std::size_t digits) {
   auto text = TRY(get_text(object, key));
-  if (text.size() != digits || text.find_first_not_of("0123456789abcdef") != std::string::npos)
-    return fail(Errc::bad_request, "'{}' is not {} hex digits", key, digits);
+  if (text.size() != digits || !is_hex(text)) return fail(Errc::bad_request, "'{}' is not {} hex digits", key, digits);
   return text;
 }
 
@@ -175,7 +176,7 @@ Result<Message> parse_config_request(const Json& object) {
 Result<Message> parse_config_answer(const Json& object) {
   ConfigAnswer m{TRY(get_number(object, "number")), {}, {}, {}};
   m.hex = TRY(get_string(object, "hex"));
-  if (m.hex.size() > longest_config || m.hex.find_first_not_of("0123456789abcdef") != std::string::npos)
+  if (m.hex.size() > longest_config || !is_hex(m.hex))
     return fail(Errc::bad_request, "'hex' is not a configuration space");
   TRY(parse_error(object, m.code, m.message));
   return m;
