@@ -166,13 +166,8 @@ Result<std::string> HostDevices::give_back_now(const Bdf& bdf) {
 void HostDevices::give_back_all(std::move_only_function<void(std::vector<Error>)> done) {
   run<std::vector<Error>>(
       [this] {
-        std::vector<Error> failures;
-        for (auto& [number, group] : std::exchange(groups_, {}))
-          if (auto given = binder_->give_back(group.bound); !given) failures.push_back(std::move(given).error());
-        // What an earlier attempt left behind; what has just failed is not tried again at once.
-        if (failures.empty() && binder_)
-          if (auto given = binder_->give_back_all(); !given) failures.push_back(std::move(given).error());
-        return failures;
+        groups_.clear();
+        return binder_ ? binder_->give_back_all() : std::vector<Error>{};
       },
       std::move(done));
 }

@@ -138,10 +138,12 @@ Result<void> Binder::give_back(const std::vector<Bdf>& functions) {
   return {};
 }
 
-Result<void> Binder::give_back_all() {
-  std::vector<Bdf> all;
-  for (const auto& [bdf, entry] : journal_.entries()) all.push_back(bdf);
-  return give_back(all);
+std::vector<Error> Binder::give_back_all() {
+  std::vector<Error> failures;
+  const auto entries = journal_.entries();
+  for (const auto& [bdf, entry] : entries)
+    if (auto given = give_one(bdf); !given) failures.push_back(std::move(given).error());
+  return failures;
 }
 
 Result<std::vector<std::string>> Binder::recover() {

@@ -35,7 +35,8 @@ public:
   /// function, as far as /proc tells. A function that is gone, or another one in its place, is no error. Needs no space
   /// on the disk.
   Result<void> give_back(const std::vector<Bdf>& functions);
-  Result<void> give_back_all(); ///< whatever is in the journal, complete or not
+  /// Whatever is in the journal, complete or not; an error for each that did not go back.
+  std::vector<Error> give_back_all();
   /// Undoes everything in the journal, as far as it goes. A sentence for each function it was about.
   Result<std::vector<std::string>> recover();
 
