@@ -23,19 +23,21 @@ struct StartedNode final : Node {
     id = shell->id();
   }
   ~StartedNode() override {
-    shell->stop();
-    if (is_called_back())
+    if (is_called_back()) {
+      shell->stop();
       thread.detach(); // which has the shell as long as it runs
-    else if (thread.joinable())
-      thread.join();
+    } else {
+      static_cast<void>(stop());
+    }
   }
 
   Result<void> stop() override {
     if (is_called_back()) return fail(Errc::wrong_state, "a node cannot be stopped from within a callback of its own");
     const std::lock_guard lock(stopping);
-    stopped = true;
-    shell->stop();
-    if (thread.joinable()) thread.join();
+    if (!stopped.exchange(true)) {
+      shell->stop();
+      thread.join();
+    }
     return shell->outcome();
   }
 
