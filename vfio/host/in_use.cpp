@@ -9,6 +9,9 @@
 namespace smartio::vfio::host {
 namespace {
 
+/// Of the first PID namespace (PROC_PID_INIT_INO of linux/proc_ns.h), which is the host's.
+constexpr std::string_view pid_namespace_of_host = "pid:[4026531836]";
+
 /// Whether a framebuffer driver drives the text console. Which framebuffer it shows, the kernel does not say.
 bool has_framebuffer_console(const Root& root) {
   const auto folder = root.sys + "/class/vtconsole/";
@@ -42,9 +45,6 @@ void find_console_uses(const Root& root, const Function& function, const std::ve
       uses.push_back(child.node + " is the kernel's console");
   }
 }
-
-/// Of the first PID namespace (PROC_PID_INIT_INO of linux/proc_ns.h), which is the host's.
-constexpr std::string_view pid_namespace_of_host = "pid:[4026531836]";
 
 void find_open_nodes(const Root& root, const std::vector<Child>& children, std::vector<std::string>& uses) {
   std::vector<Node> nodes;
