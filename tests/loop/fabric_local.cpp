@@ -3,15 +3,18 @@
 #include "as_nobody.hpp"
 #include "catch.hpp"
 #include "local.hpp"
+#include "skipped.hpp"
 #include "vfio_user_raw.hpp"
 
 #include <cstddef>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace smartio;
@@ -89,10 +92,7 @@ TEST_CASE("whoever is neither root nor this user is no borrower, whatever it sho
   Bed bed;
   REQUIRE(bed.listen().has_value());
   auto refused = as_another_user([&bed] { return bed.connect(); });
-  if (!refused) {
-    WARN("skipped: only root can become another user");
-    return;
-  }
+  if (!refused) SKIPPED("only root can become another user");
   refused->send(bed.bytes_of(ticket));
   auto good = bed.connect();
   REQUIRE(good.send(bed.bytes_of(ticket)));
@@ -106,10 +106,7 @@ TEST_CASE("whoever is neither root nor this user is no lender, and is shown no t
   Bed bed;
   const Fd socket = bed.bound();
   const auto listened = as_another_user([&socket] { return ::listen(socket.get(), 8); });
-  if (!listened) {
-    WARN("skipped: only root can become another user");
-    return;
-  }
+  if (!listened) SKIPPED("only root can become another user");
   REQUIRE(*listened == 0);
   std::optional<Error> error;
   connect_local(bed.io, bed.token, ticket, 60s, [&error](auto result) { error = result.error(); });
@@ -119,6 +116,23 @@ TEST_CASE("whoever is neither root nor this user is no lender, and is shown no t
   const Fd arrived(::accept4(socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
   char byte = 0;
   CHECK(::recv(arrived.get(), &byte, 1, 0) == 0);
+}
+
+TEST_CASE("a lender in another network namespace is not there") {
+  Bed bed;
+  REQUIRE(bed.listen().has_value());
+  std::optional<Error> error;
+  bool elsewhere = false;
+  std::thread([&] { // a namespace of this thread's alone
+    elsewhere = ::unshare(CLONE_NEWNET) == 0;
+    boost::asio::io_context io;
+    if (elsewhere) connect_local(io, bed.token, ticket, 60s, [&error](auto result) { error = result.error(); });
+    io.run();
+  })
+      .join();
+  if (!elsewhere) SKIPPED("only root can have a network namespace of its own");
+  REQUIRE(error);
+  CHECK(error->code == make_error_code(Errc::peer_down));
 }
 
 TEST_CASE("a ticket says which loan it is for, in one piece or byte by byte") {

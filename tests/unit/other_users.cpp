@@ -6,6 +6,7 @@
 #include "host/binding.hpp"
 #include "host/child.hpp"
 #include "kernel/system.hpp"
+#include "skipped.hpp"
 #include "user/client.hpp"
 #include "user/server.hpp"
 
@@ -61,16 +62,10 @@ struct Roots {
   std::string journal() const { return host::read_text(tree.at("state/journal.json")).value_or(""); }
 };
 
-bool cannot_run() {
-  if (::geteuid() == 0) return false;
-  WARN("skipped: only root can become another user");
-  return true;
-}
-
 } // namespace
 
 TEST_CASE("what is root's is refused to others, with a sentence") {
-  if (cannot_run()) return;
+  if (::geteuid() != 0) SKIPPED("only root can become another user");
   const Roots roots;
   const auto at = [&roots](const char* name) { return roots.tree.at(name); };
   struct Row {
@@ -117,7 +112,7 @@ TEST_CASE("what is root's is refused to others, with a sentence") {
 }
 
 TEST_CASE("a user without rights over sysfs takes no function, and its journal says that none is taken") {
-  if (cannot_run()) return;
+  if (::geteuid() != 0) SKIPPED("only root can become another user");
   const std::string drive = "0000:06:00.0";
   Tree tree;
   ::testing::DriverKernel kernel(tree);
