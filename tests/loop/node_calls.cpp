@@ -120,6 +120,7 @@ TEST_CASE("a started node that is stopped has ended when that returns, and what 
   CHECK(other.get());
   CHECK_FALSE(std::filesystem::exists(socket));
   CHECK(testing::fails_with(node.devices(), Errc::peer_down));
+  CHECK(testing::fails_with(node.monitor([](std::string_view) { return true; }), Errc::peer_down));
   CHECK(node.stop());
 }
 

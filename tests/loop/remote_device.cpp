@@ -34,6 +34,20 @@ TEST_CASE("registers that the lender exposes are accessed through the path, all 
   CHECK(session.lent->region_accesses == before + 1);
 }
 
+TEST_CASE("where the path's aperture can be mapped, registers stand in its descriptor where the window has them") {
+  Session session;
+  session.a->make_mappable();
+  const auto info = session.region(0);
+  CHECK((info.flags & vfio::region_flag_mmap) != 0);
+  REQUIRE(info.fd);
+  REQUIRE(info.areas.size() == 1);
+  CHECK(info.areas[0] == vfio::RegionArea{page, 2 * page});
+  REQUIRE(info.fd_offset >= MemoryPath::fd_offset);
+  const auto offset = info.fd_offset - MemoryPath::fd_offset; // in the lender's window
+  std::memset(session.lent->bar0.bytes().data() + page, 0x11, page);
+  CHECK(read_through(*session.a, offset + page) == 0x1111111111111111);
+}
+
 TEST_CASE("what was exposed for a session ends with it") {
   Session session;
   session.region(0);
