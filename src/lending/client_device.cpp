@@ -67,15 +67,6 @@ int ClientDevice::refusal(const Request& request) const {
 
 /// Notes what a request changes once it has succeeded, and cuts answers to what a borrower may have.
 Completion ClientDevice::checked(const Request& request, Completion done) {
-  if (const auto* map = std::get_if<vfio::DmaMap>(&request))
-    return [windows = windows_, iova = static_cast<std::uint64_t>(map->iova), size = map->size, peers = peers_,
-            added = windows_->add(static_cast<std::uint64_t>(map->iova), map->size),
-            peer = peers_->mapping(device_, *map, windows_), done = std::move(done)](vfio::Reply reply) mutable {
-      if (reply || added) windows->erase(iova);
-      if (reply) windows->add(iova, size); // an unmap before it may have erased it
-      if (!reply && peer) peers->failed(*peer);
-      done(std::move(reply));
-    };
   if (const auto* unmap = std::get_if<vfio::DmaUnmap>(&request))
     return [windows = windows_, peers = peers_, device = device_, range = *unmap,
             done = std::move(done)](vfio::Reply reply) mutable {
@@ -113,6 +104,7 @@ void ClientDevice::submit(Request request, Completion done) {
   auto* irqs = std::get_if<vfio::SetIrqs>(&request);
   if (irqs != nullptr && irqs->index < vfio::irq_count) used_[irqs->index] = true;
   if (irqs != nullptr && shared()) return set_own_irqs(std::move(*irqs), std::move(done));
+  if (auto* window = std::get_if<vfio::DmaMap>(&request)) return map(std::move(*window), std::move(done));
   if (const auto* range = std::get_if<vfio::DmaUnmap>(&request); range != nullptr && shared())
     return unmap_own(*range, std::move(done));
   auto* write = std::get_if<vfio::RegionWrite>(&request);
@@ -125,6 +117,20 @@ void ClientDevice::submit(Request request, Completion done) {
   }
   auto completion = checked(request, std::move(done));
   device_->submit(std::move(request), std::move(completion));
+}
+
+void ClientDevice::map(vfio::DmaMap window, Completion done) {
+  const auto peer = peers_->mapping(device_, window, windows_);
+  if (!peer) return done(std::unexpected(peer.error()));
+  const auto iova = std::to_underlying(window.iova), size = window.size;
+  auto noted = [windows = windows_, peers = peers_, peer = *peer, iova, size, added = windows_->add(iova, size),
+                done = std::move(done)](vfio::Reply reply) mutable {
+    if (reply || added) windows->erase(iova);
+    if (reply) windows->add(iova, size); // an unmap before it may have erased it
+    if (!reply && peer) peers->failed(*peer);
+    done(std::move(reply));
+  };
+  device_->submit(std::move(window), std::move(noted));
 }
 
 /// Vectors of other clients stay as they are: taking one is refused, and "all" means the client's own.

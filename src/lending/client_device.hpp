@@ -40,6 +40,7 @@ public:
 
 private:
   void unmap_own(const vfio::DmaUnmap& range, vfio::Completion done);
+  void map(vfio::DmaMap window, vfio::Completion done);
   void set_own_irqs(vfio::SetIrqs irqs, vfio::Completion done);
   void write_config(vfio::RegionWrite write, vfio::Completion done);
   vfio::Completion with_virtual_bits(std::uint64_t offset, vfio::Completion done) const;

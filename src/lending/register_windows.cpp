@@ -1,6 +1,9 @@
 #include "register_windows.hpp"
 
+#include "descriptors.hpp"
+
 #include <algorithm>
+#include <cerrno>
 #include <linux/kcmp.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -9,13 +12,20 @@
 namespace smartio {
 namespace {
 
-/// Whether both give the same memory: one open file, or one file where that can be told. VFIO's devices can not: some
-/// kernels have one inode for all of them.
-bool same_file(int a, int b) {
-  if (::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, a, b) == 0) return true;
+enum class Same { no, yes, unknown };
+
+/// Whether both give the same memory. A file has an inode of its own, a dma-buf has (drivers/dma-buf/dma-buf.c,
+/// dma_buf_getfile) and a VFIO character device has. Descriptors of devices that groups give out share one, so they are
+/// told apart by kcmp(2) alone, which a kernel may be built without and a sandbox may forbid.
+Same same_memory(int a, int b) {
   struct stat first = {}, second = {};
-  return ::fstat(a, &first) == 0 && ::fstat(b, &second) == 0 && S_ISREG(first.st_mode) &&
-         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+  if (::fstat(a, &first) != 0 || ::fstat(b, &second) != 0) return Same::unknown;
+  if (first.st_dev != second.st_dev || first.st_ino != second.st_ino) return Same::no;
+  const bool has_inode = S_ISREG(first.st_mode) || S_ISCHR(first.st_mode);
+  if (has_inode || vfio::kind_of_descriptor(a) == vfio::DescriptorKind::dma_buf) return Same::yes;
+  const auto order = ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, a, b);
+  if (order < 0) return Same::unknown;
+  return order == 0 ? Same::yes : Same::no;
 }
 
 } // namespace
@@ -24,20 +34,28 @@ void RegisterWindows::exported(const vfio::Device* target, std::uint32_t bar, co
   if (auto copy = fd.duplicate()) exports_[target][bar] = std::move(*copy);
 }
 
-std::optional<RegisterWindows::Id> RegisterWindows::mapping(const std::shared_ptr<vfio::Device>& device,
-                                                            const vfio::DmaMap& map,
-                                                            const std::shared_ptr<Windows>& record) {
-  if (!map.fd) return std::nullopt;
-  const auto has_it = [&map](const auto& exports) {
-    return std::ranges::any_of(exports.second,
-                               [&map](const auto& bar) { return same_file(bar.second.get(), map.fd.get()); });
-  };
-  const auto target = std::ranges::find_if(exports_, has_it);
-  if (target == exports_.end()) return std::nullopt;
+std::expected<std::optional<RegisterWindows::Id>, int>
+RegisterWindows::mapping(const std::shared_ptr<vfio::Device>& device, const vfio::DmaMap& map,
+                         const std::shared_ptr<Windows>& record) {
+  const auto target = map.fd ? target_of(map.fd) : nullptr;
+  if (!target) return std::unexpected(target.error());
+  if (*target == nullptr) return std::nullopt;
   auto fd = map.fd.duplicate();
   vfio::DmaMap copy{map.iova, map.size, map.access, fd ? std::move(*fd) : Fd(), map.offset};
-  windows_.emplace(++next_, Window{device, target->first, std::move(copy), record});
+  windows_.emplace(++next_, Window{device, *target, std::move(copy), record});
   return next_;
+}
+
+std::expected<const vfio::Device*, int> RegisterWindows::target_of(const Fd& fd) const {
+  bool known = true;
+  for (const auto& [target, bars] : exports_)
+    for (const auto& [bar, exported] : bars) {
+      const auto same = same_memory(exported.get(), fd.get());
+      if (same == Same::yes) return target;
+      known = known && same == Same::no;
+    }
+  if (!known) return std::unexpected(EOPNOTSUPP);
+  return nullptr;
 }
 
 void RegisterWindows::unmapped(const vfio::Device* device, const vfio::DmaUnmap& range) {

@@ -5,6 +5,7 @@
 
 #include "device.hpp"
 
+#include <expected>
 #include <map>
 #include <memory>
 #include <optional>
@@ -27,9 +28,10 @@ public:
   /// Clients of `target` may have this descriptor of a BAR from now on; the one before it is forgotten.
   void exported(const vfio::Device* target, std::uint32_t bar, const Fd& fd);
 
-  /// To be called when `map` is submitted to `device`: notes the window if its descriptor is one that was exported.
-  std::optional<Id> mapping(const std::shared_ptr<vfio::Device>& device, const vfio::DmaMap& map,
-                            const std::shared_ptr<Windows>& record);
+  /// To be called before `map` is submitted to `device`: notes the window if its descriptor is one that was exported.
+  /// EOPNOTSUPP: it may be, and this kernel does not tell, so that the window could outlive the target's loan.
+  std::expected<std::optional<Id>, int> mapping(const std::shared_ptr<vfio::Device>& device, const vfio::DmaMap& map,
+                                                const std::shared_ptr<Windows>& record);
   void failed(Id window) { windows_.erase(window); } ///< it was not mapped
   void unmapped(const vfio::Device* device, const vfio::DmaUnmap& range);
 
@@ -46,6 +48,7 @@ public:
 
 private:
   class Finally;
+  std::expected<const vfio::Device*, int> target_of(const Fd& fd) const;
   void remake(Id id, const std::shared_ptr<Finally>& finally);
   void remade(Id id, const std::shared_ptr<vfio::Device>& device, vfio::DmaUnmap range, bool there);
 

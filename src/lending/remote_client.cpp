@@ -157,9 +157,11 @@ void RemoteClient::expose_at(std::optional<std::uint64_t> offset, DeviceMessage 
   vfio::DmaMap map{path_->inbound(*offset + area.offset), area.size, Access::read_write, std::move(*copy),
                    info.fd_offset + area.offset};
   const auto iova = std::to_underlying(map.iova);
-  const auto window = peers_->mapping(path_->device(), map, windows_);
+  const auto noted = peers_->mapping(path_->device(), map, windows_);
+  if (!noted) path_->release(*offset);
+  if (!noted) return answer_region(command, std::move(info), false);
   path_->device()->submit(std::move(map),
-                          [self = shared_from_this(), command = std::move(command), region, window, iova,
+                          [self = shared_from_this(), command = std::move(command), region, window = *noted, iova,
                            exported = Export{*offset, area}, info = std::move(info)](const vfio::Reply& reply) mutable {
                             if (!reply && window) self->peers_->failed(*window);
                             if (!reply) self->path_->release(exported.offset);

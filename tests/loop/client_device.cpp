@@ -1,7 +1,9 @@
 // What the lender lets one of several clients of a device do.
 #include "client_device.hpp"
 #include "catch.hpp"
+#include "skipped.hpp"
 #include "small_device.hpp"
+#include "without_kcmp.hpp"
 
 #include <algorithm>
 #include <linux/pci_regs.h>
@@ -160,6 +162,22 @@ TEST_CASE("a window that the device refuses is not on record") {
   Sharers sharers;
   sharers.device->mapped[page] = page; // of somebody else
   CHECK(*ask(*sharers.one, window(1)) == std::unexpected(EEXIST));
+  CHECK(sharers.one->windows().empty());
+}
+
+TEST_CASE("a window that may outlive the loan of the registers it reaches is refused and not on record") {
+  Sharers sharers;
+  const auto registers = make_eventfd().value(), others = make_eventfd().value(); // of one inode, as VFIO's may be
+  sharers.peers->exported(sharers.device.get(), 0, registers);
+  std::optional<Reply> reply;
+  const bool asked = without_kcmp([&] {
+    auto map = window(1);
+    map.fd = others.duplicate().value();
+    reply = ask(*sharers.one, std::move(map));
+  });
+  if (!asked) SKIPPED("no system call can be forbidden here");
+  CHECK((reply && *reply == std::unexpected(EOPNOTSUPP)));
+  CHECK(sharers.device->mapped.empty());
   CHECK(sharers.one->windows().empty());
 }
 

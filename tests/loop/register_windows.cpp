@@ -1,7 +1,9 @@
 // What a lender does about windows of its devices onto registers of each other.
 #include "register_windows.hpp"
 #include "catch.hpp"
+#include "skipped.hpp"
 #include "test_device.hpp"
+#include "without_kcmp.hpp"
 
 #include <fcntl.h>
 
@@ -19,10 +21,18 @@ struct Pair {
   void map(std::uint64_t iova, const Fd& fd) {
     vfio::DmaMap map{Iova{iova}, page, Access::read_write, fd.duplicate().value(), 0};
     const auto peer = peers.mapping(device, map, record);
-    device->submit(std::move(map), [this, iova, peer](vfio::Reply reply) {
+    REQUIRE(peer);
+    device->submit(std::move(map), [this, iova, peer = *peer](vfio::Reply reply) {
       if (reply) record->add(iova, page);
       if (!reply && peer) peers.failed(*peer);
     });
+  }
+  /// Whether the window would be one onto registers, or the errno it is refused with.
+  std::expected<bool, int> noted(const Fd& fd) {
+    vfio::DmaMap map{Iova{page}, page, Access::read, fd.duplicate().value(), 0};
+    const auto id = peers.mapping(device, map, record);
+    if (!id) return std::unexpected(id.error());
+    return id->has_value();
   }
   /// Whether it was all done at once, as this device answers.
   bool withdraw() {
@@ -99,12 +109,26 @@ TEST_CASE(
   CHECK(pair.device->windows.empty());
   const auto one = make_eventfd().value(), other = make_eventfd().value(); // of one inode, as VFIO's devices may be
   pair.peers.exported(pair.target.get(), 0, one);
-  const auto noted = [&pair](const Fd& fd) {
-    vfio::DmaMap map{Iova{page}, page, Access::read, fd.duplicate().value(), 0};
-    return pair.peers.mapping(pair.device, map, pair.record).has_value();
-  };
-  CHECK(noted(one));
-  CHECK_FALSE(noted(other));
+  CHECK(pair.noted(one) == true);
+  CHECK(pair.noted(other) == false);
+}
+
+TEST_CASE("where the kernel does not compare descriptors, what may be a device's registers is refused") {
+  Pair pair;
+  const auto device = make_eventfd().value(), another_device = make_eventfd().value(); // of one inode, as a group's are
+  const auto memory = make_memfd("own", page).value();
+  const Fd node(::open("/dev/null", O_RDWR | O_CLOEXEC)), same(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  std::vector<std::expected<bool, int>> told;
+  const auto ask = [&](const Fd& fd) { told.push_back(pair.noted(fd)); };
+  const bool asked = test::without_kcmp([&] {
+    for (const Fd* fd : {&std::as_const(pair.target->registers), &memory, &node}) ask(*fd);
+    pair.peers.exported(pair.target.get(), 1, node);
+    pair.peers.exported(pair.target.get(), 2, device);
+    for (const Fd* fd : {&same, &std::as_const(pair.target->registers), &memory, &device, &another_device}) ask(*fd);
+  });
+  if (!asked) SKIPPED("no system call can be forbidden here");
+  const std::unexpected<int> refused(EOPNOTSUPP);
+  CHECK(told == std::vector<std::expected<bool, int>>{true, false, false, true, true, false, refused, refused});
 }
 
 TEST_CASE("a descriptor is held no longer than its device's loan") {

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -40,21 +38,22 @@ int copy(const Fd& file, std::uint64_t offset, std::span<std::byte> bytes, bool 
 
 } // namespace
 
-/// The kernel's order of open files (kcmp(2)); where it gives none, each descriptor is a file of its own.
-bool MappedMemory::ByFile::operator()(const std::shared_ptr<const Fd>& a,
-                                      const std::shared_ptr<const Fd>& b) const noexcept {
-  const auto order = ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, a->get(), b->get());
-  return order < 0 ? a->get() < b->get() : order == 1;
+/// Nothing for what is no memory.
+std::optional<MappedMemory::FileKey> MappedMemory::key_of(const Fd& fd) {
+  struct stat status {};
+  const int flags = fd && is_memory(fd.get()) ? ::fcntl(fd.get(), F_GETFL) : -1;
+  if (flags < 0 || ::fstat(fd.get(), &status) != 0) return std::nullopt;
+  return FileKey{status.st_dev, status.st_ino, flags & O_ACCMODE};
 }
 
-/// One descriptor for each file. An alias of the caller's stands for it while it is looked for.
+/// One descriptor for each file.
 std::shared_ptr<const Fd> MappedMemory::file_of(const Fd& fd) {
-  if (!fd || !is_memory(fd.get())) return nullptr;
-  const std::shared_ptr<const Fd> looked_for(std::shared_ptr<void>(), &fd);
-  if (const auto known = files_.find(looked_for); known != files_.end()) return *known;
+  const auto key = key_of(fd);
+  if (!key) return nullptr;
+  if (const auto known = files_.find(*key); known != files_.end()) return known->second;
   auto copy = files_.size() < most_files ? fd.duplicate() : std::unexpected(Error{});
   if (!copy) return nullptr;
-  return *files_.insert(std::make_shared<const Fd>(std::move(*copy))).first;
+  return files_.emplace(*key, std::make_shared<const Fd>(std::move(*copy))).first->second;
 }
 
 Completion MappedMemory::noting(const Request& request, Completion done) {
@@ -98,7 +97,8 @@ void MappedMemory::erase(const DmaUnmap& range) {
 /// A file that no window needs any more is closed.
 void MappedMemory::drop(Window& window) {
   const auto file = std::move(window.file);
-  if (file && file.use_count() == 2) files_.erase(file); // its place there, and here
+  const auto key = file && file.use_count() == 2 ? key_of(*file) : std::nullopt; // its place there, and here
+  if (key) files_.erase(*key);
 }
 
 void MappedMemory::clear() {

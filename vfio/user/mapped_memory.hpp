@@ -6,7 +6,9 @@
 #include "../device.hpp"
 
 #include <list>
-#include <set>
+#include <map>
+#include <memory>
+#include <optional>
 #include <span>
 
 namespace smartio::vfio::user {
@@ -27,8 +29,10 @@ public:
   void clear(); ///< nothing is mapped any more
 
 private:
-  struct ByFile {
-    bool operator()(const std::shared_ptr<const Fd>& a, const std::shared_ptr<const Fd>& b) const noexcept;
+  struct FileKey { ///< two descriptors of one file that give the same access are one
+    std::uint64_t device, inode;
+    int access; ///< O_RDONLY, O_WRONLY or O_RDWR
+    auto operator<=>(const FileKey&) const = default;
   };
   struct Window {
     std::uint64_t first, last;
@@ -40,6 +44,7 @@ private:
     const Window* window;
     std::uint64_t first, size;
   };
+  static std::optional<FileKey> key_of(const Fd& fd);
   std::shared_ptr<const Fd> file_of(const Fd& fd);
   void settle(std::list<Window>::iterator window, bool mapped);
   void erase(const DmaUnmap& range);
@@ -49,7 +54,7 @@ private:
 
   WindowTable<Window> windows_;
   std::list<Window> pending_; ///< not answered yet
-  std::set<std::shared_ptr<const Fd>, ByFile> files_;
+  std::map<FileKey, std::shared_ptr<const Fd>> files_;
 };
 
 } // namespace smartio::vfio::user
