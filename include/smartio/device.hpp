@@ -110,11 +110,12 @@ public:
   /// program or any host's memory in between. iova() stands for the start of the register block, and of the block only
   /// what `target` lets this process map is reachable: BarMapping::areas of target.map_bar(bar), never a page with the
   /// MSI-X table. `target` is not given back before the window is gone; when its lender takes it back, this device
-  /// reaches nothing there any more. Whether the platform carries accesses from device to device is for the caller to
-  /// find out: with some chipsets loads give ones. Not verified on kernel VFIO yet, and where the lender uses iommufd a
-  /// reset of `target` ends the window's reach: make it anew after that.
+  /// reaches nothing there any more. After a reset of `target` the window is there again, unless the lender cannot make
+  /// it again. Whether the platform carries accesses from device to device is for the caller to find out: with some
+  /// chipsets loads give ones. Verified on kernel VFIO in QEMU, not on hardware.
   /// Errc::not_permitted where nothing of the BAR is mapped (this process is not trusted, or the BAR has no such page);
-  /// Errc::bad_request for devices of different lenders, and for a BAR the target lacks.
+  /// Errc::bad_request for devices of different lenders, and for a BAR the target lacks; EOPNOTSUPP where the lender's
+  /// kernel does not tell whose registers they are (VFIO groups without kcmp(2)).
   Result<DmaWindow> map_bar_of(const Device& target, unsigned bar, Access by_device) const;
 
   /// Enables interrupt vector `vector` (0 to vectors()-1) and gives its eventfd. Errc::busy while another Interrupt has
