@@ -1,6 +1,7 @@
 #include "capabilities.hpp"
 
 #include <algorithm>
+#include <fmt/format.h>
 
 namespace smartio::vfio {
 namespace {
@@ -55,6 +56,20 @@ std::vector<Capability> capabilities(std::span<const std::byte> config) {
 std::optional<Capability> find_capability(std::span<const std::byte> config, std::uint16_t id) {
   for (const auto& found : capabilities(config))
     if (!found.extended && found.id == id) return found;
+  return std::nullopt;
+}
+
+std::optional<std::string> device_serial_number(std::span<const std::byte> config) {
+  for (const auto& found : capabilities(config)) {
+    if (!found.extended || found.id != capability::serial_number) continue;
+    const auto low = config_number(config, found.offset + 4UL, 4), high = config_number(config, found.offset + 8UL, 4);
+    if ((low == 0 && high == 0) || (low == UINT32_MAX && high == UINT32_MAX)) return std::nullopt;
+    std::string text;
+    for (const auto part : {high, low})
+      for (int shift = 24; shift >= 0; shift -= 8)
+        text += fmt::format("{}{:02x}", text.empty() ? "" : "-", (part >> shift) & 0xff);
+    return text;
+  }
   return std::nullopt;
 }
 

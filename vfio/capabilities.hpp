@@ -5,12 +5,13 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace smartio::vfio {
 
 namespace capability { // capability IDs: PCI Code and ID Assignment 1.11, section 2
-inline constexpr std::uint16_t pci_express = 0x10, msi_x = 0x11;
+inline constexpr std::uint16_t pci_express = 0x10, msi_x = 0x11, serial_number = 0x03;
 } // namespace capability
 
 struct Capability {
@@ -25,6 +26,10 @@ struct Capability {
 std::vector<Capability> capabilities(std::span<const std::byte> config);
 
 std::optional<Capability> find_capability(std::span<const std::byte> config, std::uint16_t id); ///< of the first list
+
+/// Device Serial Number (PCI Express 5.0, 7.9.3) as lspci writes it: "00-11-22-33-44-55-66-77". nullopt: it has none,
+/// or one of all zeros or all ones, which is none.
+std::optional<std::string> device_serial_number(std::span<const std::byte> config);
 
 /// The little-endian number of 2 or 4 bytes at `offset`, which must be in range.
 std::uint32_t config_number(std::span<const std::byte> config, std::size_t offset, std::size_t bytes);

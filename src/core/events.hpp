@@ -34,6 +34,7 @@ struct Identity {
   std::optional<unsigned> iommu_group{};     ///< none behind a vfio-user socket
   std::string interface = "vfio-user";       ///< how it is driven: vfio-user, type1, iommufd; "" while it is not
   std::string driver{};                      ///< that is bound to it on this host; "" where there is none
+  Who who{};
 };
 
 /// A loan, named: a device and which of its loans.
@@ -127,6 +128,13 @@ struct DeviceVanished {
 struct DeviceAppeared {
   std::string address;
 }; ///< of this host
+struct DeviceIdentified {
+  std::string address;
+}; ///< of this host: its driver has asked it for its serial number
+struct DeviceFound {
+  DeviceId device;                    ///< of the FindDevice
+  std::optional<std::string> address; ///< of the one function that it is
+};
 struct HostScanned {
   RequestId request; ///< of the ScanHost
   /// For each of its rules, the addresses that match; a rule that is none is an error.
@@ -167,10 +175,11 @@ struct UsageChanged {
   Usage usage;
 }; ///< at the borrower
 
-using Event = std::variant<Started, Stopping, Command, ControlClosed, Accepted, Crowded, Dialled, DialFailed, Received,
-                           LinkDown, TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed,
-                           DeviceVanished, DeviceAppeared, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded,
-                           UseEnded, LoanOpened, LoanClosed, FabricLost, UsageChanged>;
+using Event =
+    std::variant<Started, Stopping, Command, ControlClosed, Accepted, Crowded, Dialled, DialFailed, Received, LinkDown,
+                 TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished, DeviceAppeared,
+                 DeviceIdentified, DeviceFound, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
+                 LoanOpened, LoanClosed, FabricLost, UsageChanged>;
 
 // Effects
 struct Reply {
@@ -206,6 +215,12 @@ struct ProbeDevice {
   DeviceId device;
   std::string address;
 };
+/// Looks for a device of this host that is not where it was; answered by DeviceFound.
+struct FindDevice {
+  DeviceId device;
+  std::string address; ///< where it was
+  Who who;
+};
 struct OpenDevice {
   DeviceId device;
   std::string address;
@@ -213,6 +228,7 @@ struct OpenDevice {
   bool force = false;                    ///< whether or not something uses it
   std::vector<std::string> companions{}; ///< addresses of all added devices: these of its group may be bound with it
   bool without_reset = false;            ///< although it cannot be reset
+  Who who{};                             ///< no other than this
 };
 struct CloseDevice {
   DeviceId device;
@@ -260,8 +276,8 @@ struct Log {
 };
 struct Idle {}; ///< once, after Stopping: no loan is left
 
-using Effect =
-    std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, OpenDevice, CloseDevice, ForgetDevice,
-                 ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan, CloseLoan, UseBridges, Log, Idle>;
+using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, FindDevice, OpenDevice,
+                            CloseDevice, ForgetDevice, ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan,
+                            CloseLoan, UseBridges, Log, Idle>;
 
 } // namespace smartio::core

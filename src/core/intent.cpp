@@ -5,6 +5,17 @@
 namespace smartio::core {
 namespace {
 
+/// Earlier versions kept none.
+Result<Who> parse_who(const Json& item) {
+  const auto found = item.find("who");
+  if (found == item.end()) return Who{};
+  Who who{.kind = TRY(get_string(*found, "kind"))};
+  const auto serials = found->find("serials");
+  if (serials == found->end() || !serials->is_object()) return fail(Errc::bad_request, "'serials' is missing");
+  for (const auto& [name, value] : serials->items()) who.serials[name] = TRY(get_string(*serials, name.c_str()));
+  return who;
+}
+
 /// Those without an address are there no more.
 Result<void> parse_devices(const Json& list, Intent& intent) {
   for (const auto& item : list) {
@@ -18,6 +29,7 @@ Result<void> parse_devices(const Json& list, Intent& intent) {
     if (!is_address(device.address)) return fail(Errc::bad_request, "'{}' is not a device", device.address);
     device.available = TRY(get_bool(item, "available"));
     device.without_reset = get_bool(item, "without_reset").value_or(false);
+    device.who = TRY(parse_who(item));
     intent.devices[index] = std::move(device);
   }
   return {};
@@ -99,6 +111,7 @@ Result<void> check_owner(const Json& state, NodeId node) {
 Json json_of(std::uint16_t index, const Intent::Device& device) {
   Json json{{"index", index}, {"address", device.address}, {"available", device.available}};
   if (device.without_reset) json["without_reset"] = true;
+  if (!device.who.kind.empty()) json["who"] = {{"kind", device.who.kind}, {"serials", device.who.serials}};
   return json;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "json.hpp"
+#include "who.hpp"
 
 #include <chrono>
 #include <compare>
@@ -26,6 +27,7 @@ struct Intent {
     std::string address;
     bool available = false;
     bool without_reset = false; ///< its owner lends it although nothing clears it between its borrowers
+    Who who{};                  ///< that was there when it was added, or made available, last
     bool operator==(const Device&) const = default;
   };
   std::map<std::uint16_t, Device> devices;    ///< by index: an id stays the same while its device stays added

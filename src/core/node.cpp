@@ -50,9 +50,8 @@ void Node::on(const Started&) {
   for (const auto& [index, wanted] : intent_.devices) {
     auto& device = devices_.add(index, wanted.address);
     const auto id = make_device_id(settings_.node, index);
-    device.asked = Asked::probe;
     device.without_reset = wanted.without_reset;
-    effects_.push_back(ProbeDevice{id, device.address});
+    probe(id, device);
   }
   scan({.purpose = ScanFor::appeared, .rules = {}});
   use_bridges();

@@ -125,11 +125,19 @@ private:
   void on(const DeviceClosed&);
   void on(const DeviceVanished&);
   void on(const DeviceAppeared&);
+  void on(const DeviceIdentified&);
+  void on(const DeviceFound&);
   void on(const DeviceLost&);
   void announce(DeviceId id);
   void announce_all(LinkId link) const;
   void set_state(DeviceId id, OwnDevice& device, DeviceState state, std::string reason = {});
   void open(DeviceId id, OwnDevice& device, bool force = false);
+  void probe(DeviceId id, OwnDevice& device);
+  Result<void> check_identity(OwnDevices::Index index, const Identity& there);
+  void note_whereabouts(OwnDevices::Index index, const DeviceProbed& probed);
+  void look_for(OwnDevices::Index index);
+  void look_for_all();
+  void move(OwnDevices::Index index, const std::string& address);
   void close(DeviceId id, OwnDevice& device);
   OwnDevice* own(DeviceId id);
   std::optional<DeviceId> own_by_address(const std::string& address) const;
@@ -221,6 +229,7 @@ private:
   std::vector<Effect> effects_;
   std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
   OwnDevices devices_;
+  std::set<OwnDevices::Index> missing_;          ///< added, and not where they were
   std::map<std::string, BridgeChanged> bridges_; ///< by address
   std::map<NodeId, BorrowingPeer> borrowers_;
   std::map<NodeId, LendingPeer> lenders_;

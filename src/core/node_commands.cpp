@@ -57,9 +57,8 @@ void Node::command_add(Command& c) {
   if (!index) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
   if (intent_.removed.erase(*address) != 0) save(removed_line(intent_));
   auto& device = devices_.add(*index, *address);
-  device.asked = Asked::probe;
   device.waiting.push_back(c.request);
-  effects_.push_back(ProbeDevice{make_device_id(settings_.node, *index), *address});
+  probe(make_device_id(settings_.node, *index), device);
 }
 
 void Node::command_remove(Command& c) {
@@ -82,6 +81,7 @@ void Node::command_remove(Command& c) {
 
 void Node::remove(DeviceId id) {
   devices_.remove(index_of(id));
+  missing_.erase(index_of(id));
   effects_.push_back(ForgetDevice{id});
   if (intent_.devices.erase(index_of(id)) != 0) save(device_line(intent_, index_of(id)));
   announce(id);

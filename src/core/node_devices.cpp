@@ -35,14 +35,22 @@ void Node::set_state(DeviceId id, OwnDevice& device, DeviceState state, std::str
   emit(fmt::format("device-{}", to_string(state)).c_str(), std::move(fields));
 }
 
+void Node::probe(DeviceId id, OwnDevice& device) {
+  device.asked = Asked::probe;
+  effects_.push_back(ProbeDevice{id, device.address});
+}
+
+/// Whatever is there if a command waits for it, else what is remembered.
 void Node::open(DeviceId id, OwnDevice& device, bool force) {
   device.asked = Asked::open;
   std::vector<std::string> companions;
   if (parse_bdf(device.address)) // those behind sockets have no group
     for (const auto& [index, other] : devices_) companions.push_back(other.address);
   const auto iommu = intent_.options.find("iommu");
+  const auto entry = intent_.devices.find(index_of(id));
+  const bool by_hand = !device.waiting.empty() || entry == intent_.devices.end();
   effects_.push_back(OpenDevice{id, device.address, iommu == intent_.options.end() ? "auto" : iommu->second, force,
-                                std::move(companions), device.without_reset});
+                                std::move(companions), device.without_reset, by_hand ? Who{} : entry->second.who});
 }
 
 /// Ends at `unavailable` (or opens it again), when no loan is left.
@@ -68,6 +76,7 @@ void Node::on(const DeviceClosed& closed) {
   if (reopens) return open(closed.device, *device, true);
   set_state(closed.device, *device, DeviceState::unavailable, device->vanished ? "it is not there any more" : "");
   reply(device->waiting, Json{{"device", to_string(closed.device)}});
+  if (missing_.contains(index_of(closed.device))) look_for(index_of(closed.device));
 }
 
 /// Of this host: it was pulled out, or somebody unbinds it and the kernel waits until it is closed. That it should be
@@ -77,6 +86,7 @@ void Node::on(const DeviceVanished& vanished) {
   if (!id) return;
   auto& device = *own(*id);
   if (std::exchange(device.vanished, true)) return;
+  missing_.insert(index_of(*id));
   log(4, fmt::format("device {}: {}", to_string(*id), vanished.why));
   if (device.asked == Asked::open || device.asked == Asked::close) return; // its answer shows it
   if (device.state == DeviceState::unavailable) return set_state(*id, device, device.state, vanished.why);
@@ -91,8 +101,7 @@ void Node::on(const DeviceAppeared& appeared) {
   const auto look_at = [this](DeviceId id, OwnDevice& device) {
     if (device.state != DeviceState::unavailable || device.asked != Asked::nothing) return;
     device.vanished = false;
-    device.asked = Asked::probe;
-    effects_.push_back(ProbeDevice{id, device.address});
+    probe(id, device);
   };
   if (appeared.address.empty())
     for (auto& [index, device] : devices_)
@@ -108,6 +117,7 @@ void Node::on(const DeviceAppeared& appeared) {
       if (device.shares.empty()) close(*id, device);
     }
   }
+  look_for_all();
   scan({.purpose = ScanFor::appeared, .rules = {}});
 }
 
@@ -125,21 +135,24 @@ void Node::on(const DeviceProbed& probed) {
     return;
   }
   const auto before = entry_of(probed.device, *device);
-  auto why = probed.identity ? std::string{} : to_string(probed.identity.error());
+  if (!known) {
+    intent_.devices[index] = {.address = device->address, .who = probed.identity ? probed.identity->who : Who{}};
+    save(device_line(intent_, index));
+    emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
+  }
+  note_whereabouts(index, probed);
+  const auto same =
+      probed.identity ? check_identity(index, *probed.identity) : std::unexpected(probed.identity.error());
+  auto why = same ? std::string{} : to_string(same.error());
   if (probed.identity)
     devices_.identify(index, *probed.identity);
   else if (device->identity.name.empty())
     device->identity.name = "Unassigned class [ffff]: unknown device";
   if (!why.empty() && why != device->reason) log(4, fmt::format("device {}: {}", to_string(probed.device), why));
   device->reason = std::move(why);
-  if (!known) {
-    intent_.devices[index] = Intent::Device{.address = device->address};
-    save(device_line(intent_, index));
-    emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
-  }
   if (entry_of(probed.device, *device) != before) announce(probed.device);
   const bool wanted = std::exchange(device->wanted, false) || intent_.devices[index].available;
-  if (wanted && probed.identity) return open(probed.device, *device);
+  if (wanted && same) return open(probed.device, *device);
   reply(device->waiting, Json{{"device", to_string(probed.device)}});
 }
 
@@ -154,9 +167,14 @@ void Node::on(const DeviceOpened& opened) {
     set_state(opened.device, *device, device->state, to_string(error));
     return reply(device->waiting, std::unexpected(error));
   }
-  devices_.identify(index_of(opened.device), *opened.identity);
   auto& wanted = intent_.devices[index_of(opened.device)];
-  const bool changed = wanted.without_reset != device->without_reset;
+  auto identity = *opened.identity;
+  // Of a device of this host that is what was probed: VFIO's configuration space may say it in other words.
+  if (parse_bdf(device->address)) identity.who = device->identity.who;
+  const bool changed = wanted.without_reset != device->without_reset || wanted.who != identity.who;
+  wanted.who = identity.who;
+  devices_.identify(index_of(opened.device), std::move(identity));
+  missing_.erase(index_of(opened.device));
   wanted.without_reset = device->without_reset;
   if (!std::exchange(wanted.available, true) || changed) save(device_line(intent_, index_of(opened.device)));
   set_state(opened.device, *device, DeviceState::available);

@@ -35,9 +35,8 @@ void Node::command_scan(Command& c) {
   for (auto& [index, device] : devices_) {
     if (device.state != DeviceState::unavailable || device.asked != Asked::nothing || device.reason.empty()) continue;
     const auto id = make_device_id(settings_.node, index);
-    device.asked = Asked::probe;
     device.reason.clear();
-    effects_.push_back(ProbeDevice{id, device.address});
+    probe(id, device);
     found.push_back(to_string(id));
   }
   if (intent_.filters.empty()) return reply(c.request, Json{{"found", std::move(found)}});

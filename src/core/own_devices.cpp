@@ -66,6 +66,17 @@ void OwnDevices::identify(Index index, Identity identity) {
   if (device.identity.iommu_group) groups_[*device.identity.iommu_group].insert(index);
 }
 
+void OwnDevices::move(Index index, const std::string& address) {
+  auto& device = devices_.at(index);
+  addresses_.erase(device.address);
+  if (const auto other = by_address(address)) {
+    devices_.at(*other).address = device.address;
+    addresses_[device.address] = *other;
+  }
+  device.address = address;
+  addresses_[address] = index;
+}
+
 void OwnDevices::grant(Index index, std::uint64_t epoch, Share share) {
   lent_[share.borrower].insert({index, epoch});
   devices_.at(index).shares.emplace(epoch, std::move(share));

@@ -35,6 +35,7 @@ struct OwnDevice {
   bool leaving = false;                    ///< becomes unavailable once its last loan ended
   bool reopens = false;                    ///< closed, once its last loan ended, only to be opened again
   bool vanished = false;                   ///< of this host, and not there now
+  bool unidentified = false;               ///< until its driver has asked it who it is
   bool without_reset = false;              ///< lent although it cannot be reset
   bool wanted = false;                     ///< a filter makes it available once it was added
   std::map<std::uint64_t, Share> shares{}; ///< by epoch
@@ -65,6 +66,7 @@ public:
   OwnDevice& add(Index index, std::string address); ///< there is no device of that index or address
   void remove(Index index);                         ///< it has no shares
   void identify(Index index, Identity identity);
+  void move(Index index, const std::string& address); ///< what stands there goes to this one's address
   void grant(Index index, std::uint64_t epoch, Share share);
   std::optional<Share> end_of(Index index, std::uint64_t epoch); ///< takes it out
 

@@ -91,6 +91,10 @@ boost::asio::awaitable<Result<Description>> describe(std::shared_ptr<vfio::Devic
   identity.vendor = static_cast<std::uint16_t>(number(config->bytes, 0, 2));
   identity.device = static_cast<std::uint16_t>(number(config->bytes, 2, 2));
   identity.class_code = number(config->bytes, 8, 4) >> 8;
+  identity.who.kind = core::kind_of(identity.vendor, identity.device, identity.class_code,
+                                    static_cast<std::uint16_t>(number(config->bytes, 0x2c, 2)),
+                                    static_cast<std::uint16_t>(number(config->bytes, 0x2e, 2)));
+  if (const auto serial = vfio::device_serial_number(config->bytes)) identity.who.serials["device"] = *serial;
   if (identity.vendor == 0xffff)
     co_return fail(Errc::bad_request, "its PCI configuration space reads all ones: it is gone");
   identity.name = vfio::pci_name(identity.vendor, identity.device, identity.class_code);

@@ -45,7 +45,7 @@ void Bridges::open(const std::string& address) {
   if (!bdf) return open_device({});
   bridges_[address]->taken = *bdf;
   bridges_[address]->opening = true;
-  host_.take(*bdf, false, {}, std::move(open_device));
+  host_.take(*bdf, {}, false, {}, std::move(open_device));
 }
 
 DeviceSource Bridges::source(const std::string& address) {

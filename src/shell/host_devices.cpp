@@ -1,5 +1,6 @@
 #include "host_devices.hpp"
 
+#include "capabilities.hpp"
 #include "host/filter.hpp"
 #include "host/holders.hpp"
 #include "host/in_use.hpp"
@@ -45,7 +46,17 @@ private:
   ::sigset_t before_{};
 };
 
-core::Identity identity_of(const host::Function& function) {
+core::Who who_of(const host::Root& root, const host::Function& function) {
+  core::Who who{.kind = core::kind_of(function.vendor, function.device, function.class_code, function.subsystem_vendor,
+                                      function.subsystem_device)};
+  const auto config = host::read_config(root, function.bdf);
+  const auto serial = config ? vfio::device_serial_number(*config) : std::nullopt;
+  if (serial) who.serials["device"] = *serial;
+  if (const auto nvme = host::nvme_serial(root, function.bdf)) who.serials["nvme"] = *nvme;
+  return who;
+}
+
+core::Identity identity_of(const host::Root& root, const host::Function& function) {
   core::Identity identity;
   identity.vendor = function.vendor;
   identity.device = function.device;
@@ -56,6 +67,7 @@ core::Identity identity_of(const host::Function& function) {
   identity.iommu_group = function.iommu_group;
   identity.interface.clear();
   identity.driver = function.driver.value_or("");
+  identity.who = who_of(root, function);
   return identity;
 }
 
@@ -99,27 +111,45 @@ void HostDevices::probe(const Bdf& bdf, std::move_only_function<void(Result<core
       [this, bdf]() -> Result<core::Identity> {
         const auto function = TRY(host::read_function(root_, bdf));
         if (function.is_bridge()) return fail(Errc::not_permitted, "{} is a bridge: it cannot be lent", to_string(bdf));
-        return identity_of(function);
+        return identity_of(root_, function);
       },
       std::move(done));
 }
 
-void HostDevices::take(const Bdf& bdf, bool force, std::vector<std::string> companions,
+void HostDevices::find(const Bdf& before, core::Who who, std::move_only_function<void(std::optional<Bdf>)> done) {
+  run<std::optional<Bdf>>(
+      [this, number = before.function, who = std::move(who)]() -> std::optional<Bdf> {
+        std::optional<Bdf> found;
+        for (const auto& bdf : host::list_functions(root_).value_or(std::vector<Bdf>{})) {
+          const auto function =
+              bdf.function == number ? host::read_function(root_, bdf) : fail(Errc::no_such_device, "");
+          if (!function || !is_surely(who, who_of(root_, *function))) continue;
+          if (found) return std::nullopt;
+          found = bdf;
+        }
+        return found;
+      },
+      std::move(done));
+}
+
+void HostDevices::take(const Bdf& bdf, core::Who who, bool force, std::vector<std::string> companions,
                        std::move_only_function<void(Result<void>)> done) {
   std::set<Bdf> added;
   for (const auto& address : companions)
     if (const auto companion = parse_bdf(address)) added.insert(*companion);
-  run<Result<void>>([this, bdf, force, added = std::move(added)] { return take_now(bdf, force, added); },
-                    std::move(done));
+  run<Result<void>>(
+      [this, bdf, who = std::move(who), force, added = std::move(added)] { return take_now(bdf, who, force, added); },
+      std::move(done));
 }
 
-Result<void> HostDevices::take_now(const Bdf& bdf, bool force, const std::set<Bdf>& companions) {
+Result<void> HostDevices::take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions) {
   if (!binder_)
     return fail(Errc::not_permitted,
                 "{} stays with its driver: this node has no state directory, so a crash could not "
                 "be undone",
                 to_string(bdf));
   const auto function = TRY(host::read_function(root_, bdf));
+  TRY(check_same(who, who_of(root_, function)));
   TRY(host::check_lendable(root_, function));
   auto& group = groups_[*function.iommu_group];
   if (group.bound.empty()) {

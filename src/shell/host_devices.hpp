@@ -33,9 +33,12 @@ public:
 
   void probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done);
 
-  /// Binds the function, and its IOMMU group, to vfio-pci. Refused with a sentence when it may not be lent, when
-  /// something uses it (unless `force`), or when the group holds a function that is not among `companions`.
-  void take(const Bdf& bdf, bool force, std::vector<std::string> companions,
+  /// The one function that surely is `who`, of the same function number as `before`; nullopt: none, or several.
+  void find(const Bdf& before, core::Who who, std::move_only_function<void(std::optional<Bdf>)> done);
+
+  /// Binds the function, and its IOMMU group, to vfio-pci. Refused with a sentence when it is not `who`, may not be
+  /// lent, when something uses it (unless `force`), or when the group holds a function that is not among `companions`.
+  void take(const Bdf& bdf, core::Who who, bool force, std::vector<std::string> companions,
             std::move_only_function<void(Result<void>)> done);
 
   /// Back to its driver, with its group, once no function of that is taken any more. Gives the driver it has then.
@@ -54,7 +57,7 @@ private:
   HostDevices(boost::asio::io_context& io, vfio::host::Root root, std::optional<vfio::host::Binder> binder)
       : io_(io), root_(std::move(root)), binder_(std::move(binder)) {}
   template <class T> void run(std::move_only_function<T()> work, std::move_only_function<void(T)> done);
-  Result<void> take_now(const Bdf& bdf, bool force, const std::set<Bdf>& companions);
+  Result<void> take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions);
   Result<std::string> give_back_now(const Bdf& bdf);
 
   /// An IOMMU group on vfio-pci.

@@ -77,6 +77,14 @@ void LentDevices::perform(core::ProbeDevice& effect) {
       });
 }
 
+void LentDevices::perform(core::FindDevice& effect) {
+  const auto bdf = parse_bdf(effect.address);
+  if (!bdf) return context_.handle(core::DeviceFound{effect.device, std::nullopt});
+  host_.find(*bdf, std::move(effect.who), [this, id = effect.device](std::optional<Bdf> found) {
+    context_.handle(core::DeviceFound{id, found.transform([](const Bdf& at) { return to_string(at); })});
+  });
+}
+
 void LentDevices::perform(core::OpenDevice& effect) {
   const auto id = effect.device;
   const auto bdf = parse_bdf(effect.address);
@@ -84,28 +92,31 @@ void LentDevices::perform(core::OpenDevice& effect) {
     try_server(id, effect.address.substr(user_prefix.size()));
     auto server = sources_.user(effect.address.substr(user_prefix.size()), !effect.without_reset);
     server.comes_back = true;
-    return open(id, std::move(server));
+    return open(id, std::move(server), std::move(effect.who));
   }
   taken_[id] = *bdf;
   auto source = sources_.kernel(*bdf, interface_of(effect.iommu), [this, address = effect.address] {
     context_.handle(core::DeviceVanished{address, "the kernel wants it back: it is being unbound or pulled out"});
   });
-  host_.take(*bdf, effect.force, std::move(effect.companions),
+  host_.take(*bdf, std::move(effect.who), effect.force, std::move(effect.companions),
              [this, id, source = std::move(source)](Result<void> taken) mutable {
                if (context_.stopping) return;
-               if (taken) return open(id, std::move(source));
+               if (taken) return open(id, std::move(source), {});
                taken_.erase(id);
                context_.handle(core::DeviceOpened{id, std::unexpected(taken.error())});
              });
 }
 
-void LentDevices::open(DeviceId id, DeviceSource source) {
+void LentDevices::open(DeviceId id, DeviceSource source, core::Who who) {
   LentDevice::open(
       context_.io, id, std::move(source), register_windows_,
       [this, id](core::Event event) { told(id, std::move(event)); },
-      [this, id, use = taken_.contains(id) ? opening_.begin() : nullptr](Result<std::shared_ptr<LentDevice>> device) {
+      [this, id, who = std::move(who),
+       use = taken_.contains(id) ? opening_.begin() : nullptr](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
         if (context_.stopping) return (*device)->close([use] {});
+        if (const auto same = check_same(who, (*device)->identity().who); !same)
+          return (*device)->close([this, id, use, error = same.error()] { open_failed(id, error); });
         devices_[id] = *device;
         context_.handle(core::DeviceOpened{id, (*device)->identity()});
       });

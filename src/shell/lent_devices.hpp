@@ -16,6 +16,7 @@ public:
   LentDevices(Context& context, HostDevices& host, const DeviceSources& sources);
 
   void perform(core::ProbeDevice& effect);
+  void perform(core::FindDevice& effect);
   void perform(core::OpenDevice& effect);
   void perform(core::CloseDevice& effect);
   void perform(core::ForgetDevice& effect);
@@ -32,7 +33,7 @@ public:
   void close_all(const std::shared_ptr<void>& closed);
 
 private:
-  void open(DeviceId id, DeviceSource source);
+  void open(DeviceId id, DeviceSource source, core::Who who); ///< closes what is another
   void open_failed(DeviceId id, const Error& error);
   void give_back(DeviceId id);
   void try_server(DeviceId id, const std::string& path);

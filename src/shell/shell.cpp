@@ -135,6 +135,7 @@ void Shell::watch_host() {
   auto uevents = vfio::host::Uevents::open(io_->get_executor(), [this](const Uevent& event) {
     if (event.kind == Uevent::Kind::appeared) bridges_.appeared(to_string(event.bdf));
     if (event.kind == Uevent::Kind::appeared) handle(core::DeviceAppeared{to_string(event.bdf)});
+    if (event.kind == Uevent::Kind::identified) handle(core::DeviceIdentified{to_string(event.bdf)});
     if (event.kind == Uevent::Kind::vanished) handle(core::DeviceVanished{to_string(event.bdf), "it was pulled out"});
     if (event.kind == Uevent::Kind::lost) bridges_.retry(); // whichever it was
     if (event.kind == Uevent::Kind::lost) handle(core::DeviceAppeared{});

@@ -43,7 +43,7 @@ TEST_CASE("what does not go back to its driver when a node stops is told, and th
   REQUIRE(devices);
   for (const auto& function : functions) {
     std::optional<Result<void>> taken;
-    (*devices)->take(*parse_bdf(function), true, {}, [&taken](Result<void> result) { taken = std::move(result); });
+    (*devices)->take(*parse_bdf(function), {}, true, {}, [&taken](Result<void> result) { taken = std::move(result); });
     io.restart();
     io.run();
     INFO((taken && !*taken ? to_string(taken->error()) : ""));
@@ -63,4 +63,78 @@ TEST_CASE("what does not go back to its driver when a node stops is told, and th
   CHECK(to_string(failures->front()).find("as told") != std::string::npos);
   CHECK(kernel.driver(functions[0]) == "vfio-pci");
   CHECK(kernel.driver(functions[1]) == "nvme");
+}
+
+namespace {
+
+/// The state of one host's devices, asked and waited for.
+struct Asked {
+  explicit Asked(const testing::Tree& tree, testing::DriverKernel& kernel)
+      : devices(HostDevices::open(io, tree.at("state"), {}, tree.root(), kernel.system()).value()) {}
+
+  void run() {
+    io.restart();
+    io.run();
+  }
+  core::Who who(const std::string& function) {
+    core::Who who;
+    devices->probe(*parse_bdf(function), [&who](Result<core::Identity> identity) { who = identity.value().who; });
+    run();
+    return who;
+  }
+  std::optional<Bdf> find(const std::string& before, const core::Who& who) {
+    std::optional<Bdf> found;
+    devices->find(*parse_bdf(before), who, [&found](std::optional<Bdf> at) { found = at; });
+    run();
+    return found;
+  }
+
+  boost::asio::io_context io;
+  std::unique_ptr<HostDevices> devices;
+};
+
+void set_serial(const testing::Tree& tree, const std::string& function, const std::string& serial) {
+  tree.file(testing::devices(function) + "nvme/nvme" + function.substr(5, 2) + "/serial", serial);
+}
+
+} // namespace
+
+TEST_CASE("a device is known by its ids, its class and its serial numbers, and found by them in another slot") {
+  const testing::Tree tree;
+  testing::DriverKernel kernel(tree);
+  for (const auto* function : {"0000:06:00.0", "0000:07:00.0", "0000:08:00.0", "0000:08:00.1"})
+    testing::add_function(tree, {.bdf = function});
+  testing::add_function(tree, {.bdf = "0000:09:00.0", .device = "0xf1a6"});
+  std::string config(4096, '\0');
+  config.replace(256, 12, std::string("\x03\0\x01\0\x77\x66\x55\x44\x33\x22\x11\x00", 12));
+  tree.file(testing::devices("0000:07:00.0") + "config", config);
+  set_serial(tree, "0000:06:00.0", "SIX \x01\n");
+  set_serial(tree, "0000:08:00.1", "SIX\n"); // another function number
+  set_serial(tree, "0000:09:00.0", "SIX\n"); // another kind
+  Asked host(tree, kernel);
+  const auto six = host.who("0000:06:00.0"), seven = host.who("0000:07:00.0");
+  CHECK(six.kind == "8086:f1a5, class 010802, subsystem 8086:390a");
+  CHECK(six.serials == std::map<std::string, std::string>{{"nvme", "SIX"}});
+  CHECK(seven.serials == std::map<std::string, std::string>{{"device", "00-11-22-33-44-55-66-77"}});
+  CHECK(host.find("0000:0a:00.0", six) == Bdf{.bus = 6});
+  CHECK(host.find("0000:0a:00.0", seven) == Bdf{.bus = 7});
+  CHECK(host.find("0000:0a:00.0", {six.kind, {{"nvme", "SEVEN"}}}) == std::nullopt);
+  CHECK(host.find("0000:0a:00.0", {six.kind, {}}) == std::nullopt);
+  set_serial(tree, "0000:08:00.0", "SIX\n");
+  CHECK(host.find("0000:0a:00.0", six) == std::nullopt); // which of them?
+}
+
+TEST_CASE("another device than the one that is meant stays with its driver") {
+  const testing::Tree tree;
+  testing::DriverKernel kernel(tree);
+  testing::add_function(tree, {});
+  Asked host(tree, kernel);
+  std::optional<Result<void>> taken;
+  host.devices->take(*parse_bdf("0000:06:00.0"), {"8086:f1a6", {}}, true, {},
+                     [&taken](Result<void> result) { taken = std::move(result); });
+  host.run();
+  REQUIRE((taken && !*taken));
+  CHECK(taken->error().code == Errc::wrong_state);
+  CHECK(taken->error().context.find("8086:f1a6") != std::string::npos);
+  CHECK(kernel.driver("0000:06:00.0") == "nvme");
 }

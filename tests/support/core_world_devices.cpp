@@ -39,6 +39,10 @@ void World::on(unsigned host, ProbeDevice& e) {
   });
 }
 
+void World::on(unsigned host, FindDevice& e) {
+  later(host, dice.within(20), [e] { return DeviceFound{e.device, std::nullopt}; });
+}
+
 void World::on(unsigned host, OpenDevice& e) {
   if (device(e.device).open) fault("an open device was opened: " + to_string(e.device));
   ask(e.device, "open");

@@ -134,6 +134,21 @@ TEST_CASE("both lists of capabilities are found in order") {
   CHECK(found == expected);
 }
 
+TEST_CASE("a serial number is read as lspci shows it, and all zeros or ones are none") {
+  auto config = function();
+  CHECK(smartio::vfio::device_serial_number(config) == std::nullopt); // the first list's 3 is something else
+  put(config, 0x180, {0x03, 0x00, 0x01, 0x1c, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x00});
+  CHECK(smartio::vfio::device_serial_number(config) == "00-11-22-33-44-55-66-77");
+  for (const int byte : {0x00, 0xff}) {
+    put(config, 0x184, {byte, byte, byte, byte, byte, byte, byte, byte});
+    CHECK(smartio::vfio::device_serial_number(config) == std::nullopt);
+  }
+  put(config, 0x184, {0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01});
+  CHECK(smartio::vfio::device_serial_number(config) == "01-00-00-00-00-00-00-00");
+  config.resize(256);
+  CHECK(smartio::vfio::device_serial_number(config) == std::nullopt);
+}
+
 TEST_CASE("lists of capabilities that run in circles or out of range end") {
   auto config = function();
   put(config, 0xc0, {0x11, 0x40});              // back to the first

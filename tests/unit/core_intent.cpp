@@ -30,7 +30,7 @@ Growing one_of_each() {
   auto& intent = state.intent;
   intent.devices[0] = {"0000:06:00.0", false};
   state.changed(device_line(intent, 0));
-  intent.devices[7] = {"vfio-user:/d", true, true};
+  intent.devices[7] = {"vfio-user:/d", true, true, {"1:2", {{"device", "00-01"}, {"nvme", "S/N \"1\""}}}};
   state.changed(device_line(intent, 7));
   intent.devices[0].available = true;
   state.changed(device_line(intent, 0));

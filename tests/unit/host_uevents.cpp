@@ -36,6 +36,19 @@ TEST_CASE("functions that appear, vanish and change their driver are announced")
   CHECK(parse(message("unbind")) == Uevent{Uevent::Kind::unbound, bdf});
 }
 
+TEST_CASE("an NVMe controller that has said who it is is announced by its function") {
+  const auto told = [](const std::string& path, const std::string& subsystem, const std::string& event) {
+    return parse("change@" + path + "\0ACTION=change\0DEVPATH="s + path + "\0SUBSYSTEM="s + subsystem +
+                 "\0NVME_EVENT="s + event + '\0');
+  };
+  const std::string path = "/devices/pci0000:00/0000:00:10.0/0000:06:00.0/nvme/nvme0";
+  CHECK(told(path, "nvme", "connected") == Uevent{Uevent::Kind::identified, Bdf{.bus = 6}});
+  CHECK(!told(path, "nvme", "rediscover"));
+  CHECK(!told(path, "block", "connected"));
+  CHECK(!told("/devices/virtual/nvme-fabrics/ctl/nvme0", "nvme", "connected"));
+  CHECK(!told("/devices/pci0000:00/0000:06:00.9/nvme/nvme0", "nvme", "connected"));
+}
+
 TEST_CASE("what is not about a PCI function is of no interest") {
   CHECK(!parse(message("change")));
   CHECK(!parse(message("add", "block")));

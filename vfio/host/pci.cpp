@@ -121,6 +121,16 @@ Result<Function> read_function(const Root& root, const Bdf& bdf) {
   return function;
 }
 
+std::optional<std::string> nvme_serial(const Root& root, const Bdf& bdf) {
+  const auto folder = folder_of(root, bdf) + "nvme/";
+  for (const auto& controller : list(folder)) {
+    auto serial = read_text(folder + controller + "/serial").value_or("");
+    std::erase_if(serial, [](char c) { return c <= ' ' || c > '~'; });
+    if (!serial.empty()) return serial;
+  }
+  return std::nullopt;
+}
+
 Result<std::vector<std::byte>> read_config(const Root& root, const Bdf& bdf) {
   const auto path = folder_of(root, bdf) + "config";
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

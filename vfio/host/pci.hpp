@@ -50,6 +50,8 @@ Result<Function> read_function(const Root& root, const Bdf& bdf);
 /// 64, 256 or 4096 bytes; 64 when the reader may see no more (the rest needs CAP_SYS_ADMIN). Reads from the device, so
 /// it may block while that is being reset.
 Result<std::vector<std::byte>> read_config(const Root& root, const Bdf& bdf);
+/// Of an NVMe controller: its serial number, as its driver was told. Printable characters only.
+std::optional<std::string> nvme_serial(const Root& root, const Bdf& bdf);
 /// The one function that `text` names, in any form `lspci -s` takes. Errc::no_such_device: there is none;
 /// Errc::bad_request: no such form, or several match (they are named).
 Result<Bdf> find_function(const Root& root, std::string_view text);

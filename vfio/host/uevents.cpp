@@ -27,6 +27,14 @@ std::optional<Uevent::Kind> kind_of(std::string_view action) {
   return std::nullopt;
 }
 
+/// ".../0000:06:00.0/nvme/nvme0": the function of an NVMe controller.
+std::optional<Bdf> function_of(std::string_view path) {
+  const auto end = path.find("/nvme/");
+  if (end == path.npos) return std::nullopt;
+  path = path.substr(0, end);
+  return parse_bdf(path.substr(path.rfind('/') + 1));
+}
+
 Result<Fd> open_socket() {
   Fd socket(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT));
   if (!socket) return fail_errno(errno, "socket NETLINK_KOBJECT_UEVENT");
@@ -68,8 +76,9 @@ Got receive(int socket, Uevent& event) {
 std::optional<Uevent> parse_uevent(std::span<const std::byte> message) {
   std::string_view text(reinterpret_cast<const char*>(message.data()), message.size());
   std::optional<Uevent::Kind> kind;
-  std::optional<Bdf> bdf;
-  bool pci = false;
+  std::optional<Bdf> bdf, parent;
+  std::string_view subsystem;
+  bool connected = false;
   // "ACTION@PATH", then "KEY=VALUE", each ending with a zero byte.
   for (bool first = true; !text.empty(); first = false) {
     const auto end = text.find('\0');
@@ -78,10 +87,13 @@ std::optional<Uevent> parse_uevent(std::span<const std::byte> message) {
     text.remove_prefix(end + 1);
     if (first && line.find('@') == line.npos) return std::nullopt;
     if (line.starts_with("ACTION=")) kind = kind_of(line.substr(7));
-    if (line.starts_with("SUBSYSTEM=")) pci = line == "SUBSYSTEM=pci";
+    if (line.starts_with("DEVPATH=")) parent = function_of(line.substr(8));
+    if (line.starts_with("SUBSYSTEM=")) subsystem = line.substr(10);
     if (line.starts_with("PCI_SLOT_NAME=")) bdf = parse_bdf(line.substr(14));
+    connected = connected || line == "NVME_EVENT=connected";
   }
-  if (!pci || !kind || !bdf) return std::nullopt;
+  if (subsystem == "nvme" && connected && parent) return Uevent{Uevent::Kind::identified, *parent};
+  if (subsystem != "pci" || !kind || !bdf) return std::nullopt;
   return Uevent{*kind, *bdf};
 }
 

@@ -19,9 +19,10 @@ struct Uevent {
   enum class Kind {
     appeared,
     vanished,
-    bound,   ///< a driver has taken it
-    unbound, ///< its driver has let it go
-    lost,    ///< more happened than could be kept: look at everything again (`bdf` says nothing)
+    bound,      ///< a driver has taken it
+    unbound,    ///< its driver has let it go
+    identified, ///< its driver has asked it who it is: an NVMe controller (drivers/nvme/host/core.c, nvme_start_ctrl)
+    lost,       ///< more happened than could be kept: look at everything again (`bdf` says nothing)
   };
   Kind kind;
   Bdf bdf;

@@ -1,0 +1,33 @@
+// Who a device is, whatever its place: what is kept of it, so that no other is lent in its stead. Pure.
+#pragma once
+
+#include "result.hpp"
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace smartio::core {
+
+struct Who {
+  std::string kind; ///< its ids and class; empty: not known
+  /// What tells two of a kind apart, as far as it is known: by "device" (the capability) and "nvme" (what the kernel's
+  /// driver was told by the controller).
+  std::map<std::string, std::string> serials{};
+  bool operator==(const Who&) const = default;
+};
+
+std::string kind_of(std::uint16_t vendor, std::uint16_t device, std::uint32_t class_code,
+                    std::uint16_t subsystem_vendor, std::uint16_t subsystem_device);
+std::string to_string(const Who& who);
+
+/// Errc::wrong_state, and what is there, if that is certainly not what is remembered.
+Result<void> check_same(const Who& remembered, const Who& there);
+
+/// Whether they are certainly one: of a kind, with a serial number in common and none that differs.
+bool is_surely(const Who& remembered, const Who& there);
+
+/// `there` with what is remembered of it; just `there` where that is another one.
+Who joined(Who there, const Who& remembered);
+
+} // namespace smartio::core
