@@ -93,8 +93,11 @@ struct Asked {
   std::unique_ptr<HostDevices> devices;
 };
 
-void set_serial(const testing::Tree& tree, const std::string& function, const std::string& serial) {
-  tree.file(testing::devices(function) + "nvme/nvme" + function.substr(5, 2) + "/serial", serial);
+void set_serial(const testing::Tree& tree, const std::string& function, const std::string& serial,
+                const char* state = "live\n") {
+  const auto folder = testing::devices(function) + "nvme/nvme" + function.substr(5, 2);
+  tree.file(folder + "/serial", serial);
+  tree.file(folder + "/state", state);
 }
 
 } // namespace
@@ -117,6 +120,8 @@ TEST_CASE("a device is known by its ids, its class and its serial numbers, and f
   CHECK(six.serials == std::map<std::string, std::string>{{"nvme", "SIX"}});
   CHECK(seven.serials == std::map<std::string, std::string>{{"device", "00-11-22-33-44-55-66-77"}});
   CHECK(host.find("0000:0a:00.0", six) == Bdf{.bus = 6});
+  set_serial(tree, "0000:08:00.0", "(efault)\n", "connecting\n"); // as the kernel says before it knows
+  CHECK(host.who("0000:08:00.0").serials.empty());
   CHECK(host.find("0000:0a:00.0", seven) == Bdf{.bus = 7});
   CHECK(host.find("0000:0a:00.0", {six.kind, {{"nvme", "SEVEN"}}}) == std::nullopt);
   CHECK(host.find("0000:0a:00.0", {six.kind, {}}) == std::nullopt);

@@ -124,6 +124,8 @@ Result<Function> read_function(const Root& root, const Bdf& bdf) {
 std::optional<std::string> nvme_serial(const Root& root, const Bdf& bdf) {
   const auto folder = folder_of(root, bdf) + "nvme/";
   for (const auto& controller : list(folder)) {
+    // Before the controller was asked the file says "(efault)" (drivers/nvme/host/sysfs.c).
+    if (read_text(folder + controller + "/state") != "live") continue;
     auto serial = read_text(folder + controller + "/serial").value_or("");
     std::erase_if(serial, [](char c) { return c <= ' ' || c > '~'; });
     if (!serial.empty()) return serial;
