@@ -28,7 +28,8 @@ public:
                                                    vfio::host::System system = vfio::host::System::real());
   ~HostDevices(); ///< waits for what is under way
 
-  /// "06:00.0", and any other form of lspci -s that names one function, in full; other texts as they are.
+  /// "06:00.0", and any other form of lspci -s that names one function, in full; "vfio-user:PATH" without links in an
+  /// absolute path, as far as it is there; other texts as they are.
   static Result<std::string> full_address(const std::string& text);
 
   void probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done);

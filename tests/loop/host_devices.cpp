@@ -143,3 +143,17 @@ TEST_CASE("another device than the one that is meant stays with its driver") {
   CHECK(taken->error().context.find("8086:f1a6") != std::string::npos);
   CHECK(kernel.driver("0000:06:00.0") == "nvme");
 }
+
+TEST_CASE("a server's socket has one address, whatever name it is called by") {
+  const testing::Tree tree;
+  tree.file("server/socket", "");
+  tree.link("alias", "server");
+  tree.link("link", "server/socket");
+  const auto address = "vfio-user:" + tree.at("server/socket");
+  for (const auto* name : {"server/socket", "alias/socket", "link", "server/../alias/./socket"})
+    CHECK(HostDevices::full_address("vfio-user:" + tree.at(name)).value() == address);
+  CHECK(HostDevices::full_address("vfio-user:" + tree.at("alias/later")).value() ==
+        "vfio-user:" + tree.at("server/later"));
+  for (const auto* text : {"vfio-user:", "vfio-user:relative", "80000"})
+    CHECK(HostDevices::full_address(text).value() == text);
+}
