@@ -7,7 +7,6 @@
 namespace smartio::core {
 namespace {
 
-constexpr std::string_view user_prefix = "vfio-user:";
 constexpr std::size_t longest_socket_path = 107; // sun_path of sockaddr_un, without its NUL
 constexpr std::uint64_t shortest_peer_timeout = 1000, longest_peer_timeout = 60000;
 

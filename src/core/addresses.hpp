@@ -4,8 +4,11 @@
 #include "result.hpp"
 
 #include <string>
+#include <string_view>
 
 namespace smartio::core {
+
+inline constexpr std::string_view user_prefix = "vfio-user:"; ///< of a device that a process serves; its socket follows
 
 /// A BDF in full, or vfio-user:PATH with an absolute path: what the shell can open. Anything else it is never given.
 bool is_address(std::string_view text);

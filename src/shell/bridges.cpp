@@ -1,5 +1,6 @@
 #include "bridges.hpp"
 
+#include "addresses.hpp"
 #include "ntb/peer.hpp"
 #include "result.hpp"
 
@@ -51,7 +52,7 @@ void Bridges::open(const std::string& address) {
 DeviceSource Bridges::source(const std::string& address) {
   if (const auto bdf = parse_bdf(address))
     return sources_.kernel(*bdf, vfio::kernel::Interface::automatic, [this, address] { wanted_back(address); });
-  return sources_.user(address.substr(user_prefix.size()), false);
+  return sources_.user(address.substr(core::user_prefix.size()), false);
 }
 
 void Bridges::opened(const std::string& address, const Ref& bridge, Result<OpenedDevice> device) {

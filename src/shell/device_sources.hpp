@@ -13,8 +13,6 @@
 
 namespace smartio {
 
-constexpr std::string_view user_prefix = "vfio-user:";
-
 class DeviceSources {
 public:
   DeviceSources(Context& context, HostDevices& host) : context_(context), host_(host) {}

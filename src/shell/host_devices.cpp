@@ -1,5 +1,6 @@
 #include "host_devices.hpp"
 
+#include "addresses.hpp"
 #include "capabilities.hpp"
 #include "host/filter.hpp"
 #include "host/holders.hpp"
@@ -31,8 +32,6 @@ Error as_busy(Error error) {
   if (error.code == Errc::timed_out) error.code = make_error_code(Errc::busy);
   return error;
 }
-
-constexpr std::string_view user_prefix = "vfio-user:";
 
 /// Threads that are made meanwhile take none of the program's signals.
 class SignalsBlocked {
@@ -94,10 +93,11 @@ Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, con
 HostDevices::~HostDevices() { worker_.join(); }
 
 Result<std::string> HostDevices::full_address(const std::string& text) {
-  if (text.starts_with(user_prefix)) { // one server may have several names
+  if (text.starts_with(core::user_prefix)) { // one server may have several names
     std::error_code error;
-    const auto path = std::filesystem::weakly_canonical(text.substr(user_prefix.size()), error);
-    return error || text[user_prefix.size()] != '/' ? text : fmt::format("{}{}", user_prefix, path.string());
+    const auto path = std::filesystem::weakly_canonical(text.substr(core::user_prefix.size()), error);
+    return error || text[core::user_prefix.size()] != '/' ? text
+                                                          : fmt::format("{}{}", core::user_prefix, path.string());
   }
   if (text.find_first_of(":.") == std::string::npos) return text;
   // A complete address needs no look at the host: its device may have been pulled out.

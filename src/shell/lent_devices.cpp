@@ -1,5 +1,6 @@
 #include "lent_devices.hpp"
 
+#include "addresses.hpp"
 #include "result.hpp"
 
 namespace smartio {
@@ -21,7 +22,7 @@ vfio::kernel::Interface interface_of(const std::string& option) {
 
 LentDevices::LentDevices(Context& context, HostDevices& host, const DeviceSources& sources)
     : context_(context), host_(host), sources_(sources), servers_(context.io, [this](const std::string& path) {
-        context_.handle(core::DeviceAppeared{std::string(user_prefix) + path});
+        context_.handle(core::DeviceAppeared{std::string(core::user_prefix) + path});
       }) {}
 
 std::shared_ptr<LentDevice> LentDevices::find(DeviceId id) const {
@@ -63,9 +64,9 @@ void LentDevices::perform(core::ProbeDevice& effect) {
     return host_.probe(*bdf, [this, id](Result<core::Identity> identity) {
       context_.handle(core::DeviceProbed{id, std::move(identity)});
     });
-  try_server(id, effect.address.substr(user_prefix.size()));
+  try_server(id, effect.address.substr(core::user_prefix.size()));
   LentDevice::open(
-      context_.io, id, sources_.user(effect.address.substr(user_prefix.size()), false), register_windows_,
+      context_.io, id, sources_.user(effect.address.substr(core::user_prefix.size()), false), register_windows_,
       [](const core::Event&) {},
       [this, id](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) {
@@ -89,8 +90,8 @@ void LentDevices::perform(core::OpenDevice& effect) {
   const auto id = effect.device;
   const auto bdf = parse_bdf(effect.address);
   if (!bdf) {
-    try_server(id, effect.address.substr(user_prefix.size()));
-    auto server = sources_.user(effect.address.substr(user_prefix.size()), !effect.without_reset);
+    try_server(id, effect.address.substr(core::user_prefix.size()));
+    auto server = sources_.user(effect.address.substr(core::user_prefix.size()), !effect.without_reset);
     server.comes_back = true;
     return open(id, std::move(server), std::move(effect.who));
   }
