@@ -131,9 +131,13 @@ struct DeviceAppeared {
 struct DeviceIdentified {
   std::string address;
 }; ///< of this host: its driver has asked it for its serial number
-struct DeviceFound {
-  DeviceId device;                    ///< of the FindDevice
-  std::optional<std::string> address; ///< of the one function that it is
+/// A device of this host, where it is.
+struct Seen {
+  std::string address;
+  Who who;
+};
+struct DevicesFound {
+  std::vector<Seen> seen;
 };
 struct HostScanned {
   RequestId request; ///< of the ScanHost
@@ -178,7 +182,7 @@ struct UsageChanged {
 using Event =
     std::variant<Started, Stopping, Command, ControlClosed, Accepted, Crowded, Dialled, DialFailed, Received, LinkDown,
                  TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished, DeviceAppeared,
-                 DeviceIdentified, DeviceFound, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
+                 DeviceIdentified, DevicesFound, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
                  LoanOpened, LoanClosed, FabricLost, UsageChanged>;
 
 // Effects
@@ -215,12 +219,7 @@ struct ProbeDevice {
   DeviceId device;
   std::string address;
 };
-/// Looks for a device of this host that is not where it was; answered by DeviceFound.
-struct FindDevice {
-  DeviceId device;
-  std::string address; ///< where it was
-  Who who;
-};
+struct FindDevices {}; ///< of this host, wherever they are; answered by DevicesFound
 struct OpenDevice {
   DeviceId device;
   std::string address;
@@ -276,7 +275,7 @@ struct Log {
 };
 struct Idle {}; ///< once, after Stopping: no loan is left
 
-using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, FindDevice, OpenDevice,
+using Effect = std::variant<Reply, Emit, Save, Dial, Send, Drop, Arm, Disarm, ProbeDevice, FindDevices, OpenDevice,
                             CloseDevice, ForgetDevice, ScanHost, ReadConfig, EndLoan, ClientsReleased, OpenLoan,
                             CloseLoan, UseBridges, Log, Idle>;
 

@@ -151,10 +151,16 @@ std::string encode(const Intent& intent, NodeId node) {
                   {"removed", intent.removed}});
 }
 
-std::string device_line(const Intent& intent, std::uint16_t index) {
-  const auto device = intent.devices.find(index);
-  return line_of({{"devices", Json::array({device == intent.devices.end() ? Json{{"index", index}, {"address", nullptr}}
-                                                                          : json_of(index, device->second)})}});
+std::string device_line(const Intent& intent, std::uint16_t index) { return device_lines(intent, {index}); }
+
+std::string device_lines(const Intent& intent, const std::set<std::uint16_t>& indices) {
+  Json list = Json::array();
+  for (const auto index : indices) {
+    const auto device = intent.devices.find(index);
+    list.push_back(device == intent.devices.end() ? Json{{"index", index}, {"address", nullptr}}
+                                                  : json_of(index, device->second));
+  }
+  return line_of({{"devices", std::move(list)}});
 }
 
 std::string connection_line(const Intent& intent, NodeId peer) {

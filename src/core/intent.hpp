@@ -46,6 +46,7 @@ std::string encode(const Intent& intent, NodeId node);
 
 /// Such a line: what the intent holds now of a device (or that it holds none), of a connection, or of a whole part.
 std::string device_line(const Intent& intent, std::uint16_t index);
+std::string device_lines(const Intent& intent, const std::set<std::uint16_t>& indices); ///< of several at once
 std::string connection_line(const Intent& intent, NodeId peer);
 std::string options_line(const Intent& intent);
 std::string filters_line(const Intent& intent);

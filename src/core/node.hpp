@@ -126,7 +126,7 @@ private:
   void on(const DeviceVanished&);
   void on(const DeviceAppeared&);
   void on(const DeviceIdentified&);
-  void on(const DeviceFound&);
+  void on(const DevicesFound&);
   void on(const DeviceLost&);
   void announce(DeviceId id);
   void announce_all(LinkId link) const;
@@ -135,8 +135,8 @@ private:
   void probe(DeviceId id, OwnDevice& device);
   Result<void> check_identity(OwnDevices::Index index, const Identity& there);
   void note_whereabouts(OwnDevices::Index index, const DeviceProbed& probed);
-  void look_for(OwnDevices::Index index);
-  void look_for_all();
+  void look_for_missing();
+  void found(OwnDevices::Index index, const std::string& address);
   void move(OwnDevices::Index index, const std::string& address);
   void close(DeviceId id, OwnDevice& device);
   OwnDevice* own(DeviceId id);
@@ -229,7 +229,12 @@ private:
   std::vector<Effect> effects_;
   std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
   OwnDevices devices_;
-  std::set<OwnDevices::Index> missing_;          ///< added, and not where they were
+  std::set<OwnDevices::Index> missing_; ///< whose device is not where it was, as far as is known
+  enum class Looking : std::uint8_t {
+    not_now,
+    once,
+    twice
+  } looking_{};                                  ///< for those: while an answer is outstanding, and after it
   std::map<std::string, BridgeChanged> bridges_; ///< by address
   std::map<NodeId, BorrowingPeer> borrowers_;
   std::map<NodeId, LendingPeer> lenders_;

@@ -76,7 +76,7 @@ void Node::on(const DeviceClosed& closed) {
   if (reopens) return open(closed.device, *device, true);
   set_state(closed.device, *device, DeviceState::unavailable, device->vanished ? "it is not there any more" : "");
   reply(device->waiting, Json{{"device", to_string(closed.device)}});
-  if (missing_.contains(index_of(closed.device))) look_for(index_of(closed.device));
+  if (missing_.contains(index_of(closed.device))) look_for_missing();
 }
 
 /// Of this host: it was pulled out, or somebody unbinds it and the kernel waits until it is closed. That it should be
@@ -117,7 +117,7 @@ void Node::on(const DeviceAppeared& appeared) {
       if (device.shares.empty()) close(*id, device);
     }
   }
-  look_for_all();
+  look_for_missing();
   scan({.purpose = ScanFor::appeared, .rules = {}});
 }
 
@@ -131,6 +131,7 @@ void Node::on(const DeviceProbed& probed) {
   if (!probed.identity && !in_use && !known) {
     reply(device->waiting, std::unexpected(probed.identity.error()));
     devices_.remove(index);
+    missing_.erase(index);
     effects_.push_back(ForgetDevice{probed.device});
     return;
   }
@@ -151,6 +152,7 @@ void Node::on(const DeviceProbed& probed) {
   if (!why.empty() && why != device->reason) log(4, fmt::format("device {}: {}", to_string(probed.device), why));
   device->reason = std::move(why);
   if (entry_of(probed.device, *device) != before) announce(probed.device);
+  if (device->unidentified && std::exchange(device->identified, false)) return probe(probed.device, *device);
   const bool wanted = std::exchange(device->wanted, false) || intent_.devices[index].available;
   if (wanted && same) return open(probed.device, *device);
   reply(device->waiting, Json{{"device", to_string(probed.device)}});
@@ -169,8 +171,7 @@ void Node::on(const DeviceOpened& opened) {
   }
   auto& wanted = intent_.devices[index_of(opened.device)];
   auto identity = *opened.identity;
-  // Of a device of this host that is what was probed: VFIO's configuration space may say it in other words.
-  if (parse_bdf(device->address)) identity.who = device->identity.who;
+  identity.who = joined(std::move(identity.who), wanted.who);
   const bool changed = wanted.without_reset != device->without_reset || wanted.who != identity.who;
   wanted.who = identity.who;
   devices_.identify(index_of(opened.device), std::move(identity));

@@ -3,6 +3,8 @@
 #include "bdf.hpp"
 #include "node.hpp"
 
+#include <algorithm>
+
 namespace smartio::core {
 
 /// Whether the entry's device is what is there now; learns what is not known of it yet.
@@ -10,9 +12,9 @@ Result<void> Node::check_identity(OwnDevices::Index index, const Identity& there
   auto& entry = intent_.devices.at(index);
   TRY(check_same(entry.who, there.who));
   // Of a controller that has just appeared: the kernel's driver asks for the number, and says when it has it.
-  const bool asked = !there.driver.empty() && (there.driver != "nvme" || there.who.serials.contains("nvme"));
+  const bool asked = !there.driver.empty() && (there.driver != "nvme" || there.who.serials.contains(nvme_serial));
   auto& unidentified = devices_.find(index)->unidentified;
-  unidentified = entry.who.serials.contains("nvme") && !asked;
+  unidentified = entry.who.serials.contains(nvme_serial) && !asked;
   if (unidentified) return fail(Errc::wrong_state, "its serial number is not known yet, so it may be another device");
   auto known = joined(there.who, entry.who);
   if (entry.who == known) return {};
@@ -21,67 +23,82 @@ Result<void> Node::check_identity(OwnDevices::Index index, const Identity& there
   return {};
 }
 
-/// Keeps in mind which entries have lost their device, and looks for that.
+/// Keeps in mind which entries have lost their device, and looks for that. A bridge there: the buses have new numbers.
 void Node::note_whereabouts(OwnDevices::Index index, const DeviceProbed& probed) {
   const auto& entry = intent_.devices.at(index);
   if (!parse_bdf(entry.address)) return;
-  const bool gone = probed.identity ? !check_same(entry.who, probed.identity->who)
-                                    : probed.identity.error().code == Errc::no_such_device;
+  const auto error = probed.identity ? std::error_code() : probed.identity.error().code;
+  const bool gone = error ? error == Errc::no_such_device || error == Errc::not_permitted
+                          : !check_same(entry.who, probed.identity->who);
+  if (!gone && error) return;
   if (!gone) return void(missing_.erase(index));
   missing_.insert(index);
-  look_for(index);
+  look_for_missing();
 }
 
-void Node::look_for(OwnDevices::Index index) {
-  const auto entry = intent_.devices.find(index);
-  if (entry == intent_.devices.end() || entry->second.who.serials.empty()) return;
-  effects_.push_back(FindDevice{make_device_id(settings_.node, index), entry->second.address, entry->second.who});
-}
-
-void Node::look_for_all() {
-  for (const auto index : missing_) look_for(index);
+void Node::look_for_missing() {
+  if (missing_.empty()) return;
+  if (looking_ == Looking::not_now) effects_.push_back(FindDevices{});
+  looking_ = looking_ == Looking::not_now ? Looking::once : Looking::twice;
 }
 
 void Node::on(const DeviceIdentified& identified) {
+  look_for_missing();
   const auto id = own_by_address(identified.address);
-  auto* device = id ? own(*id) : nullptr;
-  if (device == nullptr) return look_for_all();
-  if (device->state == DeviceState::unavailable && device->asked == Asked::nothing && device->unidentified)
-    probe(*id, *device);
+  if (!id) return;
+  auto& device = *own(*id);
+  const auto entry = intent_.devices.find(index_of(*id));
+  const bool is_news = entry != intent_.devices.end() && !entry->second.who.serials.contains(nvme_serial);
+  device.identified = device.asked == Asked::probe;
+  if (device.state == DeviceState::unavailable && device.asked == Asked::nothing && (device.unidentified || is_news))
+    probe(*id, device);
 }
 
-void Node::on(const DeviceFound& found) {
-  const auto index = index_of(found.device);
-  auto* device = own(found.device);
-  if (device == nullptr || !found.address || !missing_.contains(index) || *found.address == device->address) return;
-  if (device->state != DeviceState::unavailable || device->asked != Asked::nothing) return;
-  const auto other = devices_.by_address(*found.address);
-  if (!other) return move(index, *found.address);
-  const auto& there = devices_.find(*other);
-  if (missing_.contains(*other) && there->state == DeviceState::unavailable && there->asked == Asked::nothing)
-    return move(index, *found.address);
-  device->reason =
-      fmt::format("it is device {} at {} now", to_string(make_device_id(settings_.node, *other)), *found.address);
+/// Each missing device is where one function, and no more, is surely it.
+void Node::on(const DevicesFound& found) {
+  const bool more = std::exchange(looking_, Looking::not_now) == Looking::twice;
+  for (const auto index : std::set(missing_)) {
+    const auto entry = intent_.devices.find(index);
+    if (entry == intent_.devices.end()) continue;
+    const auto is_it = [&entry](const Seen& seen) { return is_surely(entry->second.who, seen.who); };
+    const auto at = std::ranges::find_if(found.seen, is_it);
+    if (std::ranges::count_if(found.seen, is_it) == 1) this->found(index, at->address);
+  }
+  if (more) look_for_missing();
+}
+
+void Node::found(OwnDevices::Index index, const std::string& address) {
+  const auto can_move = [this](OwnDevices::Index of) {
+    const auto* device = devices_.find(of);
+    return missing_.contains(of) && device != nullptr && device->state == DeviceState::unavailable &&
+           device->asked == Asked::nothing;
+  };
+  if (!can_move(index)) return;
+  auto& device = *devices_.find(index);
+  if (device.address == address) return void(missing_.erase(index));
+  const auto other = devices_.by_address(address);
+  if (!other || can_move(*other)) return move(index, address);
+  device.reason = fmt::format("it is device {} at {} now", to_string(make_device_id(settings_.node, *other)), address);
 }
 
 /// The entry goes with its device. Of two that have changed places, the other's goes to where this one was.
 void Node::move(OwnDevices::Index index, const std::string& address) {
+  std::set<OwnDevices::Index> moved{index};
+  if (const auto other = devices_.by_address(address)) moved.insert(*other);
   const auto before = devices_.find(index)->address;
-  const auto other = devices_.by_address(address);
   devices_.move(index, address);
-  for (const auto moved : {std::optional(index), other}) {
-    if (!moved) continue;
-    auto& device = *devices_.find(*moved);
-    const auto id = make_device_id(settings_.node, *moved);
-    intent_.devices.at(*moved).address = device.address;
-    save(device_line(intent_, *moved));
+  for (const auto each : moved) intent_.devices.at(each).address = devices_.find(each)->address;
+  save(device_lines(intent_, moved));
+  for (const auto each : moved) {
+    auto& device = *devices_.find(each);
+    const auto id = make_device_id(settings_.node, each);
+    const auto& from = each == index ? before : address;
+    log(5, fmt::format("device {} is at {} now; it was at {}", to_string(id), device.address, from));
+    emit("device-moved", {{"device", to_string(id)}, {"address", device.address}, {"before", from}});
     device.vanished = false;
+    announce(id);
     probe(id, device);
   }
-  const auto id = make_device_id(settings_.node, index);
-  log(5, fmt::format("device {} is at {} now; it was at {}", to_string(id), address, before));
-  emit("device-moved", {{"device", to_string(id)}, {"address", address}, {"before", before}});
-  announce(id);
 }
 
 } // namespace smartio::core

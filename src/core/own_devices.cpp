@@ -68,7 +68,7 @@ void OwnDevices::identify(Index index, Identity identity) {
 
 void OwnDevices::move(Index index, const std::string& address) {
   auto& device = devices_.at(index);
-  addresses_.erase(device.address);
+  if (by_address(device.address) == index) addresses_.erase(device.address);
   if (const auto other = by_address(address)) {
     devices_.at(*other).address = device.address;
     addresses_[device.address] = *other;

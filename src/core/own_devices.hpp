@@ -36,6 +36,7 @@ struct OwnDevice {
   bool reopens = false;                    ///< closed, once its last loan ended, only to be opened again
   bool vanished = false;                   ///< of this host, and not there now
   bool unidentified = false;               ///< until its driver has asked it who it is
+  bool identified = false;                 ///< it has, while the device was probed
   bool without_reset = false;              ///< lent although it cannot be reset
   bool wanted = false;                     ///< a filter makes it available once it was added
   std::map<std::uint64_t, Share> shares{}; ///< by epoch

@@ -5,11 +5,10 @@
 namespace smartio::core {
 namespace {
 
-/// Of the serial numbers that both have.
-template <class Compare> bool any_common(const Who& a, const Who& b, Compare compare) {
-  return std::ranges::any_of(a.serials, [&b, compare](const auto& serial) {
+bool differs(const Who& a, const Who& b) {
+  return std::ranges::any_of(a.serials, [&b](const auto& serial) {
     const auto other = b.serials.find(serial.first);
-    return other != b.serials.end() && compare(serial.second, other->second);
+    return other != b.serials.end() && serial.second != other->second;
   });
 }
 
@@ -29,14 +28,14 @@ std::string to_string(const Who& who) {
 
 Result<void> check_same(const Who& remembered, const Who& there) {
   const bool of_a_kind = remembered.kind.empty() || there.kind.empty() || remembered.kind == there.kind;
-  if (of_a_kind && !any_common(remembered, there, std::not_equal_to<>())) return {};
+  if (of_a_kind && !differs(remembered, there)) return {};
   return fail(Errc::wrong_state, "another device is in its place ({}; it was {}): 'available' lends that one",
               to_string(there), to_string(remembered));
 }
 
 bool is_surely(const Who& remembered, const Who& there) {
-  return remembered.kind == there.kind && any_common(remembered, there, std::equal_to<>()) &&
-         check_same(remembered, there).has_value();
+  return remembered.kind == there.kind && remembered.serials.contains(nvme_serial) &&
+         there.serials.contains(nvme_serial) && !differs(remembered, there);
 }
 
 Who joined(Who there, const Who& remembered) {

@@ -9,11 +9,12 @@
 
 namespace smartio::core {
 
+// Serial numbers: of the capability, and what the kernel's driver was told by an NVMe controller.
+inline constexpr const char *device_serial = "device", *nvme_serial = "nvme";
+
 struct Who {
-  std::string kind; ///< its ids and class; empty: not known
-  /// What tells two of a kind apart, as far as it is known: by "device" (the capability) and "nvme" (what the kernel's
-  /// driver was told by the controller).
-  std::map<std::string, std::string> serials{};
+  std::string kind;                             ///< its ids and class; empty: not known
+  std::map<std::string, std::string> serials{}; ///< what tells two of a kind apart, as far as it is known
   bool operator==(const Who&) const = default;
 };
 
@@ -24,7 +25,8 @@ std::string to_string(const Who& who);
 /// Errc::wrong_state, and what is there, if that is certainly not what is remembered.
 Result<void> check_same(const Who& remembered, const Who& there);
 
-/// Whether they are certainly one: of a kind, with a serial number in common and none that differs.
+/// Whether they are certainly one, wherever they are: of a kind and with one NVMe serial number. The capability's does
+/// not say that: functions of one device share it, and some vendors give all their devices the same.
 bool is_surely(const Who& remembered, const Who& there);
 
 /// `there` with what is remembered of it; just `there` where that is another one.

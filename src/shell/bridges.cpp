@@ -46,7 +46,9 @@ void Bridges::open(const std::string& address) {
   if (!bdf) return open_device({});
   bridges_[address]->taken = *bdf;
   bridges_[address]->opening = true;
-  host_.take(*bdf, {}, false, {}, std::move(open_device));
+  host_.take(*bdf, {}, false, {}, [open_device = std::move(open_device)](const Result<core::Who>& taken) mutable {
+    open_device(taken ? Result<void>() : std::unexpected(taken.error()));
+  });
 }
 
 DeviceSource Bridges::source(const std::string& address) {

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <csignal>
-#include <filesystem>
 
 namespace smartio {
 
@@ -48,13 +47,17 @@ private:
   ::sigset_t before_{};
 };
 
+std::string kind_of(const host::Function& function) {
+  return core::kind_of(function.vendor, function.device, function.class_code, function.subsystem_vendor,
+                       function.subsystem_device);
+}
+
 core::Who who_of(const host::Root& root, const host::Function& function) {
-  core::Who who{.kind = core::kind_of(function.vendor, function.device, function.class_code, function.subsystem_vendor,
-                                      function.subsystem_device)};
+  core::Who who{.kind = kind_of(function)};
   const auto config = host::read_config(root, function.bdf);
   const auto serial = config ? vfio::device_serial_number(*config) : std::nullopt;
-  if (serial) who.serials["device"] = *serial;
-  if (const auto nvme = host::nvme_serial(root, function.bdf)) who.serials["nvme"] = *nvme;
+  if (serial) who.serials[core::device_serial] = *serial;
+  if (const auto nvme = host::nvme_serial(root, function.bdf)) who.serials[core::nvme_serial] = *nvme;
   return who;
 }
 
@@ -93,13 +96,7 @@ Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, con
 HostDevices::~HostDevices() { worker_.join(); }
 
 Result<std::string> HostDevices::full_address(const std::string& text) {
-  if (text.starts_with(core::user_prefix)) { // one server may have several names
-    std::error_code error;
-    const auto path = std::filesystem::weakly_canonical(text.substr(core::user_prefix.size()), error);
-    return error || text[core::user_prefix.size()] != '/' ? text
-                                                          : fmt::format("{}{}", core::user_prefix, path.string());
-  }
-  if (text.find_first_of(":.") == std::string::npos) return text;
+  if (text.find_first_of(":.") == std::string::npos || text.starts_with(core::user_prefix)) return text;
   // A complete address needs no look at the host: its device may have been pulled out.
   for (const auto& whole : {text, "0000:" + text})
     if (const auto bdf = parse_bdf(whole)) return to_string(*bdf);
@@ -124,40 +121,41 @@ void HostDevices::probe(const Bdf& bdf, std::move_only_function<void(Result<core
       std::move(done));
 }
 
-void HostDevices::find(const Bdf& before, core::Who who, std::move_only_function<void(std::optional<Bdf>)> done) {
-  run<std::optional<Bdf>>(
-      [this, number = before.function, who = std::move(who)]() -> std::optional<Bdf> {
-        std::optional<Bdf> found;
+void HostDevices::find(std::move_only_function<void(std::vector<core::Seen>)> done) {
+  run<std::vector<core::Seen>>(
+      [this] {
+        std::vector<core::Seen> seen;
         for (const auto& bdf : host::list_functions(root_).value_or(std::vector<Bdf>{})) {
-          const auto function =
-              bdf.function == number ? host::read_function(root_, bdf) : fail(Errc::no_such_device, "");
-          if (!function || !is_surely(who, who_of(root_, *function))) continue;
-          if (found) return std::nullopt;
-          found = bdf;
+          const auto serial = host::nvme_serial(root_, bdf);
+          const auto function = serial ? host::read_function(root_, bdf) : fail(Errc::no_such_device, "");
+          if (function && !function->physical_function)
+            seen.push_back({to_string(bdf), {kind_of(*function), {{core::nvme_serial, *serial}}}});
         }
-        return found;
+        return seen;
       },
       std::move(done));
 }
 
 void HostDevices::take(const Bdf& bdf, core::Who who, bool force, std::vector<std::string> companions,
-                       std::move_only_function<void(Result<void>)> done) {
+                       std::move_only_function<void(Result<core::Who>)> done) {
   std::set<Bdf> added;
   for (const auto& address : companions)
     if (const auto companion = parse_bdf(address)) added.insert(*companion);
-  run<Result<void>>(
+  run<Result<core::Who>>(
       [this, bdf, who = std::move(who), force, added = std::move(added)] { return take_now(bdf, who, force, added); },
       std::move(done));
 }
 
-Result<void> HostDevices::take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions) {
+Result<core::Who> HostDevices::take_now(const Bdf& bdf, const core::Who& who, bool force,
+                                        const std::set<Bdf>& companions) {
   if (!binder_)
     return fail(Errc::not_permitted,
                 "{} stays with its driver: this node has no state directory, so a crash could not "
                 "be undone",
                 to_string(bdf));
   const auto function = TRY(host::read_function(root_, bdf));
-  TRY(check_same(who, who_of(root_, function)));
+  auto there = who_of(root_, function);
+  TRY(check_same(who, there));
   TRY(host::check_lendable(root_, function));
   auto& group = groups_[*function.iommu_group];
   if (group.bound.empty()) {
@@ -179,7 +177,7 @@ Result<void> HostDevices::take_now(const Bdf& bdf, const core::Who& who, bool fo
     group.bound = std::move(all);
   }
   group.taken.insert(bdf);
-  return {};
+  return there;
 }
 
 void HostDevices::give_back(const Bdf& bdf, std::move_only_function<void(Result<std::string>)> done) {

@@ -28,19 +28,19 @@ public:
                                                    vfio::host::System system = vfio::host::System::real());
   ~HostDevices(); ///< waits for what is under way
 
-  /// "06:00.0", and any other form of lspci -s that names one function, in full; "vfio-user:PATH" without links in an
-  /// absolute path, as far as it is there; other texts as they are.
+  /// "06:00.0", and any other form of lspci -s that names one function, in full; other texts as they are.
   static Result<std::string> full_address(const std::string& text);
 
   void probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done);
 
-  /// The one function that surely is `who`, of the same function number as `before`; nullopt: none, or several.
-  void find(const Bdf& before, core::Who who, std::move_only_function<void(std::optional<Bdf>)> done);
+  /// The NVMe controllers whose serial numbers are known; virtual functions have their physical one's, so without them.
+  void find(std::move_only_function<void(std::vector<core::Seen>)> done);
 
   /// Binds the function, and its IOMMU group, to vfio-pci. Refused with a sentence when it is not `who`, may not be
   /// lent, when something uses it (unless `force`), or when the group holds a function that is not among `companions`.
+  /// Gives who is there.
   void take(const Bdf& bdf, core::Who who, bool force, std::vector<std::string> companions,
-            std::move_only_function<void(Result<void>)> done);
+            std::move_only_function<void(Result<core::Who>)> done);
 
   /// Back to its driver, with its group, once no function of that is taken any more. Gives the driver it has then.
   void give_back(const Bdf& bdf, std::move_only_function<void(Result<std::string>)> done);
@@ -58,7 +58,7 @@ private:
   HostDevices(boost::asio::io_context& io, vfio::host::Root root, std::optional<vfio::host::Binder> binder)
       : io_(io), root_(std::move(root)), binder_(std::move(binder)) {}
   template <class T> void run(std::move_only_function<T()> work, std::move_only_function<void(T)> done);
-  Result<void> take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions);
+  Result<core::Who> take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions);
   Result<std::string> give_back_now(const Bdf& bdf);
 
   /// An IOMMU group on vfio-pci.

@@ -78,12 +78,8 @@ void LentDevices::perform(core::ProbeDevice& effect) {
       });
 }
 
-void LentDevices::perform(core::FindDevice& effect) {
-  const auto bdf = parse_bdf(effect.address);
-  if (!bdf) return context_.handle(core::DeviceFound{effect.device, std::nullopt});
-  host_.find(*bdf, std::move(effect.who), [this, id = effect.device](std::optional<Bdf> found) {
-    context_.handle(core::DeviceFound{id, found.transform([](const Bdf& at) { return to_string(at); })});
-  });
+void LentDevices::perform(core::FindDevices&) {
+  host_.find([this](std::vector<core::Seen> seen) { context_.handle(core::DevicesFound{std::move(seen)}); });
 }
 
 void LentDevices::perform(core::OpenDevice& effect) {
@@ -100,9 +96,9 @@ void LentDevices::perform(core::OpenDevice& effect) {
     context_.handle(core::DeviceVanished{address, "the kernel wants it back: it is being unbound or pulled out"});
   });
   host_.take(*bdf, std::move(effect.who), effect.force, std::move(effect.companions),
-             [this, id, source = std::move(source)](Result<void> taken) mutable {
+             [this, id, source = std::move(source)](Result<core::Who> taken) mutable {
                if (context_.stopping) return;
-               if (taken) return open(id, std::move(source), {});
+               if (taken) return open(id, std::move(source), std::move(*taken));
                taken_.erase(id);
                context_.handle(core::DeviceOpened{id, std::unexpected(taken.error())});
              });
@@ -116,10 +112,13 @@ void LentDevices::open(DeviceId id, DeviceSource source, core::Who who) {
        use = taken_.contains(id) ? opening_.begin() : nullptr](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) return open_failed(id, device.error());
         if (context_.stopping) return (*device)->close([use] {});
-        if (const auto same = check_same(who, (*device)->identity().who); !same)
-          return (*device)->close([this, id, use, error = same.error()] { open_failed(id, error); });
+        auto identity = (*device)->identity();
+        if (use) // VFIO's configuration space may say it in other words
+          identity.who = who;
+        else if (const auto same = check_same(who, identity.who); !same)
+          return (*device)->close([this, id, error = same.error()] { open_failed(id, error); });
         devices_[id] = *device;
-        context_.handle(core::DeviceOpened{id, (*device)->identity()});
+        context_.handle(core::DeviceOpened{id, std::move(identity)});
       });
 }
 

@@ -16,7 +16,7 @@ public:
   LentDevices(Context& context, HostDevices& host, const DeviceSources& sources);
 
   void perform(core::ProbeDevice& effect);
-  void perform(core::FindDevice& effect);
+  void perform(core::FindDevices& effect);
   void perform(core::OpenDevice& effect);
   void perform(core::CloseDevice& effect);
   void perform(core::ForgetDevice& effect);

@@ -70,7 +70,7 @@ private:
   void perform(core::Arm& effect) { timers_.arm(effect); }
   void perform(core::Disarm& effect) { timers_.disarm(effect.timer); }
   void perform(core::ProbeDevice& effect) { devices_.perform(effect); }
-  void perform(core::FindDevice& effect) { devices_.perform(effect); }
+  void perform(core::FindDevices& effect) { devices_.perform(effect); }
   void perform(core::OpenDevice& effect) { devices_.perform(effect); }
   void perform(core::CloseDevice& effect) { devices_.perform(effect); }
   void perform(core::ForgetDevice& effect) { devices_.perform(effect); }

@@ -30,7 +30,7 @@ Result<Identity> identity(Line& line) {
   Identity found{.vendor = 1, .name = "Disk", .iommu_group = std::nullopt};
   if (line.flag()) found.iommu_group = 1;
   found.who.kind = line.flag() ? "network" : "disk";
-  if (const auto serial = line.below(3); serial != 0) found.who.serials["nvme"] = serial == 1 ? "A" : "B";
+  if (const auto serial = line.below(3); serial != 0) found.who.serials[nvme_serial] = serial == 1 ? "A" : "B";
   if (line.flag()) found.driver = "nvme";
   return found;
 }
@@ -215,8 +215,12 @@ constexpr auto outcomes = std::to_array<Step<World>>({
      [](World& w, Line& l) { w.on(TimerFired{{static_cast<Timer::Kind>(l.below(6)), l.next()}}); }},
     {"found",
      [](World& w, Line& l) {
-       const auto found = w.take(w.finds, l).value_or(devices[0]);
-       w.on(DeviceFound{found, l.flag() ? std::nullopt : std::optional<std::string>(l.of(addresses))});
+       require(w.finds <= 1);
+       DevicesFound found;
+       for (auto count = l.below(3); count > 0; --count)
+         found.seen.push_back({l.of(addresses), {"disk", {{nvme_serial, l.flag() ? "B" : "A"}}}});
+       w.finds = 0;
+       w.on(std::move(found));
      }},
     {"identified", [](World& w, Line& l) { w.on(DeviceIdentified{l.of(addresses)}); }},
     {"loan_closed", [](World& w, Line& l) { w.on(LoanClosed{w.take(w.loan_closes, l).value_or(LoanId{devices[0], 1})}); }},

@@ -68,7 +68,8 @@ public:
   }
 
   /// What an effect started and no event has ended yet.
-  std::vector<DeviceId> probes, finds, opens, closes;
+  std::vector<DeviceId> probes, opens, closes;
+  unsigned finds = 0;
   std::vector<NodeId> dials;
   std::vector<LoanId> ends, loan_opens, loan_closes;
   std::vector<ScanHost> scans;
@@ -174,10 +175,7 @@ private:
   void perform(const Arm& arm) { timers.insert(arm.timer); }
   void perform(const Disarm& disarm) { timers.erase(disarm.timer); }
   void perform(const ProbeDevice& probe) { start(probes, probe.device); }
-  void perform(const FindDevice& find) {
-    require(!find.who.serials.empty());
-    if (std::ranges::find(finds, find.device) == finds.end()) finds.push_back(find.device);
-  }
+  void perform(const FindDevices&) { ++finds; }
   void perform(const OpenDevice& open) { start(opens, open.device); }
   void perform(const CloseDevice& close) {
     for (const auto& [loan, grant] : grants_) require(loan.device != close.device);

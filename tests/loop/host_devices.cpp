@@ -42,8 +42,9 @@ TEST_CASE("what does not go back to its driver when a node stops is told, and th
   const auto devices = HostDevices::open(io, tree.at("state"), {}, tree.root(), kernel.system());
   REQUIRE(devices);
   for (const auto& function : functions) {
-    std::optional<Result<void>> taken;
-    (*devices)->take(*parse_bdf(function), {}, true, {}, [&taken](Result<void> result) { taken = std::move(result); });
+    std::optional<Result<core::Who>> taken;
+    (*devices)->take(*parse_bdf(function), {}, true, {},
+                     [&taken](Result<core::Who> result) { taken = std::move(result); });
     io.restart();
     io.run();
     INFO((taken && !*taken ? to_string(taken->error()) : ""));
@@ -82,9 +83,11 @@ struct Asked {
     run();
     return who;
   }
-  std::optional<Bdf> find(const std::string& before, const core::Who& who) {
-    std::optional<Bdf> found;
-    devices->find(*parse_bdf(before), who, [&found](std::optional<Bdf> at) { found = at; });
+  std::map<std::string, core::Who> find() {
+    std::map<std::string, core::Who> found;
+    devices->find([&found](std::vector<core::Seen> seen) {
+      for (auto& [address, who] : seen) found[address] = std::move(who);
+    });
     run();
     return found;
   }
@@ -102,31 +105,32 @@ void set_serial(const testing::Tree& tree, const std::string& function, const st
 
 } // namespace
 
-TEST_CASE("a device is known by its ids, its class and its serial numbers, and found by them in another slot") {
+TEST_CASE("a device is known by its ids, its class and its serial numbers") {
   const testing::Tree tree;
   testing::DriverKernel kernel(tree);
-  for (const auto* function : {"0000:06:00.0", "0000:07:00.0", "0000:08:00.0", "0000:08:00.1"})
+  for (const auto* function : {"0000:06:00.0", "0000:07:00.0", "0000:08:00.0", "0000:08:00.1", "0000:08:00.2"})
     testing::add_function(tree, {.bdf = function});
   testing::add_function(tree, {.bdf = "0000:09:00.0", .device = "0xf1a6"});
   std::string config(4096, '\0');
   config.replace(256, 12, std::string("\x03\0\x01\0\x77\x66\x55\x44\x33\x22\x11\x00", 12));
   tree.file(testing::devices("0000:07:00.0") + "config", config);
   set_serial(tree, "0000:06:00.0", "SIX \x01\n");
-  set_serial(tree, "0000:08:00.1", "SIX\n"); // another function number
-  set_serial(tree, "0000:09:00.0", "SIX\n"); // another kind
+  set_serial(tree, "0000:08:00.1", "SIX\n");
+  set_serial(tree, "0000:09:00.0", "SIX\n");
   Asked host(tree, kernel);
   const auto six = host.who("0000:06:00.0"), seven = host.who("0000:07:00.0");
   CHECK(six.kind == "8086:f1a5, class 010802, subsystem 8086:390a");
   CHECK(six.serials == std::map<std::string, std::string>{{"nvme", "SIX"}});
   CHECK(seven.serials == std::map<std::string, std::string>{{"device", "00-11-22-33-44-55-66-77"}});
-  CHECK(host.find("0000:0a:00.0", six) == Bdf{.bus = 6});
   set_serial(tree, "0000:08:00.0", "(efault)\n", "connecting\n"); // as the kernel says before it knows
   CHECK(host.who("0000:08:00.0").serials.empty());
-  CHECK(host.find("0000:0a:00.0", seven) == Bdf{.bus = 7});
-  CHECK(host.find("0000:0a:00.0", {six.kind, {{"nvme", "SEVEN"}}}) == std::nullopt);
-  CHECK(host.find("0000:0a:00.0", {six.kind, {}}) == std::nullopt);
-  set_serial(tree, "0000:08:00.0", "SIX\n");
-  CHECK(host.find("0000:0a:00.0", six) == std::nullopt); // which of them?
+  set_serial(tree, "0000:08:00.2", "SIX\n");
+  tree.link(testing::devices("0000:08:00.2") + "physfn", "sys/devices/pci0000:00/0000:08:00.0");
+  auto found = host.find();
+  CHECK(found.size() == 3); // neither those that are not known yet nor virtual functions
+  CHECK(found["0000:06:00.0"] == six);
+  CHECK(found["0000:08:00.1"] == six);
+  CHECK(found["0000:09:00.0"].kind != six.kind);
 }
 
 TEST_CASE("another device than the one that is meant stays with its driver") {
@@ -134,26 +138,12 @@ TEST_CASE("another device than the one that is meant stays with its driver") {
   testing::DriverKernel kernel(tree);
   testing::add_function(tree, {});
   Asked host(tree, kernel);
-  std::optional<Result<void>> taken;
+  std::optional<Result<core::Who>> taken;
   host.devices->take(*parse_bdf("0000:06:00.0"), {"8086:f1a6", {}}, true, {},
-                     [&taken](Result<void> result) { taken = std::move(result); });
+                     [&taken](Result<core::Who> result) { taken = std::move(result); });
   host.run();
   REQUIRE((taken && !*taken));
   CHECK(taken->error().code == Errc::wrong_state);
   CHECK(taken->error().context.find("8086:f1a6") != std::string::npos);
   CHECK(kernel.driver("0000:06:00.0") == "nvme");
-}
-
-TEST_CASE("a server's socket has one address, whatever name it is called by") {
-  const testing::Tree tree;
-  tree.file("server/socket", "");
-  tree.link("alias", "server");
-  tree.link("link", "server/socket");
-  const auto address = "vfio-user:" + tree.at("server/socket");
-  for (const auto* name : {"server/socket", "alias/socket", "link", "server/../alias/./socket"})
-    CHECK(HostDevices::full_address("vfio-user:" + tree.at(name)).value() == address);
-  CHECK(HostDevices::full_address("vfio-user:" + tree.at("alias/later")).value() ==
-        "vfio-user:" + tree.at("server/later"));
-  for (const auto* text : {"vfio-user:", "vfio-user:relative", "80000"})
-    CHECK(HostDevices::full_address(text).value() == text);
 }

@@ -52,7 +52,7 @@ inline std::string word(const Effect& effect) {
                  },
                  [](const Drop& e) { return fmt::format("drop {}", e.link); },
                  [](const ProbeDevice& e) { return "probe " + to_string(e.device); },
-                 [](const FindDevice& e) { return "find " + to_string(e.device); },
+                 [](const FindDevices&) { return std::string("find"); },
                  [](const OpenDevice& e) { return "open " + to_string(e.device) + (e.force ? " by force" : ""); },
                  [](const CloseDevice& e) { return "close " + to_string(e.device); },
                  [](const ReadConfig& e) { return "read " + to_string(e.device); },

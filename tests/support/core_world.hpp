@@ -85,7 +85,7 @@ private:
   void on(unsigned host, Arm& e);
   void on(unsigned host, Disarm& e);
   void on(unsigned host, ProbeDevice& e);
-  void on(unsigned host, FindDevice& e);
+  void on(unsigned host, FindDevices& e);
   void on(unsigned host, OpenDevice& e);
   void on(unsigned host, CloseDevice& e);
   void on(unsigned host, ScanHost& e);

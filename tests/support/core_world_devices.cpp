@@ -39,8 +39,8 @@ void World::on(unsigned host, ProbeDevice& e) {
   });
 }
 
-void World::on(unsigned host, FindDevice& e) {
-  later(host, dice.within(20), [e] { return DeviceFound{e.device, std::nullopt}; });
+void World::on(unsigned host, FindDevices&) {
+  later(host, dice.within(20), [] { return DevicesFound{}; });
 }
 
 void World::on(unsigned host, OpenDevice& e) {

@@ -17,6 +17,8 @@ Identity device(const char* kind, std::map<std::string, std::string> serials = {
 }
 Identity disk(const char* serial) { return device("disk", {{"nvme", serial}}); }
 
+DevicesFound at(const char* address, const char* serial) { return {{{address, disk(serial).who}}}; }
+
 /// A node that starts with a state file: a disk with serial number A in the slot, available.
 struct Restarted {
   static Intent remembered() {
@@ -123,9 +125,8 @@ TEST_CASE("a device in another slot is found there, and its entry goes with it")
   Restarted node;
   const bool replaced = GENERATE(false, true);
   node.on(DeviceProbed{node.id, replaced ? Result<Identity>(disk("B")) : fail(Errc::no_such_device, "none")});
-  REQUIRE(node.find<FindDevice>() != nullptr);
-  CHECK(node.find<FindDevice>()->who == disk("A").who);
-  node.on(DeviceFound{node.id, elsewhere});
+  CHECK(node.find<FindDevices>() != nullptr);
+  node.on(at(elsewhere, "A"));
   REQUIRE(node.find<ProbeDevice>() != nullptr);
   CHECK(node.find<ProbeDevice>()->address == elsewhere);
   REQUIRE(node.find<Save>() != nullptr);
@@ -137,13 +138,75 @@ TEST_CASE("a device in another slot is found there, and its entry goes with it")
   CHECK(node.find<OpenDevice>() != nullptr);
 }
 
+TEST_CASE("a device that cannot be told from others is not looked for in their places") {
+  const auto elsewhere_too = "0000:0a:00.0";
+  const auto moved = [&](const Who& remembered, std::vector<Seen> seen) {
+    auto intent = Restarted::remembered();
+    intent.devices[0].who = remembered;
+    Restarted node(std::move(intent));
+    node.on(DeviceProbed{node.id, fail(Errc::no_such_device, "none")});
+    node.on(DevicesFound{std::move(seen)});
+    return node.entry()["address"] != slot;
+  };
+  const auto a = disk("A").who;
+  CHECK(moved(a, {{elsewhere, a}, {elsewhere_too, disk("B").who}}));
+  CHECK_FALSE(moved(a, {{elsewhere, a}, {elsewhere_too, a}}));
+  CHECK_FALSE(moved(a, {{elsewhere, {"other", a.serials}}}));
+  CHECK(moved(a, {{elsewhere, {"disk", {{"nvme", "A"}, {"device", "1"}}}}})); // one more number
+  CHECK_FALSE(
+      moved({"disk", {{"device", "1"}}}, {{elsewhere, {"disk", {{"device", "1"}}}}})); // all its maker's have it
+  CHECK_FALSE(moved({"disk", {}}, {{elsewhere, a}}));
+}
+
+TEST_CASE("where the buses have new numbers, a device whose place a bridge has taken is looked for") {
+  Restarted node;
+  node.on(DeviceProbed{node.id, fail(Errc::not_permitted, "a bridge")});
+  CHECK(node.find<FindDevices>() != nullptr);
+}
+
+TEST_CASE("a device that cannot be looked at is neither there nor gone") {
+  Restarted node;
+  node.on(DeviceProbed{node.id, fail(Errc::no_such_device, "none")});
+  node.on(DevicesFound{});
+  node.on(DeviceAppeared{slot});
+  node.on(DeviceProbed{node.id, fail(Errc::bad_request, "half there")});
+  node.on(DevicesFound{});
+  node.on(at(elsewhere, "A"));
+  CHECK(node.entry()["address"] == elsewhere);
+}
+
+TEST_CASE("a controller that says who it is while it is looked at is looked at again") {
+  Restarted node;
+  node.on(DeviceIdentified{slot});
+  node.on(DeviceProbed{node.id, device("disk", {}, "")});
+  REQUIRE(node.find<ProbeDevice>() != nullptr);
+  node.on(DeviceProbed{node.id, disk("A")});
+  CHECK(node.find<OpenDevice>() != nullptr);
+}
+
+TEST_CASE("a serial number that comes late is kept, and none is lost that a driver's absence hides") {
+  Intent intent;
+  intent.devices[0] = {slot, true, false, {"disk", {}}};
+  Restarted node(std::move(intent));
+  node.on(DeviceProbed{node.id, fail(Errc::no_such_device, "none")});
+  node.on(DeviceIdentified{slot});
+  REQUIRE(node.find<ProbeDevice>() != nullptr);
+  node.on(DeviceProbed{node.id, disk("A")});
+  node.on(DeviceOpened{node.id, device("disk", {}, "vfio-pci")});
+  node.command("unavailable", "80000");
+  node.on(DeviceClosed{node.id, std::nullopt, "nvme"});
+  node.on(DeviceAppeared{slot});
+  node.on(DeviceProbed{node.id, disk("B")});
+  CHECK(node.reason().find("another device") != std::string::npos);
+}
+
 TEST_CASE("two devices that have changed places keep their ids") {
   auto intent = Restarted::remembered();
   intent.devices[1] = {elsewhere, true, false, {"disk", {{"nvme", "B"}}}};
   Restarted node(std::move(intent));
   node.on(DeviceProbed{node.id, disk("B")});
   node.on(DeviceProbed{node.second, disk("A")});
-  node.on(DeviceFound{node.id, elsewhere});
+  node.on(at(elsewhere, "A"));
   CHECK(node.entry(0)["address"] == elsewhere);
   CHECK(node.entry(1)["address"] == slot);
   node.on(DeviceProbed{node.id, disk("A")});
@@ -158,7 +221,7 @@ TEST_CASE("a device that somebody added anew in its other slot is left there, an
   Restarted node(std::move(intent));
   node.on(DeviceProbed{node.second, disk("A")});
   node.on(DeviceProbed{node.id, fail(Errc::no_such_device, "none")});
-  node.on(DeviceFound{node.id, elsewhere});
+  node.on(at(elsewhere, "A"));
   CHECK(node.entry(0)["address"] == slot);
   CHECK(node.reason().find("80001") != std::string::npos);
 }
@@ -168,20 +231,24 @@ TEST_CASE("a device that was pulled out is looked for at each function that appe
   node.on(DeviceProbed{node.id, disk("A")});
   node.on(DeviceOpened{node.id, disk("A")});
   node.on(DeviceAppeared{elsewhere});
-  CHECK(node.find<FindDevice>() == nullptr);
+  CHECK(node.find<FindDevices>() == nullptr);
   node.on(DeviceVanished{slot, "pulled out"});
-  node.on(DeviceFound{node.id, elsewhere}); // too early: it is being closed
+  node.on(at(elsewhere, "A")); // too early: it is being closed
   CHECK(node.entry()["address"] == slot);
   node.on(DeviceClosed{node.id, std::nullopt, ""});
-  CHECK(node.find<FindDevice>() != nullptr);
-  node.on(DeviceFound{node.id, std::nullopt});
+  CHECK(node.find<FindDevices>() != nullptr);
+  node.on(DevicesFound{});
   node.on(DeviceAppeared{elsewhere});
-  CHECK(node.find<FindDevice>() != nullptr);
-  node.on(DeviceIdentified{elsewhere});
-  CHECK(node.find<FindDevice>() != nullptr);
+  CHECK(node.find<FindDevices>() != nullptr);
+  node.on(DeviceIdentified{elsewhere}); // while the answer is outstanding
+  CHECK(node.find<FindDevices>() == nullptr);
+  node.on(DevicesFound{});
+  CHECK(node.find<FindDevices>() != nullptr);
+  node.on(DevicesFound{});
+  CHECK(node.find<FindDevices>() == nullptr);
   node.command("remove", "80000");
   node.on(DeviceAppeared{elsewhere});
-  CHECK(node.find<FindDevice>() == nullptr);
+  CHECK(node.find<FindDevices>() == nullptr);
 }
 
 TEST_CASE("a device behind a socket that another server serves now is not lent by itself") {
@@ -190,7 +257,7 @@ TEST_CASE("a device behind a socket that another server serves now is not lent b
   Restarted node(std::move(intent));
   node.on(DeviceProbed{node.id, device("network", {}, "")});
   CHECK(node.find<OpenDevice>() == nullptr);
-  CHECK(node.find<FindDevice>() == nullptr);
+  CHECK(node.find<FindDevices>() == nullptr);
   node.command("available", "80000");
   node.on(DeviceOpened{node.id, device("network", {}, "")});
   node.on(DeviceLost{node.id, "its server ended"});
