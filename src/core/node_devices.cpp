@@ -149,7 +149,8 @@ void Node::on(const DeviceProbed& probed) {
     devices_.identify(index, *probed.identity);
   else if (device->identity.name.empty())
     device->identity.name = "Unassigned class [ffff]: unknown device";
-  if (!why.empty() && why != device->reason) log(4, fmt::format("device {}: {}", to_string(probed.device), why));
+  if (!why.empty() && why != device->reason)
+    log(device->unidentified ? 6 : 4, fmt::format("device {}: {}", to_string(probed.device), why));
   device->reason = std::move(why);
   if (entry_of(probed.device, *device) != before) announce(probed.device);
   if (device->unidentified && std::exchange(device->identified, false)) return probe(probed.device, *device);

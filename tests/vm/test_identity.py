@@ -62,7 +62,7 @@ def test_another_function_that_is_there_at_a_start_is_lent_once_that_is_said(mac
     assert nodes.state(8, device) == "available" and Function(guest, elsewhere).driver() == "vfio-pci"
     nodes.check(8, f"unavailable {device}")
     assert Function(guest, elsewhere).driver() == "e1000e"
-    assert nodes.complaints(8, "the kernel wants it back", "it was pulled out", "another device", "not known yet",
+    assert nodes.complaints(8, "the kernel wants it back", "it was pulled out", "another device",
                             "There is no PCI function") == []
 
 
