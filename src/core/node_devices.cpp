@@ -142,6 +142,7 @@ void Node::on(const DeviceProbed& probed) {
     emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
   }
   note_whereabouts(index, probed);
+  device->unidentified = false;
   const auto same =
       probed.identity ? check_identity(index, *probed.identity) : std::unexpected(probed.identity.error());
   auto why = same ? std::string{} : to_string(same.error());
