@@ -218,6 +218,7 @@ struct Disarm {
 struct ProbeDevice {
   DeviceId device;
   std::string address;
+  Who who{}; ///< what is remembered of it
 };
 struct FindDevices {}; ///< of this host, wherever they are; answered by DevicesFound
 struct OpenDevice {

@@ -136,7 +136,7 @@ private:
   Result<void> check_identity(OwnDevices::Index index, const Identity& there);
   void note_whereabouts(OwnDevices::Index index, const DeviceProbed& probed);
   void look_for_missing();
-  void found(OwnDevices::Index index, const std::string& address);
+  void found(OwnDevices::Index index, const Seen& seen);
   void move(OwnDevices::Index index, const std::string& address);
   void close(DeviceId id, OwnDevice& device);
   OwnDevice* own(DeviceId id);

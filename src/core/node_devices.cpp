@@ -37,12 +37,14 @@ void Node::set_state(DeviceId id, OwnDevice& device, DeviceState state, std::str
 
 void Node::probe(DeviceId id, OwnDevice& device) {
   device.asked = Asked::probe;
-  effects_.push_back(ProbeDevice{id, device.address});
+  const auto entry = intent_.devices.find(index_of(id));
+  effects_.push_back(ProbeDevice{id, device.address, entry == intent_.devices.end() ? Who{} : entry->second.who});
 }
 
 /// Whatever is there if a command waits for it, else what is remembered.
 void Node::open(DeviceId id, OwnDevice& device, bool force) {
   device.asked = Asked::open;
+  device.vanished = false;
   std::vector<std::string> companions;
   if (parse_bdf(device.address)) // those behind sockets have no group
     for (const auto& [index, other] : devices_) companions.push_back(other.address);
@@ -100,7 +102,7 @@ void Node::on(const DeviceVanished& vanished) {
 void Node::on(const DeviceAppeared& appeared) {
   const auto look_at = [this](DeviceId id, OwnDevice& device) {
     if (device.state != DeviceState::unavailable || device.asked != Asked::nothing) return;
-    device.vanished = false;
+    device.vanished = device.failed = false;
     probe(id, device);
   };
   if (appeared.address.empty())
@@ -164,6 +166,7 @@ void Node::on(const DeviceOpened& opened) {
   auto* device = own(opened.device);
   if (device == nullptr || device->asked != Asked::open) return;
   device->asked = Asked::nothing;
+  device->failed = !opened.identity;
   if (!opened.identity) {
     const auto& error = opened.identity.error();
     if (device->reason == to_string(error) && device->waiting.empty()) return; // an attempt of its own, like the last
@@ -171,9 +174,15 @@ void Node::on(const DeviceOpened& opened) {
     set_state(opened.device, *device, device->state, to_string(error));
     return reply(device->waiting, std::unexpected(error));
   }
+  if (device->vanished) { // while it was opened
+    reply(device->waiting, fail(Errc::no_such_device, "device {} was taken away", to_string(opened.device)));
+    return close(opened.device, *device);
+  }
   auto& wanted = intent_.devices[index_of(opened.device)];
   auto identity = *opened.identity;
-  identity.who = joined(std::move(identity.who), wanted.who);
+  // What is remembered is of another device if the last look said so, or could not tell, and it was lent all the same.
+  const bool other = device->unidentified || !check_same(wanted.who, device->identity.who);
+  identity.who = joined(std::move(identity.who), other ? device->identity.who : wanted.who);
   const bool changed = wanted.without_reset != device->without_reset || wanted.who != identity.who;
   wanted.who = identity.who;
   devices_.identify(index_of(opened.device), std::move(identity));

@@ -11,10 +11,8 @@ namespace smartio::core {
 Result<void> Node::check_identity(OwnDevices::Index index, const Identity& there) {
   auto& entry = intent_.devices.at(index);
   TRY(check_same(entry.who, there.who));
-  // Of a controller that has just appeared: the kernel's driver asks for the number, and says when it has it.
-  const bool asked = !there.driver.empty() && (there.driver != "nvme" || there.who.serials.contains(nvme_serial));
   auto& unidentified = devices_.find(index)->unidentified;
-  unidentified = entry.who.serials.contains(nvme_serial) && !asked;
+  unidentified = is_unasked(entry.who, there.who, there.driver); // its driver says when it has
   if (unidentified) return fail(Errc::wrong_state, "its serial number is not known yet, so it may be another device");
   auto known = joined(there.who, entry.who);
   if (entry.who == known) return {};
@@ -48,7 +46,8 @@ void Node::on(const DeviceIdentified& identified) {
   if (!id) return;
   auto& device = *own(*id);
   const auto entry = intent_.devices.find(index_of(*id));
-  const bool is_news = entry != intent_.devices.end() && !entry->second.who.serials.contains(nvme_serial);
+  const bool is_news =
+      !device.failed && entry != intent_.devices.end() && !entry->second.who.serials.contains(nvme_serial);
   device.identified = device.asked == Asked::probe;
   if (device.state == DeviceState::unavailable && device.asked == Asked::nothing && (device.unidentified || is_news))
     probe(*id, device);
@@ -62,12 +61,13 @@ void Node::on(const DevicesFound& found) {
     if (entry == intent_.devices.end()) continue;
     const auto is_it = [&entry](const Seen& seen) { return is_surely(entry->second.who, seen.who); };
     const auto at = std::ranges::find_if(found.seen, is_it);
-    if (std::ranges::count_if(found.seen, is_it) == 1) this->found(index, at->address);
+    if (std::ranges::count_if(found.seen, is_it) == 1) this->found(index, *at);
   }
   if (more) look_for_missing();
 }
 
-void Node::found(OwnDevices::Index index, const std::string& address) {
+void Node::found(OwnDevices::Index index, const Seen& seen) {
+  const auto& [address, who] = seen;
   const auto can_move = [this](OwnDevices::Index of) {
     const auto* device = devices_.find(of);
     return missing_.contains(of) && device != nullptr && device->state == DeviceState::unavailable &&
@@ -77,7 +77,7 @@ void Node::found(OwnDevices::Index index, const std::string& address) {
   auto& device = *devices_.find(index);
   if (device.address == address) return void(missing_.erase(index));
   const auto other = devices_.by_address(address);
-  if (!other || can_move(*other)) return move(index, address);
+  if (!other || (can_move(*other) && !is_surely(intent_.devices.at(*other).who, who))) return move(index, address);
   device.reason = fmt::format("it is device {} at {} now", to_string(make_device_id(settings_.node, *other)), address);
 }
 

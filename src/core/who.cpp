@@ -33,6 +33,11 @@ Result<void> check_same(const Who& remembered, const Who& there) {
               to_string(there), to_string(remembered));
 }
 
+bool is_unasked(const Who& remembered, const Who& there, std::string_view driver) {
+  return remembered.serials.contains(nvme_serial) && !there.serials.contains(nvme_serial) &&
+         (driver.empty() || driver == "nvme");
+}
+
 bool is_surely(const Who& remembered, const Who& there) {
   return remembered.kind == there.kind && remembered.serials.contains(nvme_serial) &&
          there.serials.contains(nvme_serial) && !differs(remembered, there);

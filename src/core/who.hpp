@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 
 namespace smartio::core {
 
@@ -24,6 +25,10 @@ std::string to_string(const Who& who);
 
 /// Errc::wrong_state, and what is there, if that is certainly not what is remembered.
 Result<void> check_same(const Who& remembered, const Who& there);
+
+/// Whether `there` may still turn out to be another: an NVMe controller that the kernel's driver, if it has one, has
+/// not asked for its number yet.
+bool is_unasked(const Who& remembered, const Who& there, std::string_view driver);
 
 /// Whether they are certainly one, wherever they are: of a kind and with one NVMe serial number. The capability's does
 /// not say that: functions of one device share it, and some vendors give all their devices the same.

@@ -156,6 +156,8 @@ Result<core::Who> HostDevices::take_now(const Bdf& bdf, const core::Who& who, bo
   const auto function = TRY(host::read_function(root_, bdf));
   auto there = who_of(root_, function);
   TRY(check_same(who, there));
+  if (is_unasked(who, there, function.driver.value_or("")))
+    return fail(Errc::wrong_state, "the serial number of {} is not known yet", host::short_name(bdf));
   TRY(host::check_lendable(root_, function));
   auto& group = groups_[*function.iommu_group];
   if (group.bound.empty()) {

@@ -68,12 +68,13 @@ void LentDevices::perform(core::ProbeDevice& effect) {
   LentDevice::open(
       context_.io, id, sources_.user(effect.address.substr(core::user_prefix.size()), false), register_windows_,
       [](const core::Event&) {},
-      [this, id](Result<std::shared_ptr<LentDevice>> device) {
+      [this, id, who = effect.who](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) {
           server_missed(id, device.error());
           return context_.handle(core::DeviceProbed{id, std::unexpected(device.error())});
         }
         const auto identity = (*device)->identity();
+        if (!check_same(who, identity.who)) server_missed(id); // until the one that is meant is there
         (*device)->close([this, id, identity] { context_.handle(core::DeviceProbed{id, identity}); });
       });
 }

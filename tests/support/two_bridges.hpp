@@ -69,6 +69,12 @@ struct TwoBridges {
     return eight->bridges.find(NodeId{4}, {.own = path.to, .peer = path.from});
   }
 
+  /// Each node takes the one that is first with it then, whichever came up first.
+  bool both_up() const {
+    const auto far = far_end(), other = eight->bridges.to(NodeId{4});
+    return far && other && other != far;
+  }
+
   std::string place = make_place();
   boost::asio::io_context io;
   sim::NtbService first{io, *sim::ntb::find_chip("gen4"), 1U << 20}, second{io, *sim::ntb::find_chip("gen4"), 1U << 20};

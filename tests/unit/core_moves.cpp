@@ -200,6 +200,54 @@ TEST_CASE("a serial number that comes late is kept, and none is lost that a driv
   CHECK(node.reason().find("another device") != std::string::npos);
 }
 
+TEST_CASE("what is lent although it was not known is not taken for what was there before") {
+  Restarted node;
+  node.on(DeviceProbed{node.id, device("disk", {}, "")});
+  node.command("available", "80000");
+  node.on(DeviceOpened{node.id, device("disk", {}, "vfio-pci")});
+  REQUIRE(node.find<Save>() != nullptr);
+  CHECK(node.find<Save>()->line.find("\"A\"") == std::string::npos);
+}
+
+TEST_CASE("a controller without a number whose opening fails is not tried for ever") {
+  Intent intent;
+  intent.devices[0] = {slot, true, false, {"disk", {}}};
+  Restarted node(std::move(intent));
+  node.on(DeviceProbed{node.id, device("disk")});
+  node.on(DeviceOpened{node.id, fail(Errc::wrong_state, "stuck")});
+  node.on(DeviceIdentified{slot}); // its driver has it back
+  CHECK(node.find<ProbeDevice>() == nullptr);
+  node.on(DeviceAppeared{slot});
+  CHECK(node.find<ProbeDevice>() != nullptr);
+}
+
+TEST_CASE("a device that is unbound twice is let go of twice, and while it is opened at once") {
+  Restarted node;
+  node.on(DeviceProbed{node.id, disk("A")});
+  node.on(DeviceOpened{node.id, disk("A")});
+  for (int i = 0; i < 2; ++i) {
+    node.on(DeviceVanished{slot, "unbound"});
+    REQUIRE(node.find<CloseDevice>() != nullptr);
+    node.on(DeviceClosed{node.id, std::nullopt, ""});
+    node.command("available", "80000");
+    if (i == 0) node.on(DeviceOpened{node.id, disk("A")});
+  }
+  node.on(DeviceVanished{slot, "unbound"});
+  node.on(DeviceOpened{node.id, disk("A")});
+  CHECK(node.find<CloseDevice>() != nullptr);
+  REQUIRE(node.find<Reply>() != nullptr);
+  CHECK_FALSE(node.find<Reply>()->result);
+}
+
+TEST_CASE("an entry does not take the place of another one of the same device") {
+  auto intent = Restarted::remembered();
+  intent.devices[1] = {elsewhere, true, false, {"disk", {{"nvme", "A"}}}};
+  Restarted node(std::move(intent));
+  for (const auto id : {node.id, node.second}) node.on(DeviceProbed{id, fail(Errc::no_such_device, "none")});
+  node.on(at(elsewhere, "A"));
+  CHECK(node.entry(0)["address"] == slot);
+}
+
 TEST_CASE("two devices that have changed places keep their ids") {
   auto intent = Restarted::remembered();
   intent.devices[1] = {elsewhere, true, false, {"disk", {{"nvme", "B"}}}};
