@@ -229,12 +229,8 @@ private:
   std::vector<Effect> effects_;
   std::vector<std::pair<LinkId, Message>> to_self_; ///< sent over the connection to itself, not yet received
   OwnDevices devices_;
-  std::set<OwnDevices::Index> missing_; ///< whose device is not where it was, as far as is known
-  enum class Looking : std::uint8_t {
-    not_now,
-    once,
-    twice
-  } looking_{};                                  ///< for those: while an answer is outstanding, and after it
+  std::set<OwnDevices::Index> missing_;       ///< whose device is not where it was, as far as is known
+  bool looking_ = false, look_again_ = false; ///< for those: an answer is outstanding, and what it tells may be too old
   std::map<std::string, BridgeChanged> bridges_; ///< by address
   std::map<NodeId, BorrowingPeer> borrowers_;
   std::map<NodeId, LendingPeer> lenders_;

@@ -102,7 +102,7 @@ void Node::on(const DeviceVanished& vanished) {
 void Node::on(const DeviceAppeared& appeared) {
   const auto look_at = [this](DeviceId id, OwnDevice& device) {
     if (device.state != DeviceState::unavailable || device.asked != Asked::nothing) return;
-    device.vanished = device.failed = false;
+    device.vanished = false;
     probe(id, device);
   };
   if (appeared.address.empty())
@@ -166,7 +166,6 @@ void Node::on(const DeviceOpened& opened) {
   auto* device = own(opened.device);
   if (device == nullptr || device->asked != Asked::open) return;
   device->asked = Asked::nothing;
-  device->failed = !opened.identity;
   if (!opened.identity) {
     const auto& error = opened.identity.error();
     if (device->reason == to_string(error) && device->waiting.empty()) return; // an attempt of its own, like the last

@@ -1,5 +1,4 @@
 // Devices of this host that are not where they were: another one is in their place, or none, and they may be elsewhere.
-#include "addresses.hpp"
 #include "bdf.hpp"
 #include "node.hpp"
 
@@ -11,9 +10,9 @@ namespace smartio::core {
 Result<void> Node::check_identity(OwnDevices::Index index, const Identity& there) {
   auto& entry = intent_.devices.at(index);
   TRY(check_same(entry.who, there.who));
-  auto& unidentified = devices_.find(index)->unidentified;
-  unidentified = is_unasked(entry.who, there.who, there.driver); // its driver says when it has
-  if (unidentified) return fail(Errc::wrong_state, "its serial number is not known yet, so it may be another device");
+  const auto asked = check_asked(entry.who, there.who, there.driver);
+  devices_.find(index)->unidentified = !asked;
+  TRY(asked);
   auto known = joined(there.who, entry.who);
   if (entry.who == known) return {};
   entry.who = std::move(known);
@@ -36,8 +35,8 @@ void Node::note_whereabouts(OwnDevices::Index index, const DeviceProbed& probed)
 
 void Node::look_for_missing() {
   if (missing_.empty()) return;
-  if (looking_ == Looking::not_now) effects_.push_back(FindDevices{});
-  looking_ = looking_ == Looking::not_now ? Looking::once : Looking::twice;
+  look_again_ = looking_;
+  if (!std::exchange(looking_, true)) effects_.push_back(FindDevices{});
 }
 
 void Node::on(const DeviceIdentified& identified) {
@@ -46,8 +45,9 @@ void Node::on(const DeviceIdentified& identified) {
   if (!id) return;
   auto& device = *own(*id);
   const auto entry = intent_.devices.find(index_of(*id));
+  // Nor was its number known when it was added. With a reason it was tried, and its driver only has it back.
   const bool is_news =
-      !device.failed && entry != intent_.devices.end() && !entry->second.who.serials.contains(nvme_serial);
+      device.reason.empty() && entry != intent_.devices.end() && !entry->second.who.serials.contains(nvme_serial);
   device.identified = device.asked == Asked::probe;
   if (device.state == DeviceState::unavailable && device.asked == Asked::nothing && (device.unidentified || is_news))
     probe(*id, device);
@@ -55,7 +55,7 @@ void Node::on(const DeviceIdentified& identified) {
 
 /// Each missing device is where one function, and no more, is surely it.
 void Node::on(const DevicesFound& found) {
-  const bool more = std::exchange(looking_, Looking::not_now) == Looking::twice;
+  looking_ = false;
   for (const auto index : std::set(missing_)) {
     const auto entry = intent_.devices.find(index);
     if (entry == intent_.devices.end()) continue;
@@ -63,7 +63,7 @@ void Node::on(const DevicesFound& found) {
     const auto at = std::ranges::find_if(found.seen, is_it);
     if (std::ranges::count_if(found.seen, is_it) == 1) this->found(index, *at);
   }
-  if (more) look_for_missing();
+  if (look_again_) look_for_missing();
 }
 
 void Node::found(OwnDevices::Index index, const Seen& seen) {

@@ -35,7 +35,6 @@ struct OwnDevice {
   bool leaving = false;                    ///< becomes unavailable once its last loan ended
   bool reopens = false;                    ///< closed, once its last loan ended, only to be opened again
   bool vanished = false;                   ///< of this host, and not there now
-  bool failed = false;                     ///< the last attempt to open it
   bool unidentified = false;               ///< until its driver has asked it who it is
   bool identified = false;                 ///< it has, while the device was probed
   bool without_reset = false;              ///< lent although it cannot be reset

@@ -33,9 +33,10 @@ Result<void> check_same(const Who& remembered, const Who& there) {
               to_string(there), to_string(remembered));
 }
 
-bool is_unasked(const Who& remembered, const Who& there, std::string_view driver) {
-  return remembered.serials.contains(nvme_serial) && !there.serials.contains(nvme_serial) &&
-         (driver.empty() || driver == "nvme");
+Result<void> check_asked(const Who& remembered, const Who& there, std::string_view driver) {
+  const bool will_be = driver.empty() || driver == "nvme";
+  if (!will_be || !remembered.serials.contains(nvme_serial) || there.serials.contains(nvme_serial)) return {};
+  return fail(Errc::wrong_state, "its serial number is not known yet, so it may be another device");
 }
 
 bool is_surely(const Who& remembered, const Who& there) {

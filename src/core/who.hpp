@@ -26,9 +26,9 @@ std::string to_string(const Who& who);
 /// Errc::wrong_state, and what is there, if that is certainly not what is remembered.
 Result<void> check_same(const Who& remembered, const Who& there);
 
-/// Whether `there` may still turn out to be another: an NVMe controller that the kernel's driver, if it has one, has
-/// not asked for its number yet.
-bool is_unasked(const Who& remembered, const Who& there, std::string_view driver);
+/// Errc::wrong_state if `there` may yet turn out to be another: an NVMe controller that the kernel's driver, which may
+/// be about to be bound, has not asked for its number. It says when it has (DeviceIdentified).
+Result<void> check_asked(const Who& remembered, const Who& there, std::string_view driver);
 
 /// Whether they are certainly one, wherever they are: of a kind and with one NVMe serial number. The capability's does
 /// not say that: functions of one device share it, and some vendors give all their devices the same.

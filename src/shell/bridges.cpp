@@ -38,7 +38,7 @@ void Bridges::open_all() {
 void Bridges::open(const std::string& address) {
   bridges_[address] = std::make_shared<Bridge>();
   const auto bdf = parse_bdf(address);
-  auto open_device = [this, address, bridge = bridges_[address]](const Result<void>& taken) {
+  auto open_device = [this, address, bridge = bridges_[address]](const Result<core::Who>& taken) {
     if (!taken) return opened(address, bridge, std::unexpected(taken.error()));
     source(address).open(
         [this, address, bridge](Result<OpenedDevice> device) { opened(address, bridge, std::move(device)); });
@@ -46,9 +46,7 @@ void Bridges::open(const std::string& address) {
   if (!bdf) return open_device({});
   bridges_[address]->taken = *bdf;
   bridges_[address]->opening = true;
-  host_.take(*bdf, {}, false, {}, [open_device = std::move(open_device)](const Result<core::Who>& taken) mutable {
-    open_device(taken ? Result<void>() : std::unexpected(taken.error()));
-  });
+  host_.take(*bdf, {}, false, {}, std::move(open_device));
 }
 
 DeviceSource Bridges::source(const std::string& address) {

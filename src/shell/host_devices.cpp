@@ -1,7 +1,6 @@
 #include "host_devices.hpp"
 
 #include "addresses.hpp"
-#include "capabilities.hpp"
 #include "host/filter.hpp"
 #include "host/holders.hpp"
 #include "host/in_use.hpp"
@@ -54,9 +53,7 @@ std::string kind_of(const host::Function& function) {
 
 core::Who who_of(const host::Root& root, const host::Function& function) {
   core::Who who{.kind = kind_of(function)};
-  const auto config = host::read_config(root, function.bdf);
-  const auto serial = config ? vfio::device_serial_number(*config) : std::nullopt;
-  if (serial) who.serials[core::device_serial] = *serial;
+  if (function.serial_number) who.serials[core::device_serial] = *function.serial_number;
   if (const auto nvme = host::nvme_serial(root, function.bdf)) who.serials[core::nvme_serial] = *nvme;
   return who;
 }
@@ -156,8 +153,7 @@ Result<core::Who> HostDevices::take_now(const Bdf& bdf, const core::Who& who, bo
   const auto function = TRY(host::read_function(root_, bdf));
   auto there = who_of(root_, function);
   TRY(check_same(who, there));
-  if (is_unasked(who, there, function.driver.value_or("")))
-    return fail(Errc::wrong_state, "the serial number of {} is not known yet", host::short_name(bdf));
+  TRY(check_asked(who, there, function.driver.value_or("")));
   TRY(host::check_lendable(root_, function));
   auto& group = groups_[*function.iommu_group];
   if (group.bound.empty()) {

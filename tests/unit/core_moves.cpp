@@ -186,12 +186,13 @@ TEST_CASE("a controller that says who it is while it is looked at is looked at a
 
 TEST_CASE("a serial number that comes late is kept, and none is lost that a driver's absence hides") {
   Intent intent;
-  intent.devices[0] = {slot, true, false, {"disk", {}}};
+  intent.devices[0] = {slot, false, false, {"disk", {}}};
   Restarted node(std::move(intent));
-  node.on(DeviceProbed{node.id, fail(Errc::no_such_device, "none")});
+  node.on(DeviceProbed{node.id, device("disk", {}, "")});
   node.on(DeviceIdentified{slot});
   REQUIRE(node.find<ProbeDevice>() != nullptr);
   node.on(DeviceProbed{node.id, disk("A")});
+  node.command("available", "80000");
   node.on(DeviceOpened{node.id, device("disk", {}, "vfio-pci")});
   node.command("unavailable", "80000");
   node.on(DeviceClosed{node.id, std::nullopt, "nvme"});

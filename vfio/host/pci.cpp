@@ -1,5 +1,6 @@
 #include "pci.hpp"
 
+#include "capabilities.hpp"
 #include "fd.hpp"
 #include "filter.hpp"
 #include "result.hpp"
@@ -68,18 +69,11 @@ void read_group(const Root& root, const std::string& folder, Function& function)
   std::ranges::sort(function.group_members);
 }
 
-unsigned byte_at(std::span<const std::byte> config, std::size_t at) { return std::to_integer<unsigned>(config[at]); }
-
-/// Table Size of the MSI-X capability (PCI Express Base 7.7.2.2), found through the capability list (7.5.1.1.11).
+/// Table Size of the MSI-X capability (PCI Express Base 7.7.2.2).
 std::optional<std::uint32_t> count_vectors(std::span<const std::byte> config) {
-  constexpr unsigned status = 0x06, has_capabilities = 0x10, first = 0x34, id_msix = 0x11;
-  if (config.size() < plain_config || (byte_at(config, status) & has_capabilities) == 0) return std::nullopt;
-  unsigned at = byte_at(config, first) & ~3U;
-  for (unsigned seen = 0; at >= least_config && seen < plain_config / 4; ++seen) {
-    if (byte_at(config, at) == id_msix) return ((byte_at(config, at + 3) & 7) << 8 | byte_at(config, at + 2)) + 1;
-    at = byte_at(config, at + 1) & ~3U;
-  }
-  return std::nullopt;
+  const auto msix = find_capability(config, capability::msi_x);
+  if (!msix) return std::nullopt;
+  return (config_number(config, msix->offset + 2UL, 2) & 0x7ff) + 1;
 }
 
 } // namespace
@@ -117,7 +111,10 @@ Result<Function> read_function(const Root& root, const Bdf& bdf) {
   function.boot_vga = read_number(folder + "boot_vga") == 1;
   function.physical_function = linked_function(folder + "physfn");
   function.virtual_functions = counter(folder + "sriov_numvfs");
-  if (const auto config = read_config(root, bdf)) function.msix_vectors = count_vectors(*config);
+  if (const auto config = read_config(root, bdf)) {
+    function.msix_vectors = count_vectors(*config);
+    function.serial_number = device_serial_number(*config);
+  }
   return function;
 }
 

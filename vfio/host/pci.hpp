@@ -32,6 +32,7 @@ struct Function {
   std::optional<Bdf> physical_function;      ///< this is a virtual function of that one
   std::uint32_t virtual_functions = 0;       ///< how many of its virtual functions are enabled
   std::optional<std::uint32_t> msix_vectors; ///< nullopt also when config space beyond 64 bytes cannot be read
+  std::optional<std::string> serial_number;  ///< device_serial_number; nullopt also when extended space cannot be read
 
   /// Of any kind, host bridges too; but not the "other" ones, as which the ends of non-transparent bridges show: these
   /// are endpoints (PCI Code and ID Assignment Specification 1.11, 1.7).
