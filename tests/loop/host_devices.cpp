@@ -139,6 +139,12 @@ TEST_CASE("another device than the one that is meant stays with its driver") {
   testing::add_function(tree, {});
   Asked host(tree, kernel);
   std::optional<Result<core::Who>> taken;
+  const auto kind = host.who("0000:06:00.0").kind;
+  host.devices->take(*parse_bdf("0000:06:00.0"), {kind, {{core::nvme_serial, "SIX"}}}, true, {},
+                     [&taken](Result<core::Who> result) { taken = std::move(result); }); // not asked yet
+  host.run();
+  REQUIRE((taken && !*taken));
+  CHECK(kernel.driver("0000:06:00.0") == "nvme");
   host.devices->take(*parse_bdf("0000:06:00.0"), {"8086:f1a6", {}}, true, {},
                      [&taken](Result<core::Who> result) { taken = std::move(result); });
   host.run();

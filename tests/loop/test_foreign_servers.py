@@ -167,6 +167,28 @@ def reason(node):
     return str(node.document("show", "show", "80000")["reason"])
 
 
+@pytest.mark.parametrize("when", ["while it is lent", "at a start"])
+def test_another_server_on_a_devices_socket_is_not_lent_and_the_right_one_is_when_it_is_back(nodes, server, when):
+    lender, _ = nodes
+    lend(nodes, server)
+    if when == "at a start":
+        lender.end()
+    server.close()
+    mine, server.config[2:4] = bytes(server.config[2:4]), b"\x10\x00"
+    if when != "at a start":
+        wait_for(lambda: lender.devices()["80000"]["state"] == "quarantined", "its loss is noticed")
+    server.start()
+    if when == "at a start":
+        lender.start()
+        wait_for(lambda: "80000" in lender.devices(), "the node has looked for it")
+    wait_for(lambda: "another device is in its place (1234:0010" in reason(lender), "it was looked at")
+    assert lender.devices()["80000"]["state"] != "available"
+    server.close()
+    server.config[2:4] = mine
+    server.start()
+    wait_for(lambda: lender.devices()["80000"]["state"] == "available", "the device is available again")
+
+
 def test_a_server_that_binds_its_socket_long_before_it_serves_is_found_all_the_same(nodes, server):
     lender, _ = nodes
     lend(nodes, server)
