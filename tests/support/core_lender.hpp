@@ -9,19 +9,23 @@ namespace smartio::core::test {
 
 inline const std::string nonce(64, 'b');
 
-/// Node 8 with one device, 80000, available, and node 4 connected as its borrower on link 16.
-struct Lender {
-  Node node{{.node = NodeId{8}, .boot_id = "here", .fabric_token = std::string(32, 'f'), .nonce = std::string(64, 'a')},
-            {}};
+/// What a node wants done, of its last event.
+struct Wanted {
   std::vector<Effect> effects;
-
-  void on(Event event) { effects = node.handle(std::move(event), Time{}); }
-  void command(const char* name, Json arguments) { on(Command{1, 9, name, std::move(arguments)}); }
   template <class T> const T* find() const {
     for (const auto& effect : effects)
       if (const auto* found = std::get_if<T>(&effect)) return found;
     return nullptr;
   }
+};
+
+/// Node 8 with one device, 80000, available, and node 4 connected as its borrower on link 16.
+struct Lender : Wanted {
+  Node node{{.node = NodeId{8}, .boot_id = "here", .fabric_token = std::string(32, 'f'), .nonce = std::string(64, 'a')},
+            {}};
+
+  void on(Event event) { effects = node.handle(std::move(event), Time{}); }
+  void command(const char* name, Json arguments) { on(Command{1, 9, name, std::move(arguments)}); }
   template <class T> const T* sent() const {
     for (const auto& effect : effects)
       if (const auto* send = std::get_if<Send>(&effect))
