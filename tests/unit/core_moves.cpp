@@ -42,6 +42,7 @@ TEST_CASE("a device that cannot be told from others is not looked for in their p
   CHECK_FALSE(
       moved({"disk", {{"device", "1"}}}, {{elsewhere, {"disk", {{"device", "1"}}}}})); // all its maker's have it
   CHECK_FALSE(moved({"disk", {}}, {{elsewhere, a}}));
+  CHECK_FALSE(moved(a, {{elsewhere, {"disk", {}}}}));
 }
 
 TEST_CASE("where the buses have new numbers, a device whose place a bridge has taken is looked for") {
@@ -79,6 +80,10 @@ TEST_CASE("two devices that have changed places keep their ids") {
   node.on(at(elsewhere, "A"));
   CHECK(node.entry(0)["address"] == elsewhere);
   CHECK(node.entry(1)["address"] == slot);
+  node.command("show", slot); // each by its new address
+  CHECK((*node.find<Reply>()->result)["device"]["id"] == "80001");
+  node.command("show", elsewhere);
+  CHECK((*node.find<Reply>()->result)["device"]["id"] == "80000");
   node.on(DeviceProbed{node.id, disk("A")});
   CHECK(node.find<OpenDevice>() != nullptr);
   node.on(DeviceProbed{node.second, disk("B")});
