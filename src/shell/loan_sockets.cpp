@@ -11,9 +11,14 @@ void LoanSockets::open(const core::OpenLoan& loan, DeviceSource lender) {
                               .is_program = is_program_,
                               .shared = loan.shared};
   loans_[loan.loan] = LoanSocket::open(context_.io, std::move(options), [this](core::Event event) {
-    if (const auto* closed = std::get_if<core::LoanClosed>(&event)) loans_.erase(closed->loan);
+    if (const auto* closed = std::get_if<core::LoanClosed>(&event)) over(closed->loan);
     context_.handle(std::move(event));
   });
+}
+
+void LoanSockets::over(core::LoanId loan) {
+  std::erase_if(over_, [](const auto& earlier) { return earlier.expired(); });
+  if (const auto entry = loans_.extract(loan)) over_.push_back(entry.mapped());
 }
 
 void LoanSockets::perform(const core::CloseLoan& effect) {
@@ -24,6 +29,8 @@ void LoanSockets::perform(const core::CloseLoan& effect) {
 
 void LoanSockets::abandon_all() {
   for (const auto& [id, loan] : std::exchange(loans_, {})) loan->abandon();
+  for (const auto& weak : std::exchange(over_, {}))
+    if (const auto loan = weak.lock()) loan->abandon();
 }
 
 } // namespace smartio

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace smartio {
 
@@ -22,10 +23,13 @@ public:
   void abandon_all(); ///< nothing is told any more
 
 private:
+  void over(core::LoanId loan);
+
   Context& context_;
   std::string directory_;
   std::function<bool(::pid_t)> is_program_;
   std::map<core::LoanId, std::shared_ptr<LoanSocket>> loans_;
+  std::vector<std::weak_ptr<LoanSocket>> over_; ///< those whose client stays, until it has left
 };
 
 } // namespace smartio
