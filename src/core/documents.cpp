@@ -140,11 +140,11 @@ Json fabrics_json(const View& view) {
   return fabrics;
 }
 
-Json filters_json(const View& view) {
+Json rules_json(const View& view) {
   Json filters = Json::array();
   for (const auto& rule : view.intent.filters)
     filters.push_back({{"ids", rule.ids}, {"slot", rule.slot}, {"available", rule.available}});
-  return filters;
+  return {{"filters", std::move(filters)}, {"removed", view.intent.removed}};
 }
 
 } // namespace
@@ -152,15 +152,23 @@ Json filters_json(const View& view) {
 Result<std::string> list_document(const View& view) { return with_devices({{"schema_version", 1}}, view); }
 
 Result<std::string> status_document(const View& view) {
+  auto rules = rules_json(view);
   return with_devices({{"schema_version", 1},
                        {"node", number(view.settings.node)},
                        {"version", SMARTIO_VERSION},
                        {"peers", peers_json(view)},
                        {"fabrics", fabrics_json(view)},
                        {"loans", loans_json(view)},
-                       {"filters", filters_json(view)},
+                       {"filters", std::move(rules["filters"])},
+                       {"removed", std::move(rules["removed"])},
                        {"counters", view.counters}},
                       view);
+}
+
+Json filters_document(const View& view) {
+  auto document = rules_json(view);
+  document["schema_version"] = 1;
+  return document;
 }
 
 Result<Json> show_document(const View& view, DeviceId id) {

@@ -236,9 +236,16 @@ struct CloseDevice {
 struct ForgetDevice {
   DeviceId device;
 }; ///< it is not open, and was removed, or never added since its probe failed
+/// A device that was added, as it was when it was looked at last.
+struct Added {
+  std::string address;
+  std::uint16_t vendor, device;
+  std::uint32_t class_code;
+};
 struct ScanHost {
   RequestId request;
   std::vector<FilterRule> rules;
+  std::vector<Added> added; ///< these match, too, whether or not they are functions that this host has now
 };
 struct ReadConfig {
   RequestId request;

@@ -29,6 +29,7 @@ Result<void> parse_devices(const Json& list, Intent& intent) {
     if (!is_address(device.address)) return fail(Errc::bad_request, "'{}' is not a device", device.address);
     device.available = TRY(get_bool(item, "available"));
     device.without_reset = get_bool(item, "without_reset").value_or(false);
+    device.by_filter = get_bool(item, "by_filter").value_or(false);
     device.who = TRY(parse_who(item));
     intent.devices[index] = std::move(device);
   }
@@ -111,6 +112,7 @@ Result<void> check_owner(const Json& state, NodeId node) {
 Json json_of(std::uint16_t index, const Intent::Device& device) {
   Json json{{"index", index}, {"address", device.address}, {"available", device.available}};
   if (device.without_reset) json["without_reset"] = true;
+  if (device.by_filter) json["by_filter"] = true;
   if (!device.who.kind.empty()) json["who"] = {{"kind", device.who.kind}, {"serials", device.who.serials}};
   return json;
 }

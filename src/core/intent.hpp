@@ -28,6 +28,7 @@ struct Intent {
     bool available = false;
     bool without_reset = false; ///< its owner lends it although nothing clears it between its borrowers
     Who who{};                  ///< that was there when it was added, or made available, last
+    bool by_filter = false;     ///< added by one, and by nobody's hand since
     bool operator==(const Device&) const = default;
   };
   std::map<std::uint16_t, Device> devices;    ///< by index: an id stays the same while its device stays added

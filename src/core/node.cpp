@@ -70,6 +70,7 @@ void Node::on(Command& command) {
                                                             {"remove", &Node::command_remove},
                                                             {"available", &Node::command_available},
                                                             {"unavailable", &Node::command_unavailable},
+                                                            {"filters", &Node::command_filters},
                                                             {"list", &Node::command_list},
                                                             {"show", &Node::command_show},
                                                             {"borrow", &Node::command_borrow},

@@ -57,6 +57,7 @@ private:
     std::string note{};
   };
   enum class ScanFor : std::uint8_t { add, available, unavailable, remove, appeared };
+  using Matches = std::vector<std::vector<std::string>>; ///< for each rule, addresses
   struct Scan {
     ScanFor purpose;
     std::vector<FilterRule> rules;
@@ -147,8 +148,12 @@ private:
   void command_scan(Command&);
   void on(const HostScanned&);
   void scan(Scan scan);
-  void apply_filter(const Scan& scan, const std::vector<std::string>& addresses);
-  Json add_matches(const Scan& scan, const std::vector<std::vector<std::string>>& matches);
+  bool store(const Scan& scan);
+  void apply_filter(const Scan& scan, const Matches& matches);
+  std::string apply(const Scan& scan, const Matches& matches, const std::string& address, RequestId batch);
+  std::string take_out(const Matches& matches, DeviceId id, RequestId batch);
+  Json add_matches(const Scan& scan, const Matches& matches);
+  std::string note_of_removed(const std::vector<FilterRule>& rules, const Matches& matches) const;
   void start_part(RequestId batch, const char* name, const std::string& address);
   bool finish_part(RequestId part, const Result<Json>& result);
   void finish_batch(RequestId batch);
@@ -207,10 +212,12 @@ private:
   Result<DeviceId> find_device(const Json& arguments) const;
   void command_node(Command&);
   void command_add(Command&);
+  void added_by_hand(std::uint16_t index, OwnDevice& device);
   void command_remove(Command&);
   void remove(DeviceId id);
   void command_available(Command&);
   void command_unavailable(Command&);
+  void command_filters(Command&);
   void command_list(Command&);
   void command_show(Command&);
   void command_borrow(Command&);

@@ -47,8 +47,10 @@ void Node::command_add(Command& c) {
   if (!text) return reply(c.request, std::unexpected(text.error()));
   const auto address = parse_address(*text);
   if (!address) return reply(c.request, std::unexpected(address.error()));
+  const bool by_hand = c.request < first_own_request;
   if (const auto id = own_by_address(*address)) {
     auto* device = own(*id);
+    if (by_hand) added_by_hand(index_of(*id), *device);
     if (device->asked == Asked::probe) return device->waiting.push_back(c.request);
     return reply(c.request, Json{{"device", to_string(*id)}},
                  fmt::format("{} is device {} already", *address, to_string(*id)));
@@ -57,8 +59,17 @@ void Node::command_add(Command& c) {
   if (!index) return reply(c.request, fail(Errc::no_window, "the list of devices is full"));
   if (intent_.removed.erase(*address) != 0) save(removed_line(intent_));
   auto& device = devices_.add(*index, *address);
+  device.by_filter = !by_hand;
   device.waiting.push_back(c.request);
   probe(make_device_id(settings_.node, *index), device);
+}
+
+/// What filters have added: it stays when they go.
+void Node::added_by_hand(std::uint16_t index, OwnDevice& device) {
+  device.by_filter = false;
+  const auto entry = intent_.devices.find(index);
+  if (entry != intent_.devices.end() && std::exchange(entry->second.by_filter, false))
+    save(device_line(intent_, index));
 }
 
 void Node::command_remove(Command& c) {
@@ -146,6 +157,7 @@ void Node::command_unavailable(Command& c) {
   end_shares(*id, *device, fmt::format("node {} made it unavailable", number(settings_.node)));
 }
 
+void Node::command_filters(Command& c) { reply(c.request, core::filters_document(view())); }
 void Node::command_list(Command& c) { reply(c.request, core::list_document(view())); }
 void Node::command_status(Command& c) { reply(c.request, core::status_document(view())); }
 

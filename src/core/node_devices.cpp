@@ -139,7 +139,9 @@ void Node::on(const DeviceProbed& probed) {
   }
   const auto before = entry_of(probed.device, *device);
   if (!known) {
-    intent_.devices[index] = {.address = device->address, .who = probed.identity ? probed.identity->who : Who{}};
+    intent_.devices[index] = {.address = device->address,
+                              .who = probed.identity ? probed.identity->who : Who{},
+                              .by_filter = device->by_filter};
     save(device_line(intent_, index));
     emit("device-added", {{"device", to_string(probed.device)}, {"address", device->address}});
   }

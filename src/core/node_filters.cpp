@@ -3,6 +3,7 @@
 #include "node.hpp"
 
 #include <algorithm>
+#include <fmt/ranges.h>
 
 namespace smartio::core {
 
@@ -10,7 +11,10 @@ void Node::scan(Scan scan) {
   if (scan.purpose == ScanFor::appeared) scan.rules.assign(intent_.filters.begin(), intent_.filters.end());
   if (scan.rules.empty()) return;
   const auto request = next_request_++;
-  effects_.push_back(ScanHost{request, scan.rules});
+  std::vector<Added> added;
+  for (const auto& [index, device] : devices_)
+    added.push_back({device.address, device.identity.vendor, device.identity.device, device.identity.class_code});
+  effects_.push_back(ScanHost{request, scan.rules, std::move(added)});
   scans_[request] = std::move(scan);
 }
 
@@ -26,7 +30,11 @@ void Node::command_filter(Command& c) {
   if (rule.ids.empty() && rule.slot.empty())
     return reply(c.request, fail(Errc::bad_request, "a filter needs -d [vendor]:[device][:class] or "
                                                     "-s [[[domain]:]bus:][slot][.func]"));
-  scan({.purpose = purpose, .rules = {std::move(rule)}, .request = c.request});
+  std::vector<FilterRule> rules{std::move(rule)};
+  if (purpose == ScanFor::remove) // the others that add devices: theirs stay
+    for (const auto& other : intent_.filters)
+      if (!other.available && other != rules.front()) rules.push_back(other);
+  scan({.purpose = purpose, .rules = std::move(rules), .request = c.request});
 }
 
 /// Tries again what was added but could not be reached, and looks for devices that a filter wants.
@@ -56,51 +64,80 @@ void Node::on(const HostScanned& scanned) {
     auto found = std::move(batches_.at(*scan.request).devices);
     batches_.erase(*scan.request);
     for (auto& id : added) found.push_back(std::move(id));
-    return reply(*scan.request, Json{{"found", std::move(found)}});
+    return reply(*scan.request, Json{{"found", std::move(found)}},
+                 scanned.matches ? note_of_removed(scan.rules, *scanned.matches) : "");
   }
   if (!scanned.matches) return reply(*scan.request, std::unexpected(scanned.matches.error()));
-  apply_filter(scan, scanned.matches->empty() ? std::vector<std::string>{} : scanned.matches->front());
+  apply_filter(scan, *scanned.matches);
 }
 
-/// Stores or deletes the rule, then does to each match what the command of that name does.
-void Node::apply_filter(const Scan& scan, const std::vector<std::string>& addresses) {
-  const auto& rule = scan.rules.front();
+/// Stores or deletes the rule; false: there is none that could be deleted.
+bool Node::store(const Scan& scan) {
+  auto rule = scan.rules.front();
   const bool stores = scan.purpose == ScanFor::add || scan.purpose == ScanFor::available;
   bool changed = stores ? intent_.filters.insert(rule).second : intent_.filters.erase(rule) != 0;
-  if (scan.purpose == ScanFor::remove) {
-    FilterRule other = rule;
-    other.available = true;
-    changed = intent_.filters.erase(other) != 0 || changed;
-  }
+  rule.available = true;
+  if (scan.purpose == ScanFor::remove) changed = intent_.filters.erase(rule) != 0 || changed;
   if (changed) save(filters_line(intent_));
+  return changed || scan.purpose != ScanFor::remove;
+}
+
+/// Does to each match what the command of that name does.
+void Node::apply_filter(const Scan& scan, const Matches& matches) {
+  if (!store(scan))
+    return reply(*scan.request, fail(Errc::no_such_device, "there is no such filter: 'filters' lists those there are"));
+  const auto addresses = matches.empty() ? std::vector<std::string>{} : matches.front();
   const auto batch = next_request_++;
   batches_[batch] = Batch{.request = *scan.request};
-  if (addresses.empty())
-    batches_[batch].note = stores ? "no device matches now; the filter is kept" : "no device matches";
-  for (const auto& address : addresses) {
-    const auto id = own_by_address(address);
-    const auto* device = id ? own(*id) : nullptr;
-    switch (scan.purpose) {
-    case ScanFor::add:
-      if (!intent_.removed.contains(address)) start_part(batch, "add", address);
-      break;
-    case ScanFor::available:
-      if (device != nullptr) start_part(batch, "available", address);
-      break;
-    case ScanFor::unavailable:
-      if (device != nullptr) start_part(batch, "unavailable", address);
-      break;
-    case ScanFor::remove: // its unused devices
-      if (device != nullptr && device->state == DeviceState::unavailable) start_part(batch, "remove", address);
-      break;
-    case ScanFor::appeared: break;
-    }
-  }
+  std::string note;
+  if (addresses.empty()) note = "no device matches";
+  if (addresses.empty() && (scan.purpose == ScanFor::add || scan.purpose == ScanFor::available))
+    note += " now; the filter is kept";
+  if (scan.purpose == ScanFor::add) note += note_of_removed({scan.rules.front()}, matches);
+  for (const auto& address : addresses)
+    if (const auto why = apply(scan, matches, address, batch); !why.empty()) note += (note.empty() ? "" : "; ") + why;
+  batches_[batch].note = std::move(note);
   finish_batch(batch);
 }
 
+/// Why it stays as it is, if somebody should be told.
+std::string Node::apply(const Scan& scan, const Matches& matches, const std::string& address, RequestId batch) {
+  if (scan.purpose == ScanFor::add && !intent_.removed.contains(address)) start_part(batch, "add", address);
+  const auto id = own_by_address(address);
+  if (!id) return {};
+  if (scan.purpose == ScanFor::available) start_part(batch, "available", address);
+  if (scan.purpose == ScanFor::unavailable) start_part(batch, "unavailable", address);
+  return scan.purpose == ScanFor::remove ? take_out(matches, *id, batch) : std::string{};
+}
+
+/// What a filter has added, unless somebody still wants it.
+std::string Node::take_out(const Matches& matches, DeviceId id, RequestId batch) {
+  const auto& device = *own(id);
+  const auto entry = intent_.devices.find(index_of(id));
+  const bool by_filter = entry == intent_.devices.end() ? device.by_filter : entry->second.by_filter;
+  const auto holds = [&device](const auto& addresses) { return std::ranges::count(addresses, device.address) != 0; };
+  std::string_view why;
+  if (device.state != DeviceState::unavailable) why = to_string(device.state);
+  if (!by_filter) why = "added by hand";
+  if (std::any_of(matches.begin() + 1, matches.end(), holds)) why = "added by another filter, too";
+  if (!why.empty()) return fmt::format("device {} stays: it is {}", to_string(id), why);
+  start_part(batch, "remove", device.address);
+  return {};
+}
+
+/// Which matches of filters that add devices stay removed.
+std::string Node::note_of_removed(const std::vector<FilterRule>& rules, const Matches& matches) const {
+  std::set<std::string> removed;
+  for (std::size_t i = 0; i < std::min(rules.size(), matches.size()); ++i)
+    for (const auto& address : matches[i])
+      if (!rules[i].available && intent_.removed.contains(address)) removed.insert(address);
+  if (removed.empty()) return {};
+  return fmt::format("{} stays removed, as somebody has removed it by hand: 'add' takes it in again",
+                     fmt::join(removed, ", "));
+}
+
 /// Adds what the stored rules match and nobody has removed by hand; gives the new ids.
-Json Node::add_matches(const Scan& scan, const std::vector<std::vector<std::string>>& matches) {
+Json Node::add_matches(const Scan& scan, const Matches& matches) {
   Json added = Json::array();
   const auto count = std::min(scan.rules.size(), matches.size());
   const auto wanted = [&scan, &matches, count](const std::string& address) {

@@ -38,6 +38,7 @@ struct OwnDevice {
   bool unidentified = false;               ///< until its driver has asked it who it is
   bool identified = false;                 ///< it has, while the device was probed
   bool without_reset = false;              ///< lent although it cannot be reset
+  bool by_filter = false;                  ///< added by one; once it was added, intent knows
   bool wanted = false;                     ///< a filter makes it available once it was added
   std::map<std::uint64_t, Share> shares{}; ///< by epoch
   std::vector<RequestId> waiting{};        ///< add, available or unavailable under way

@@ -206,23 +206,36 @@ void HostDevices::give_back_all(std::move_only_function<void(std::vector<Error>)
       std::move(done));
 }
 
-void HostDevices::scan(std::vector<core::FilterRule> rules,
-                       std::move_only_function<void(Result<std::vector<std::vector<std::string>>>)> done) {
-  using Matches = std::vector<std::vector<std::string>>;
-  run<Result<Matches>>(
-      [this, rules = std::move(rules)]() -> Result<Matches> {
-        std::vector<host::Filter> filters;
-        for (const auto& rule : rules) filters.push_back(TRY(host::Filter::parse(rule.ids, rule.slot)));
-        Matches matches(rules.size());
-        for (const auto& bdf : TRY(host::list_functions(root_))) {
-          const auto function = host::read_function(root_, bdf);
-          if (!function || function->is_bridge()) continue; // gone again, or never lent
-          for (std::size_t i = 0; i < filters.size(); ++i)
-            if (filters[i].matches(*function)) matches[i].push_back(to_string(bdf));
-        }
-        return matches;
-      },
-      std::move(done));
+void HostDevices::scan(std::vector<core::FilterRule> rules, std::vector<core::Added> added,
+                       std::move_only_function<void(Result<Matches>)> done) {
+  run<Result<Matches>>([this, rules = std::move(rules), added = std::move(added)] { return scan_now(rules, added); },
+                       std::move(done));
+}
+
+Result<HostDevices::Matches> HostDevices::scan_now(const std::vector<core::FilterRule>& rules,
+                                                   const std::vector<core::Added>& added) const {
+  std::vector<host::Filter> filters;
+  for (const auto& rule : rules) filters.push_back(TRY(host::Filter::parse(rule.ids, rule.slot)));
+  Matches matches(rules.size());
+  const auto match = [&](const std::string& address, const host::Function& function, bool has_slot) {
+    for (std::size_t i = 0; i < filters.size(); ++i)
+      if ((has_slot || rules[i].slot.empty()) && filters[i].matches(function)) matches[i].push_back(address);
+  };
+  std::set<std::string> seen;
+  for (const auto& bdf : TRY(host::list_functions(root_))) {
+    const auto function = host::read_function(root_, bdf);
+    if (!function || function->is_bridge()) continue; // gone again, or never lent
+    match(*seen.insert(to_string(bdf)).first, *function, true);
+  }
+  for (const auto& device : added) { // behind sockets, or pulled out
+    if (seen.contains(device.address)) continue;
+    const auto bdf = parse_bdf(device.address);
+    host::Function function{};
+    function.bdf = bdf.value_or(Bdf{});
+    function.vendor = device.vendor, function.device = device.device, function.class_code = device.class_code;
+    match(device.address, function, bdf.has_value());
+  }
+  return matches;
 }
 
 void HostDevices::read_config(const Bdf& bdf, std::move_only_function<void(Result<std::vector<std::byte>>)> done) {

@@ -47,8 +47,11 @@ public:
   /// What is left, of which nothing is open any more; gives what went wrong. The journal has that for the next start.
   void give_back_all(std::move_only_function<void(std::vector<Error>)> done);
 
-  void scan(std::vector<core::FilterRule> rules,
-            std::move_only_function<void(Result<std::vector<std::vector<std::string>>>)> done);
+  /// For each rule the addresses that match: of this host's functions, and of `added`, which may be behind sockets (and
+  /// have no slot) or pulled out. A rule that is none is an error.
+  using Matches = std::vector<std::vector<std::string>>;
+  void scan(std::vector<core::FilterRule> rules, std::vector<core::Added> added,
+            std::move_only_function<void(Result<Matches>)> done);
   void read_config(const Bdf& bdf, std::move_only_function<void(Result<std::vector<std::byte>>)> done);
 
   /// Who has the function's VFIO device open, other than this process: "process 1234 (qemu)", and so on.
@@ -60,6 +63,7 @@ private:
   template <class T> void run(std::move_only_function<T()> work, std::move_only_function<void(T)> done);
   Result<core::Who> take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions);
   Result<std::string> give_back_now(const Bdf& bdf);
+  Result<Matches> scan_now(const std::vector<core::FilterRule>& rules, const std::vector<core::Added>& added) const;
 
   /// An IOMMU group on vfio-pci.
   struct Group {

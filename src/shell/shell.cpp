@@ -253,7 +253,7 @@ void Shell::perform(core::Drop& effect) {
 }
 
 void Shell::perform(core::ScanHost& effect) {
-  host_->scan(std::move(effect.rules),
+  host_->scan(std::move(effect.rules), std::move(effect.added),
               [this, request = effect.request](Result<std::vector<std::vector<std::string>>> matches) {
                 handle(core::HostScanned{request, std::move(matches)});
               });

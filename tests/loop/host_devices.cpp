@@ -153,3 +153,26 @@ TEST_CASE("another device than the one that is meant stays with its driver") {
   CHECK(taken->error().context.find("8086:f1a6") != std::string::npos);
   CHECK(kernel.driver("0000:06:00.0") == "nvme");
 }
+
+TEST_CASE("filters match devices that were added, whether or not this host has them now") {
+  const testing::Tree tree;
+  testing::DriverKernel kernel(tree);
+  testing::add_function(tree, {.bdf = "0000:06:00.0"}); // a disk
+  Asked host(tree, kernel);
+  const std::vector<core::Added> added{{"vfio-user:/d", 0x1b36, 0x0010, 0x010802},
+                                       {"vfio-user:/n", 0x15b3, 0x10c9, 0x020000},
+                                       {"0000:07:00.0", 0x1b36, 0x0010, 0x010802},  // pulled out
+                                       {"0000:06:00.0", 0x15b3, 0x10c9, 0x020000}}; // another one is there now
+  const auto matches = [&](const char* ids, const char* slot) {
+    std::optional<Result<HostDevices::Matches>> found;
+    host.devices->scan({{ids, slot}}, added, [&found](auto result) { found = std::move(result); });
+    host.run();
+    REQUIRE((found && *found && (*found)->size() == 1));
+    return (*found)->front();
+  };
+  using Addresses = std::vector<std::string>;
+  CHECK(matches("::0108", "") == Addresses{"0000:06:00.0", "vfio-user:/d", "0000:07:00.0"});
+  CHECK(matches("15b3:", "") == Addresses{"vfio-user:/n"});
+  CHECK(matches("", "7:") == Addresses{"0000:07:00.0"});
+  CHECK(matches("", "0.0").size() == 2); // what is behind a socket is in no slot
+}

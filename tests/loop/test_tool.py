@@ -15,7 +15,7 @@ from harness import run as run_command
 
 COMMANDS = ["connect", "disconnect", "add", "remove", "available", "unavailable", "list", "show", "borrow", "return",
             "status", "monitor", "config", "scan", "add-filter", "available-filter", "unavailable-filter", "remove-filter",
-            "lspci", "run"]
+            "filters", "lspci", "run"]
 
 DISK = {"id": "80000", "node": 8, "address": "vfio-user:/d.sock", "bdf": None, "class": "010802", "vendor": "8086",
         "device": "f1a5", "name": "Non-Volatile memory controller: Intel Corporation Device f1a5",
@@ -29,7 +29,10 @@ STATUS = {"schema_version": 1, "node": 8, "version": "0.1.0",
           "peers": [{"node": 4, "address": "127.0.0.1:7808", "role": "borrower", "state": "up",
                      "since": "2026-01-01T00:00:00Z"}],
           "fabrics": [{"kind": "local", "peer": 4, "address": None, "state": "up", "reason": None, "aperture_bytes": 0, "used_bytes": 0}],
-          "devices": [DISK], "loans": [LOAN], "filters": [], "counters": {"requests": 7}}
+          "devices": [DISK], "loans": [LOAN], "filters": [], "removed": [], "counters": {"requests": 7}}
+FILTERS = {"schema_version": 1, "filters": [{"ids": "::0108", "slot": "", "available": False},
+                                            {"ids": "10de::", "slot": "1:", "available": True}],
+           "removed": ["0000:06:00.0"]}
 
 
 def result(**members):
@@ -224,9 +227,10 @@ def test_a_document_that_lacks_everything_is_printed_all_the_same(daemon):
     answers = {}
     run = daemon(lambda command, arguments: answers)
     for members in [{}, {"devices": 5, "peers": 5, "loans": {}, "device": [], "bars": 1, "counters": [], "found": 1,
-                         "options": 1}, {"devices": [5], "peers": [5], "bars": [[]], "found": [5], "loan": {}}]:
+                         "options": 1, "filters": 1, "removed": {}},
+                    {"devices": [5], "peers": [5], "bars": [[]], "found": [5], "loan": {}, "removed": [5]}]:
         answers["result"] = members
-        for words in ["list", "status", "show 80000", "scan", "config", "borrow 80000"]:
+        for words in ["list", "status", "show 80000", "scan", "config", "borrow 80000", "filters"]:
             ran = run(*words.split())
             assert ran.exit == 0 and ran.err == "", ran
 
@@ -239,6 +243,12 @@ def test_show_and_status_are_readable_text_and_one_document(daemon):
     assert "4     borrower  up     127.0.0.1:7808  2026-01-01T00:00:00Z\n" in status and "requests  7" in status
     assert run("show", "80000", "--json").json("show") == SHOWN
     assert run("status", "--json").json("status") == STATUS
+
+
+def test_filters_are_printed_as_the_commands_that_made_them(daemon):
+    run = daemon(lambda command, arguments: {"result": FILTERS})
+    assert run("filters").out == "add-filter -d ::0108\navailable-filter -d 10de:: -s 1:\nremove 0000:06:00.0\n"
+    assert run("filters", "--json").json("filters") == FILTERS
 
 
 def test_borrow_prints_id_and_socket_on_two_lines_and_a_note_goes_to_standard_error(daemon):

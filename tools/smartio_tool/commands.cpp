@@ -12,7 +12,7 @@ constexpr std::string_view filter_arguments = "[-d [VENDOR]:[DEVICE][:CLASS]] [-
 constexpr std::string_view filter_details =
     "-d and -s are lspci's: 'lspci -d ::0108' shows what 'add-filter -d ::0108' adds.\n";
 
-constexpr std::array<Command, 21> all_commands{{
+constexpr std::array<Command, 22> all_commands{{
     {"connect", "NODE [--address HOST:PORT] [--wait]", 1, 1, "let node NODE see and borrow this node's devices",
      "The link is one-way, from lender to borrower; it is kept across restarts and comes back after a failure.\n"
      "  --address HOST:PORT  where NODE listens; otherwise from the node table of smartiod's configuration\n"
@@ -36,8 +36,10 @@ constexpr std::array<Command, 21> all_commands{{
      "make all added devices that match available, now and when they appear", filter_details, on_filter},
     {"unavailable-filter", filter_arguments, 0, 0, "reclaim all devices that match, and delete the available-filter",
      filter_details, on_filter},
-    {"remove-filter", filter_arguments, 0, 0, "delete a filter, and remove its devices that are unavailable",
-     filter_details, on_filter},
+    {"remove-filter", filter_arguments, 0, 0, "delete a filter, and remove the unavailable devices that it added",
+     "What was added by hand, or is added by another filter, too, stays.\n", on_filter},
+    {"filters", "", 0, 0, "print the filters, and which devices they do not add",
+     "Those were removed by hand; they come back with 'add DEVICE'.\n", filters},
     {"list", "", 0, 0, "print all devices known here, one line each", "", list},
     {"show", "DEVICE", 1, 1, "print all that is known about a device", "", show},
     {"lspci", "[--raw] [--emulated] DEVICE [LSPCI-OPTION]...", 1, 1, "print a device's configuration as lspci does",

@@ -108,6 +108,8 @@ Result<void> on_filter(Session& session) {
   return session.perform({{"ids", given.ids}, {"slot", given.slot}}, nullptr);
 }
 
+Result<void> filters(Session& session) { return session.perform(json::object(), print_filters); }
+
 Result<void> lspci(Session& session) {
   json request = TRY(device_request(session));
   const Arguments& given = session.arguments();

@@ -12,6 +12,7 @@ Result<void> disconnect_node(Session&);
 Result<void> on_device(Session&); ///< the commands that take a device and print nothing
 Result<void> make_available(Session&);
 Result<void> on_filter(Session&); ///< the commands that take a filter
+Result<void> filters(Session&);
 Result<void> lspci(Session&);
 Result<void> list(Session&);
 Result<void> show(Session&);

@@ -24,6 +24,7 @@ std::string print_event(const nlohmann::json& event);
 
 std::string print_list(const nlohmann::json& document);
 std::string print_show(const nlohmann::json& document);
+std::string print_filters(const nlohmann::json& document); ///< as the commands that make them; 'remove ADDRESS'
 std::string print_status(const nlohmann::json& document);
 
 } // namespace smartio::tool

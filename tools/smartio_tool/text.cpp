@@ -96,6 +96,19 @@ std::string bar_lines(const json& bars) {
 
 std::string print_list(const json& document) { return device_lines(member(document, "devices"), ""); }
 
+std::string print_filters(const json& document) {
+  std::string out;
+  for (const auto& rule : member(document, "filters")) {
+    out += member(rule, "available") == true ? "available-filter" : "add-filter";
+    if (const auto ids = field(rule, "ids"); !ids.empty()) out += " -d " + ids;
+    if (const auto slot = field(rule, "slot"); !slot.empty()) out += " -s " + slot;
+    out += '\n';
+  }
+  for (const auto& address : member(document, "removed"))
+    if (address.is_string()) out += fmt::format("remove {}\n", printable(address.get_ref<const std::string&>()));
+  return out;
+}
+
 std::string print_show(const json& document) {
   const json& device = member(document, "device");
   Lines lines{{"device", field(device, "id")}, {"name", field(device, "name")}, {"state", state_of(device)}};
