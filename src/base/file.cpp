@@ -3,6 +3,7 @@
 #include "result.hpp"
 
 #include <fcntl.h>
+#include <filesystem>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -35,13 +36,34 @@ Result<void> check_own(int directory, const std::string& path) {
   return {};
 }
 
-/// Over a symbolic link only if it is this user's, or root's. Needs no right to read it.
-Result<Fd> open_own(const std::string& path) {
+/// Whether it is a symbolic link, which is followed only if it is this user's, or root's.
+Result<bool> is_link(const std::string& path) {
   struct stat link {};
   if (::lstat(path.c_str(), &link) != 0) return fail_errno(errno, "look at " + path);
-  if (S_ISLNK(link.st_mode) && link.st_uid != 0 && link.st_uid != ::geteuid())
+  if (!S_ISLNK(link.st_mode)) return false;
+  if (link.st_uid != 0 && link.st_uid != ::geteuid())
     return fail(Errc::not_permitted, "{} is a symbolic link of another user ({})", path, link.st_uid);
-  Fd directory(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC | (S_ISLNK(link.st_mode) ? 0 : O_NOFOLLOW)));
+  return true;
+}
+
+/// Where the file is, or would be, that `path` names.
+Result<std::string> behind_links(std::string path) {
+  for (unsigned most = 16; most > 0; --most) {
+    const auto link = is_link(path);
+    if (!link && link.error().code == std::errc::no_such_file_or_directory) return path;
+    if (!TRY(link)) return path;
+    std::error_code error;
+    const auto target = std::filesystem::read_symlink(path, error);
+    if (error) return fail_errno(error.value(), "look at " + path);
+    path = (std::filesystem::path(path).parent_path() / target).string();
+  }
+  return fail_errno(ELOOP, "open " + path);
+}
+
+/// Needs no right to read it.
+Result<Fd> open_own(const std::string& path) {
+  const bool link = TRY(is_link(path));
+  Fd directory(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC | (link ? 0 : O_NOFOLLOW)));
   if (!directory) return fail_errno(errno, "open " + path);
   TRY(check_own(directory.get(), path));
   return directory;
@@ -65,7 +87,8 @@ Result<std::optional<std::string>> read_file(const std::string& path) {
   }
 }
 
-Result<void> replace_file(const std::string& path, const std::string& text) {
+Result<void> replace_file(const std::string& name, const std::string& text) {
+  const auto path = TRY(behind_links(name));
   const std::string fresh = path + ".new";
   {
     ::unlink(fresh.c_str()); // of a crash, or of somebody who would go on reading or writing it
@@ -80,7 +103,8 @@ Result<void> replace_file(const std::string& path, const std::string& text) {
   return {};
 }
 
-Result<void> append_to_file(const std::string& path, const std::string& text) {
+Result<void> append_to_file(const std::string& name, const std::string& text) {
+  const auto path = TRY(behind_links(name));
   const Fd fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return fail_errno(errno, "open " + path);
   return write_all(fd.get(), text, path);
@@ -90,13 +114,24 @@ Result<Fd> own_directory(const std::string& directory, unsigned mode) {
   if (::mkdir(directory.c_str(), mode) != 0 && errno != EEXIST) return fail_errno(errno, "make directory " + directory);
   const auto path = directory + "/lock";
   const auto opened = TRY(open_own(directory));
-  Fd lock(::openat(opened.get(), "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock) return fail_errno(errno, "open " + path);
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) return fail(Errc::busy, "{} is in use by another smartiod", directory);
-    return fail_errno(errno, "lock " + path);
+  for (;;) {
+    Fd lock(::openat(opened.get(), "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!lock) return fail_errno(errno, "open " + path);
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) return fail(Errc::busy, "{} is in use by another smartiod", directory);
+      return fail_errno(errno, "lock " + path);
+    }
+    struct stat locked {
+    }, there{};
+    if (::fstat(lock.get(), &locked) != 0) return fail_errno(errno, "look at " + path);
+    const bool same = ::fstatat(opened.get(), "lock", &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+                      locked.st_ino == there.st_ino && locked.st_dev == there.st_dev;
+    if (same) return lock; // else its owner has just left, and taken it along
   }
-  return lock;
+}
+
+void leave_directory(const std::string& directory, Fd lock) {
+  if (lock) ::unlink((directory + "/lock").c_str());
 }
 
 } // namespace smartio

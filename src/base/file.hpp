@@ -11,6 +11,8 @@ namespace smartio {
 /// The whole file; nullopt if there is none. At most 64 MiB.
 Result<std::optional<std::string>> read_file(const std::string& path);
 
+/// Of both that follow: symbolic links are followed, if they are this user's or root's; otherwise not_permitted.
+///
 /// Replaces the file so that after a crash at any moment it holds the old text or the new one, whole. Blocks for the
 /// disk.
 Result<void> replace_file(const std::string& path, const std::string& text);
@@ -23,5 +25,7 @@ Result<void> append_to_file(const std::string& path, const std::string& text);
 /// if another process has it. The mode of a directory that is there already stays; not_permitted if it, or a symbolic
 /// link to it, is another user's (but root's), or if others may write to it.
 Result<Fd> own_directory(const std::string& directory, unsigned mode = 0700);
+
+void leave_directory(const std::string& directory, Fd lock); ///< removes the lock's file, too
 
 } // namespace smartio

@@ -53,6 +53,17 @@ Result<DeviceId> parse_device_id(std::string_view text) {
 
 std::string to_string(DeviceId id) { return fmt::format("{:x}", static_cast<std::uint32_t>(id)); }
 
+std::string hyphenated(std::string name) {
+  std::ranges::replace(name, '_', '-');
+  return name;
+}
+
+std::pair<std::string, std::string> hyphenated_option(const std::string& word) {
+  const auto end = std::min(word.find('='), word.size());
+  if (!word.starts_with("--") || std::string_view(word).substr(0, end).find('_') == std::string_view::npos) return {};
+  return {hyphenated(word.substr(2, end - 2)), end < word.size() ? word.substr(end + 1) : ""};
+}
+
 std::string printable(std::string text) {
   std::ranges::replace_if(
       text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace smartio {
 
@@ -29,6 +30,11 @@ constexpr DeviceId make_device_id(NodeId node, std::uint16_t index) {
 constexpr std::uint16_t index_of(DeviceId id) {
   return static_cast<std::uint16_t>(static_cast<std::uint32_t>(id) & 0xffff);
 }
+
+std::string hyphenated(std::string name); ///< of an option: '_' and '-' are the same there
+
+/// For Program_options, which asks for each word: an option with its value, or nothing. "--run_dir=x" is run-dir, x.
+std::pair<std::string, std::string> hyphenated_option(const std::string& word);
 
 /// With '?' in place of control characters (those of ASCII): one line, that changes nothing of a terminal.
 std::string printable(std::string text);

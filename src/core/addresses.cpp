@@ -2,7 +2,11 @@
 
 #include "bdf.hpp"
 #include "intent.hpp"
+#include "message.hpp"
 #include "text.hpp"
+
+#include <algorithm>
+#include <fmt/ranges.h>
 
 namespace smartio::core {
 namespace {
@@ -10,37 +14,38 @@ namespace {
 constexpr std::size_t longest_socket_path = 107; // sun_path of sockaddr_un, without its NUL
 constexpr std::uint64_t shortest_peer_timeout = 1000, longest_peer_timeout = 60000;
 
-Result<void> check_peer_timeout(const std::string& value) {
+Result<std::string> parse_peer_timeout(const std::string& value) {
   const auto milliseconds = parse_number(value, 10, longest_peer_timeout);
   if (!milliseconds || *milliseconds < shortest_peer_timeout)
     return fail(Errc::bad_request, "'{}' is not a peer-timeout: give milliseconds, {} to {}", value,
                 shortest_peer_timeout, longest_peer_timeout);
-  return {};
+  return value;
 }
 
-Result<void> check_bridges(const std::string& value) {
-  for (const auto& address : split_list(value))
-    if (!is_address(address))
+Result<std::string> parse_bridges(const std::string& value) {
+  std::vector<std::string> addresses;
+  for (const auto& text : split_list(value)) {
+    const auto address = parse_address(text);
+    if (!address)
       return fail(Errc::bad_request,
                   "'{}' is not the address of a bridge: give BDFs like 0000:06:00.0, or "
                   "vfio-user:PATH, with commas between; nothing for none",
-                  address);
-  return {};
+                  text);
+    if (std::ranges::count(addresses, *address) != 0) return fail(Errc::bad_request, "{} is given twice", *address);
+    addresses.push_back(*address);
+  }
+  return fmt::format("{}", fmt::join(addresses, ","));
 }
 
-Result<void> check_iommu(const std::string& value) {
-  if (value == "auto" || value == "type1" || value == "iommufd") return {};
+Result<std::string> parse_iommu(const std::string& value) {
+  if (value == "auto" || value == "type1" || value == "iommufd") return value;
   return fail(Errc::bad_request, "'{}' is not an iommu interface: give auto, type1 or iommufd", value);
 }
 
 } // namespace
 
-bool is_address(std::string_view text) {
-  return parse_bdf(text) || (text.starts_with(user_prefix) && text.substr(user_prefix.size()).starts_with('/'));
-}
-
 Result<std::string> parse_address(const std::string& text) {
-  if (parse_bdf(text)) return text;
+  if (const auto bdf = parse_bdf(text)) return to_string(*bdf);
   if (!text.starts_with(user_prefix))
     return fail(Errc::bad_request, "'{}' is not a device: give a BDF, or vfio-user:PATH", text);
   const auto path = std::string_view(text).substr(user_prefix.size());
@@ -51,13 +56,21 @@ Result<std::string> parse_address(const std::string& text) {
   return text;
 }
 
+Result<void> check_endpoint(const std::string& text) {
+  const auto colon = text.rfind(':');
+  if (colon != std::string::npos && colon != 0 && text.size() <= text_limit &&
+      parse_number(text.substr(colon + 1), 10, 65535).value_or(0) != 0)
+    return {};
+  return fail(Errc::bad_request, "'{}' is not an address: give HOST:PORT", text);
+}
+
 bool is_option(const std::string& name) { return name == "iommu" || name == "ntb" || name == "peer-timeout"; }
 
-Result<void> check_option(const std::string& name, const std::string& value) {
-  if (name == "iommu") return check_iommu(value);
-  if (name == "ntb") return check_bridges(value);
-  if (name == "peer-timeout") return check_peer_timeout(value);
-  return {};
+Result<std::string> parse_option(const std::string& name, const std::string& value) {
+  if (name == "iommu") return parse_iommu(value);
+  if (name == "ntb") return parse_bridges(value);
+  if (name == "peer-timeout") return parse_peer_timeout(value);
+  return value;
 }
 
 } // namespace smartio::core

@@ -144,6 +144,10 @@ struct HostScanned {
   /// For each of its rules, the addresses that match; a rule that is none is an error.
   Result<std::vector<std::vector<std::string>>> matches;
 };
+/// What Save asks for could not be done any more, or could be done again; said when that changes.
+struct StateSaved {
+  std::optional<Error> error;
+};
 struct ConfigRead {
   RequestId request;
   Result<std::string> hex; ///< the configuration space, two digits a byte
@@ -182,8 +186,8 @@ struct UsageChanged {
 using Event =
     std::variant<Started, Stopping, Command, ControlClosed, Accepted, Crowded, Dialled, DialFailed, Received, LinkDown,
                  TimerFired, BridgeChanged, DeviceProbed, DeviceOpened, DeviceClosed, DeviceVanished, DeviceAppeared,
-                 DeviceIdentified, DevicesFound, DeviceLost, HostScanned, ConfigRead, TellClients, LoanEnded, UseEnded,
-                 LoanOpened, LoanClosed, FabricLost, UsageChanged>;
+                 DeviceIdentified, DevicesFound, DeviceLost, HostScanned, StateSaved, ConfigRead, TellClients,
+                 LoanEnded, UseEnded, LoanOpened, LoanClosed, FabricLost, UsageChanged>;
 
 // Effects
 struct Reply {

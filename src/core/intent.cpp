@@ -5,6 +5,8 @@
 namespace smartio::core {
 namespace {
 
+constexpr unsigned schema_version = 1; ///< also that of every earlier file
+
 /// Earlier versions kept none.
 Result<Who> parse_who(const Json& item) {
   const auto found = item.find("who");
@@ -17,65 +19,78 @@ Result<Who> parse_who(const Json& item) {
 }
 
 /// Those without an address are there no more.
-Result<void> parse_devices(const Json& list, Intent& intent) {
-  for (const auto& item : list) {
-    const auto index = static_cast<std::uint16_t>(TRY(get_number(item, "index", 0xffff)));
-    if (item.contains("address") && item["address"].is_null()) {
-      intent.devices.erase(index);
-      continue;
-    }
-    Intent::Device device;
-    device.address = TRY(get_string(item, "address"));
-    if (!is_address(device.address)) return fail(Errc::bad_request, "'{}' is not a device", device.address);
-    device.available = TRY(get_bool(item, "available"));
-    device.without_reset = get_bool(item, "without_reset").value_or(false);
-    device.by_filter = get_bool(item, "by_filter").value_or(false);
-    device.who = TRY(parse_who(item));
-    intent.devices[index] = std::move(device);
+Result<void> parse_device(const Json& item, std::set<std::string>& seen, Intent& intent) {
+  const auto index = static_cast<std::uint16_t>(TRY(get_number(item, "index", 0xffff)));
+  if (!seen.insert(std::to_string(index)).second) return fail(Errc::bad_request, "index {} is given twice", index);
+  if (item.contains("address") && item["address"].is_null()) {
+    intent.devices.erase(index);
+    return {};
   }
+  Intent::Device device;
+  const auto address = TRY(get_string(item, "address"));
+  device.address = TRY(parse_address(address));
+  device.available = TRY(get_bool(item, "available"));
+  device.without_reset = get_bool(item, "without_reset").value_or(false);
+  device.by_filter = get_bool(item, "by_filter").value_or(false);
+  device.who = TRY(parse_who(item));
+  intent.devices[index] = std::move(device);
   return {};
 }
 
-Result<void> parse_connections(const Json& list, Intent& intent) {
-  for (const auto& item : list) {
-    const auto node = TRY(get_node(item, "node"));
-    if (item.contains("address") && item["address"].is_null())
-      intent.connections.erase(node);
-    else
-      intent.connections[node] = TRY(get_string(item, "address"));
+Result<void> parse_connection(const Json& item, std::set<std::string>& seen, Intent& intent) {
+  const auto node = TRY(get_node(item, "node"));
+  if (!seen.insert(std::to_string(number(node))).second)
+    return fail(Errc::bad_request, "node {} is given twice", number(node));
+  if (item.contains("address") && item["address"].is_null()) {
+    intent.connections.erase(node);
+    return {};
   }
+  intent.connections[node] = TRY(get_string(item, "address"));
+  return check_endpoint(intent.connections[node]);
+}
+
+Result<void> parse_filter(const Json& item, std::set<std::string>&, Intent& intent) {
+  FilterRule rule;
+  rule.ids = TRY(get_string(item, "ids"));
+  rule.slot = TRY(get_string(item, "slot"));
+  rule.available = TRY(get_bool(item, "available"));
+  intent.filters.insert(std::move(rule));
   return {};
 }
 
-Result<void> parse_filters(const Json& list, Intent& intent) {
-  intent.filters.clear();
-  for (const auto& item : list) {
-    FilterRule rule;
-    rule.ids = TRY(get_string(item, "ids"));
-    rule.slot = TRY(get_string(item, "slot"));
-    rule.available = TRY(get_bool(item, "available"));
-    intent.filters.insert(std::move(rule));
-  }
-  return {};
-}
-
-Result<void> parse_removed(const Json& list, Intent& intent) {
-  intent.removed.clear();
-  for (const auto& item : list) {
-    const auto* address = item.get_ptr<const std::string*>();
-    if (address == nullptr) return fail(Errc::bad_request, "'removed' holds something that is no address");
-    intent.removed.insert(*address);
-  }
+Result<void> parse_removed(const Json& item, std::set<std::string>&, Intent& intent) {
+  const auto* text = item.get_ptr<const std::string*>();
+  if (text == nullptr) return fail(Errc::bad_request, "this is no address");
+  intent.removed.insert(TRY(parse_address(*text)));
   return {};
 }
 
 Result<void> parse_options(const Json& options, Intent& intent) {
   intent.options.clear();
   for (const auto& [name, value] : options.items()) {
-    intent.options[name] = TRY(get_string(options, name.c_str()));
-    TRY(check_option(name, intent.options[name]));
+    const auto text = TRY(get_string(options, name.c_str()));
+    intent.options[name] = TRY(parse_option(name, text));
   }
   return {};
+}
+
+/// Each of a list's; a mistake is said with its place in it.
+template <auto parse_one> Result<void> parse_list(const Json& list, Intent& intent) {
+  std::set<std::string> seen;
+  for (std::size_t i = 0; i < list.size(); ++i)
+    if (const auto done = parse_one(list[i], seen, intent); !done)
+      return fail(Errc::bad_request, "entry {}: {}", i + 1, done.error().context);
+  return {};
+}
+
+/// Of these a line holds all.
+Result<void> parse_filters(const Json& list, Intent& intent) {
+  intent.filters.clear();
+  return parse_list<parse_filter>(list, intent);
+}
+Result<void> parse_all_removed(const Json& list, Intent& intent) {
+  intent.removed.clear();
+  return parse_list<parse_removed>(list, intent);
 }
 
 struct Part {
@@ -83,11 +98,11 @@ struct Part {
   Json::value_t type;
   Result<void> (*parse)(const Json&, Intent&);
 };
-constexpr Part parts[] = {{"devices", Json::value_t::array, parse_devices},
-                          {"connections", Json::value_t::array, parse_connections},
+constexpr Part parts[] = {{"devices", Json::value_t::array, parse_list<parse_device>},
+                          {"connections", Json::value_t::array, parse_list<parse_connection>},
                           {"options", Json::value_t::object, parse_options},
                           {"filters", Json::value_t::array, parse_filters},
-                          {"removed", Json::value_t::array, parse_removed}};
+                          {"removed", Json::value_t::array, parse_all_removed}};
 
 /// `all`: none is missing.
 Result<void> parse_parts(const Json& state, bool all, Intent& intent) {
@@ -96,16 +111,21 @@ Result<void> parse_parts(const Json& state, bool all, Intent& intent) {
     if (found == state.end() && !all) continue;
     if (found == state.end() || found->type() != part.type)
       return fail(Errc::bad_request, "'{}' is missing", part.name);
-    TRY(part.parse(*found, intent));
+    if (const auto done = part.parse(*found, intent); !done)
+      return fail(Errc::bad_request, "'{}': {}", part.name, done.error().context);
   }
   return {};
 }
 
 Result<void> check_owner(const Json& state, NodeId node) {
   const auto version = TRY(get_number(state, "schema_version"));
-  if (version != 1) return fail(Errc::bad_request, "its version {} is not known", version);
+  if (version != schema_version)
+    return fail(Errc::bad_request, "it is of version {}, which is not known: this smartio writes version {}", version,
+                schema_version);
   const auto owner = TRY(get_node(state, "node"));
-  if (owner != node) return fail(Errc::bad_request, "it belongs to node {}", number(owner));
+  if (owner != node)
+    return fail(Errc::bad_request, "it belongs to node {}: give node {} a state directory of its own", number(owner),
+                number(node));
   return {};
 }
 
@@ -144,7 +164,7 @@ std::string encode(const Intent& intent, NodeId node) {
   Json devices = Json::array(), connections = Json::array();
   for (const auto& [index, device] : intent.devices) devices.push_back(json_of(index, device));
   for (const auto& [peer, address] : intent.connections) connections.push_back(json_of(peer, address));
-  return line_of({{"schema_version", 1},
+  return line_of({{"schema_version", schema_version},
                   {"node", number(node)},
                   {"devices", std::move(devices)},
                   {"connections", std::move(connections)},
@@ -176,24 +196,49 @@ std::string options_line(const Intent& intent) { return line_of({{"options", int
 std::string filters_line(const Intent& intent) { return line_of({{"filters", json_of(intent.filters)}}); }
 std::string removed_line(const Intent& intent) { return line_of({{"removed", intent.removed}}); }
 
+namespace {
+
+/// Two entries for one device would be lent as two.
+Result<void> check_addresses(const Intent& intent) {
+  std::map<std::string_view, std::uint16_t> seen;
+  for (const auto& [index, device] : intent.devices)
+    if (const auto [other, fresh] = seen.emplace(device.address, index); !fresh)
+      return fail(Errc::bad_request, "'devices': {} is given twice, with index {} and {}", device.address,
+                  other->second, index);
+  return {};
+}
+
+Result<Intent> parse_lines(const Json& first, std::string_view changes) {
+  Intent intent;
+  TRY(parse_parts(first, true, intent));
+  std::size_t end = 0;
+  for (unsigned line = 2; (end = changes.find('\n')) != std::string_view::npos; ++line) {
+    const auto change = parse_object(changes.substr(0, end));
+    auto done = change ? parse_parts(*change, false, intent) : std::unexpected(change.error());
+    if (!done) return fail(Errc::bad_request, "line {}: {}", line, done.error().context);
+    changes.remove_prefix(end + 1);
+  }
+  TRY(check_addresses(intent));
+  return intent;
+}
+
+std::unexpected<Error> damaged(const Error& error) {
+  return fail(Errc::bad_request, "it is damaged: {}; move it away to start anew", error.context);
+}
+
+} // namespace
+
 Result<Intent> parse_intent(std::string_view text, NodeId node) {
   auto end = text.find('\n');
   auto state = parse_object(text.substr(0, end));
   if (!state) { // earlier versions wrote it over many lines, without changes behind it
     end = std::string_view::npos;
-    state = TRY(parse_object(text));
+    state = parse_object(text);
   }
-  Intent intent;
+  if (!state) return damaged(state.error());
   TRY(check_owner(*state, node));
-  TRY(parse_parts(*state, true, intent));
-  for (unsigned line = 2; end != std::string_view::npos; ++line) {
-    text.remove_prefix(end + 1);
-    end = text.find('\n');
-    if (end == std::string_view::npos) break;
-    const auto change = parse_object(text.substr(0, end));
-    auto done = change ? parse_parts(*change, false, intent) : std::unexpected(change.error());
-    if (!done) return fail(Errc::bad_request, "line {}: {}", line, done.error().context);
-  }
+  auto intent = parse_lines(*state, end == std::string_view::npos ? std::string_view{} : text.substr(end + 1));
+  if (!intent) return damaged(intent.error());
   return intent;
 }
 

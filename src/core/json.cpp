@@ -31,11 +31,27 @@ bool too_deep(std::string_view text) {
   return false;
 }
 
+/// "line 3, column 5: invalid literal". What was read there, which may be anything and long, is left out.
+std::string mistake(std::string_view text, const Json::parse_error& error) {
+  const auto before = text.substr(0, error.byte == 0 ? 0 : error.byte - 1);
+  const auto line = 1 + std::ranges::count(before, '\n');
+  const auto column = before.size() - (before.rfind('\n') + 1) + 1;
+  std::string_view why = error.what();
+  why = why.substr(0, why.find("; last read"));
+  if (const auto at = why.rfind(": "); at != std::string_view::npos) why.remove_prefix(at + 2);
+  return fmt::format("line {}, column {}: {}", line, column, why);
+}
+
 } // namespace
 
 Result<Json> parse_object(std::string_view text) {
   if (too_deep(text)) return fail(Errc::bad_request, "JSON nested deeper than 16 levels is not allowed");
-  Json value = Json::parse(text, nullptr, false);
+  Json value;
+  try {
+    value = Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    return fail(Errc::bad_request, "a JSON object was expected; {}", mistake(text, error));
+  }
   if (!value.is_object()) return fail(Errc::bad_request, "a JSON object was expected");
   return value;
 }

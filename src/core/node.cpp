@@ -108,6 +108,12 @@ void Node::on(const ControlClosed& closed) {
   }
 }
 
+void Node::on(const StateSaved& saved) {
+  unsaved_ = saved.error ? to_string(*saved.error) : "";
+  if (unsaved_.empty()) return emit("state-saved", Json::object());
+  emit("state-unsaved", {{"reason", unsaved_}});
+}
+
 void Node::on(const Stopping&) {
   const auto why = fmt::format("node {} is stopping", number(settings_.node));
   stopping_ = true;

@@ -46,7 +46,9 @@ public:
   std::string state() const { return encode(intent_, settings_.node); } ///< the whole state file
 
 private:
-  View view() const { return {settings_, intent_, devices_, bridges_, borrowers_, lenders_, loans_, counters_}; }
+  View view() const {
+    return {settings_, intent_, devices_, bridges_, borrowers_, lenders_, loans_, counters_, unsaved_};
+  }
 
   /// Commands that a filter makes of one: answered together.
   struct Batch {
@@ -71,6 +73,7 @@ private:
   // node.cpp
   void on(const Started&);
   void on(Command&);
+  void on(const StateSaved&);
   void on(const ControlClosed&);
   void on(const TimerFired&);
   void on(const Stopping&);
@@ -255,6 +258,7 @@ private:
   std::map<RequestId, PeerRead> peer_reads_;
   std::map<RequestId, DeviceId> own_reads_;
   RequestId next_request_ = first_own_request;
+  std::string unsaved_;                  ///< why; empty: all is saved
   bool stopping_ = false, idle_ = false; ///< the latter: told
   std::uint64_t next_number_ = 1, next_epoch_ = settings_.first_epoch, next_event_ = 1;
   std::map<std::string, std::uint64_t> counters_;

@@ -227,16 +227,17 @@ void Node::command_return(Command& c) {
 }
 
 void Node::command_config(Command& c) {
-  const auto option = optional_text(c.arguments, "option");
+  auto option = optional_text(c.arguments, "option");
   const auto value = optional_text(c.arguments, "value");
   if (!option || !value) return reply(c.request, std::unexpected(option ? value.error() : option.error()));
+  if (*option) *option = hyphenated(**option);
   if (*option && !is_option(**option))
     return reply(c.request, fail(Errc::bad_request,
                                  "there is no option '{}': the options are iommu, ntb and peer-timeout", **option));
   if (*option && *value) {
-    const auto checked = check_option(**option, **value);
-    if (!checked) return reply(c.request, std::unexpected(checked.error()));
-    intent_.options[**option] = **value;
+    auto parsed = parse_option(**option, **value);
+    if (!parsed) return reply(c.request, std::unexpected(parsed.error()));
+    intent_.options[**option] = std::move(*parsed);
     save(options_line(intent_));
     if (**option == "ntb") use_bridges();
   }

@@ -1,4 +1,5 @@
 // Which nodes this one lends to: connecting with them and leaving them, on command.
+#include "addresses.hpp"
 #include "node.hpp"
 
 namespace smartio::core {
@@ -21,10 +22,7 @@ void Node::command_connect(Command& c) {
   if (address.empty())
     return reply(c.request,
                  fail(Errc::no_such_node, "no address of node {} is known: give --address HOST:PORT", number(*node)));
-  const auto colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0 || address.size() > text_limit ||
-      parse_number(address.substr(colon + 1), 10, 65535).value_or(0) == 0)
-    return reply(c.request, fail(Errc::bad_request, "'{}' is not an address: give HOST:PORT", address));
+  if (const auto good = check_endpoint(address); !good) return reply(c.request, std::unexpected(good.error()));
   if (known != borrowers_.end() && known->second.link != 0 && known->second.address != address) {
     known->second.address = address; // the one that is being tried is not wanted any more
     close_link(known->second.link, "another address was given");

@@ -34,6 +34,7 @@ struct View {
   const std::map<NodeId, LendingPeer>& lenders;
   const std::map<DeviceId, Loan>& loans;
   const std::map<std::string, std::uint64_t>& counters;
+  const std::string& unsaved; ///< why what is to be kept is not saved; empty: it is
 };
 
 /// What joins this node with another: one on a host with that boot id, which has a socket for the local fabric or not.

@@ -1,5 +1,6 @@
 #include "options.hpp"
 
+#include "addresses.hpp"
 #include "file.hpp"
 #include "intent.hpp"
 #include "json.hpp"
@@ -23,7 +24,8 @@ po::options_description describe_options() {
       "listen", po::value<std::string>()->value_name("ADDR:PORT"), "where lenders reach this node (127.0.0.1:7808)")(
       "run-dir", po::value<std::string>()->value_name("DIR"), "sockets (/run/smartio)")(
       "state-dir", po::value<std::string>()->value_name("DIR"), "what is kept across restarts (/var/lib/smartio)")(
-      "config", po::value<std::string>()->value_name("FILE"), "JSON with the same names as the options")(
+      "config", po::value<std::string>()->value_name("FILE"),
+      "JSON with the same names as these options, and nodes, ntb, peer-timeout, trusted-group")(
       "insecure", "listen on other addresses than loopback, although peers are not authenticated")(
       "help,h", "this text")("version", "the version");
   return options;
@@ -32,55 +34,76 @@ po::options_description describe_options() {
 /// Keys that stand twice in one object: the parser would silently take the last.
 struct UniqueKeys {
   std::vector<std::set<std::string>> open;
-  bool unique = true;
+  std::string twice;
   bool operator()(int depth, Json::parse_event_t event, const Json& parsed) {
     const auto level = static_cast<std::size_t>(depth);
     if (event == Json::parse_event_t::object_start) {
       open.resize(std::max(open.size(), level + 2));
       open[level + 1].clear();
     }
-    if (event == Json::parse_event_t::key && level < open.size())
-      unique = open[level].insert(parsed.get_ref<const std::string&>()).second && unique;
+    if (event != Json::parse_event_t::key || level >= open.size()) return true;
+    const auto key = hyphenated(parsed.get_ref<const std::string&>());
+    if (!open[level].insert(key).second && twice.empty()) twice = key;
     return true;
   }
 };
 
 Result<void> apply_nodes(const Json& nodes, Config& config) {
-  if (!nodes.is_object()) return fail(Errc::bad_request, "'nodes' is not an object of node id and HOST:PORT");
+  if (!nodes.is_object()) return fail(Errc::bad_request, "it is not an object of node id and HOST:PORT");
   for (const auto& [key, value] : nodes.items()) {
     const auto node = TRY(parse_node(key));
     if (!value.is_string()) return fail(Errc::bad_request, "the address of node {} is not a string", key);
     config.nodes[node] = value.get_ref<const std::string&>();
+    TRY(core::check_endpoint(config.nodes[node]));
   }
   return {};
 }
 
+/// Short forms of BDFs are for libpci to read, when the node starts.
+Result<void> apply_bridges(const std::string& list, Config& config) {
+  config.ntb = core::split_list(list);
+  for (const auto& address : config.ntb)
+    if (address.find_first_of(":.") == std::string::npos || address.starts_with(core::user_prefix))
+      TRY(core::parse_address(address));
+  return {};
+}
+
+Result<void> apply_group(const std::string& name, Config& config) {
+  if (::getgrnam(name.c_str()) == nullptr) return fail(Errc::bad_request, "there is no group '{}'", name);
+  config.trusted_group = name;
+  return {};
+}
+
+Result<void> apply_peer_timeout(std::uint64_t milliseconds, Config& config) {
+  TRY(core::parse_option("peer-timeout", std::to_string(milliseconds)));
+  config.peer_timeout = std::chrono::milliseconds{milliseconds};
+  return {};
+}
+
+/// `key` as it stands in the file.
 Result<void> apply(const std::string& key, const Json& file, Config& config) {
-  if (key == "node")
-    config.node = TRY(core::get_node(file, "node"));
-  else if (key == "listen")
-    config.listen = TRY(core::get_string(file, "listen"));
-  else if (key == "run_dir")
-    config.run_dir = TRY(core::get_string(file, "run_dir"));
-  else if (key == "state_dir")
-    config.state_dir = TRY(core::get_string(file, "state_dir"));
-  else if (key == "insecure")
-    config.insecure = TRY(core::get_bool(file, "insecure"));
-  else if (key == "trusted_group") {
-    config.trusted_group = TRY(core::get_string(file, "trusted_group"));
-    if (::getgrnam(config.trusted_group.c_str()) == nullptr)
-      return fail(Errc::bad_request, "there is no group '{}'", config.trusted_group);
-  } else if (key == "ntb") {
-    const auto list = TRY(core::get_string(file, "ntb"));
-    config.ntb = core::split_list(list);
-  } else if (key == "nodes")
-    return apply_nodes(file["nodes"], config);
-  else if (key == "peer_timeout") {
-    const auto milliseconds = TRY(core::get_number(file, "peer_timeout", 60000));
-    if (milliseconds < 1000) return fail(Errc::bad_request, "'peer_timeout' is below 1000 milliseconds");
-    config.peer_timeout = std::chrono::milliseconds{milliseconds};
-  } else
-    return fail(Errc::bad_request, "there is no option '{}'", key);
+  const auto option = hyphenated(key);
+  const char* name = key.c_str();
+  if (option == "node")
+    config.node = TRY(core::get_node(file, name));
+  else if (option == "listen")
+    config.listen = TRY(core::get_string(file, name));
+  else if (option == "run-dir")
+    config.run_dir = TRY(core::get_string(file, name));
+  else if (option == "state-dir")
+    config.state_dir = TRY(core::get_string(file, name));
+  else if (option == "insecure")
+    config.insecure = TRY(core::get_bool(file, name));
+  else if (option == "trusted-group")
+    return apply_group(TRY(core::get_string(file, name)), config);
+  else if (option == "ntb")
+    return apply_bridges(TRY(core::get_string(file, name)), config);
+  else if (option == "nodes")
+    return apply_nodes(file[key], config);
+  else if (option == "peer-timeout")
+    return apply_peer_timeout(TRY(core::get_number(file, name)), config);
+  else
+    return fail(Errc::bad_request, "there is no such option");
   return {};
 }
 
@@ -92,10 +115,10 @@ Result<void> apply_file(const std::string& path, Config& config) {
   UniqueKeys keys;
   const auto parsed = Json::parse(
       *text, [&keys](int depth, Json::parse_event_t event, Json& value) { return keys(depth, event, value); }, false);
-  if (!keys.unique) return fail(Errc::bad_request, "{}: an option stands there twice", path);
+  if (!keys.twice.empty()) return fail(Errc::bad_request, "{}: '{}' stands there twice", path, printable(keys.twice));
   for (const auto& [key, value] : parsed.items())
     if (const auto applied = apply(key, parsed, config); !applied)
-      return fail(Errc::bad_request, "{}: {}", path, applied.error().context);
+      return fail(Errc::bad_request, "{}: '{}': {}", path, printable(key), applied.error().context);
   return {};
 }
 
@@ -105,7 +128,10 @@ Result<std::optional<Config>> read_options(int argc, char** argv) {
   const auto options = describe_options();
   po::variables_map given;
   try { // Program_options has no other way to say it
-    po::store(po::command_line_parser(argc, argv).options(options).positional({}).run(), given);
+    const int exact = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+    po::command_line_parser parser(argc, argv);
+    parser.options(options).positional({}).style(exact).extra_parser(hyphenated_option);
+    po::store(parser.run(), given);
   } catch (const po::error& error) {
     return fail(Errc::bad_request, "{}", error.what());
   }

@@ -1,6 +1,7 @@
 #include "directories.hpp"
 
 #include "file.hpp"
+#include "host/filter.hpp"
 #include "result.hpp"
 
 #include <filesystem>
@@ -34,8 +35,8 @@ void Directories::leave() {
     ::unlink(control_socket().c_str());
     std::filesystem::remove(loans(), ignored);
   }
-  run_lock_.reset();
-  state_lock_.reset();
+  leave_directory(run_, std::move(run_lock_));
+  leave_directory(state_, std::move(state_lock_));
 }
 
 Result<core::Intent> Directories::read_state(NodeId node) const {
@@ -43,9 +44,10 @@ Result<core::Intent> Directories::read_state(NodeId node) const {
   const auto text = TRY(read_file(state_file()));
   if (!text) return core::Intent{};
   auto intent = core::parse_intent(*text, node);
-  if (!intent)
-    return fail(Errc::bad_request, "{} is damaged: {}; move it away to start anew", state_file(),
-                intent.error().context);
+  if (!intent) return fail(Errc::bad_request, "{}: {}", state_file(), intent.error().context);
+  for (const auto& rule : intent->filters)
+    if (const auto filter = vfio::host::Filter::parse(rule.ids, rule.slot); !filter)
+      return fail(Errc::bad_request, "{}: 'filters': {}", state_file(), filter.error().context);
   return intent;
 }
 

@@ -7,6 +7,9 @@
 #include "result.hpp"
 
 #include <boost/asio/post.hpp>
+#include <filesystem>
+#include <fmt/ranges.h>
+#include <grp.h>
 
 namespace smartio {
 
@@ -23,13 +26,10 @@ std::uint64_t new_epochs() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count()) << 20 | 1;
 }
 
-/// Addresses of bridges, each in full.
-Result<std::vector<std::string>> full_addresses(std::vector<std::string> addresses) {
-  for (auto& address : addresses) {
-    address = TRY(HostDevices::full_address(address));
-    if (!core::is_address(address)) return fail(Errc::bad_request, "'{}' is not the address of a bridge", address);
-  }
-  return addresses;
+/// Addresses of bridges, each in full, with commas between.
+Result<std::string> full_bridges(std::vector<std::string> addresses) {
+  for (auto& address : addresses) address = TRY(HostDevices::full_address(address));
+  return core::parse_option("ntb", fmt::format("{}", fmt::join(addresses, ",")));
 }
 
 /// What a command names of this host's devices, in full. Not core's business: libpci reads it.
@@ -40,9 +40,32 @@ Result<void> complete_addresses(const std::string& command, core::Json& argument
   if (command != "config" || arguments.value("option", core::Json()) != "ntb" || value == arguments.end() ||
       !value->is_string())
     return {};
-  const auto addresses = TRY(full_addresses(core::split_list(value->get_ref<const std::string&>())));
-  *value = fmt::format("{}", fmt::join(addresses, ","));
+  *value = TRY(full_bridges(core::split_list(value->get_ref<const std::string&>())));
   return {};
+}
+
+/// What a program may have put there; smartiod has looked at its own.
+Result<void> check(const Config& config) {
+  if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
+  if (config.timeout <= std::chrono::milliseconds(0))
+    return fail(Errc::bad_request, "{} ms is not a timeout: give 1 or more", config.timeout.count());
+  TRY(core::parse_option("peer-timeout", std::to_string(config.peer_timeout.count())));
+  if (!config.trusted_group.empty() && ::getgrnam(config.trusted_group.c_str()) == nullptr)
+    return fail(Errc::bad_request, "there is no group '{}'", config.trusted_group);
+  for (const auto& [node, address] : config.nodes) {
+    if (node == NodeId{}) return fail(Errc::bad_request, "{} is no node's address: ids are 1 to 65535", address);
+    TRY(core::check_endpoint(address));
+  }
+  return {};
+}
+
+/// Clients that are elsewhere are told of paths in it, and a program may change its working directory.
+Result<std::string> absolute(std::string directory) {
+  if (directory.empty() || directory.front() == '/') return directory;
+  std::error_code error;
+  auto whole = std::filesystem::absolute(directory, error);
+  if (error) return fail_errno(error.value(), "find the working directory, for " + directory);
+  return whole.lexically_normal().string();
 }
 
 Result<core::Settings> settings_of(const Config& config) {
@@ -54,7 +77,7 @@ Result<core::Settings> settings_of(const Config& config) {
                         .can_borrow = !config.run_dir.empty(),
                         .nodes = config.nodes,
                         .peer_timeout = config.peer_timeout,
-                        .bridges = TRY(full_addresses(config.ntb)),
+                        .bridges = core::split_list(TRY(full_bridges(config.ntb))),
                         .first_epoch = new_epochs()};
 }
 
@@ -70,8 +93,9 @@ LentDevice::Serve serve_on(fabric::Socket socket, vfio::user::Counters& counters
 
 } // namespace
 
-Result<std::unique_ptr<Shell>> Shell::open(const Config& config) {
-  if (config.node == NodeId{}) return fail(Errc::bad_request, "a node needs an id from 1 to 65535");
+Result<std::unique_ptr<Shell>> Shell::open(Config config) {
+  TRY(check(config));
+  for (auto* directory : {&config.run_dir, &config.state_dir}) *directory = TRY(absolute(std::move(*directory)));
   auto directories = TRY(Directories::open(config));
   auto io = std::make_unique<asio::io_context>(1);
   auto host = TRY(HostDevices::open(*io, config.state_dir, config.log));
@@ -110,7 +134,11 @@ Shell::Shell(Ground ground)
   if (directories_.has_state())
     state_file_.emplace(
         *io_, directories_.state_file(), [this] { return node_->state(); },
-        [this](const Error& error) { context_.log(3, "the state could not be saved: " + to_string(error)); });
+        [this](const Result<void>& saved) {
+          if (!saved) context_.log(3, "the state could not be saved: " + to_string(saved.error()));
+          if (saved) context_.log(6, "the state is saved again");
+          handle(core::StateSaved{saved ? std::nullopt : std::optional(saved.error())});
+        });
 }
 
 Result<void> Shell::listen() {
@@ -194,7 +222,8 @@ void Shell::stop_now() {
 /// The last thing: what was done is told as soon as it is on the disk, what was not is refused.
 void Shell::end() {
   if (state_file_) state_file_->finish();
-  for (auto& [request, done] : std::exchange(requests_, {})) done(fail(Errc::peer_down, "the node is stopping"), "");
+  for (auto& [id, request] : std::exchange(requests_, {}))
+    request.done(fail(Errc::peer_down, "the node is stopping"), "");
   control_.finish_all(std::shared_ptr<void>(nullptr, [this](void*) { io_->stop(); }));
 }
 
@@ -218,7 +247,7 @@ void Shell::command(core::ControlId from, std::string name, core::Json arguments
                if (const auto complete = complete_addresses(name, arguments); !complete)
                  return done(std::unexpected(complete.error()), "");
                const auto request = next_request_++;
-               requests_.emplace(request, std::move(done));
+               requests_.emplace(request, Request{std::move(done), changes()});
                handle(core::Command{request, from, std::move(name), std::move(arguments)});
              });
 }
@@ -239,7 +268,12 @@ void Shell::perform(core::Reply& effect) {
 
 void Shell::answer(core::Reply& reply) {
   auto found = requests_.extract(reply.request);
-  if (!found.empty()) found.mapped()(std::move(reply.result), std::move(reply.note));
+  if (found.empty()) return;
+  if (const auto& unsaved = state_file_ ? state_file_->unsaved() : std::nullopt;
+      unsaved && found.mapped().changes != changes())
+    reply.note += fmt::format("{}it is not saved, and would be forgotten at a restart, until it can be: {}",
+                              reply.note.empty() ? "" : "; ", to_string(*unsaved));
+  found.mapped().done(std::move(reply.result), std::move(reply.note));
 }
 
 void Shell::perform(core::Save& effect) {

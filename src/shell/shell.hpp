@@ -30,7 +30,7 @@ class Shell {
 public:
   /// Takes the directories, opens the sockets, reads the state: whatever can fail at a start. Nothing is kept on
   /// failure.
-  static Result<std::unique_ptr<Shell>> open(const Config& config);
+  static Result<std::unique_ptr<Shell>> open(Config config);
 
   void run(); ///< until stop(); on the thread that owns everything from now on
   /// Any thread, once: ends loans in order, with 5 s for what peers have to do, closes devices, then run() returns.
@@ -78,6 +78,7 @@ private:
   void perform(core::EndLoan& effect) { devices_.perform(effect); }
   void perform(core::ClientsReleased& effect) { devices_.perform(effect); }
   void perform(core::ScanHost&);
+  std::uint64_t changes() const { return state_file_ ? state_file_->changes() : 0; }
   void perform(core::OpenLoan&);
   void perform(core::CloseLoan& effect) { loans_.perform(effect); }
   void perform(core::UseBridges& effect) { bridges_.perform(effect); }
@@ -104,7 +105,11 @@ private:
   bool handling_ = false;
   std::optional<Error> left_;
   boost::asio::steady_timer stop_timer_;
-  std::map<core::RequestId, Control::Done> requests_;
+  struct Request {
+    Control::Done done;
+    std::uint64_t changes; ///< of the state, when it came
+  };
+  std::map<core::RequestId, Request> requests_;
   core::RequestId next_request_ = 1;
   Timers timers_;
   Links links_;

@@ -7,16 +7,18 @@
 namespace smartio {
 namespace {
 constexpr std::size_t fewest_changes = 64U << 10; ///< bytes, that make it worth writing the whole
+constexpr std::chrono::seconds retry_after{1};
 } // namespace
 
-StateFile::StateFile(boost::asio::io_context& io, std::string path, Whole whole, Failed failed)
-    : io_(io), path_(std::move(path)), whole_(std::move(whole)), failed_(std::move(failed)),
+StateFile::StateFile(boost::asio::io_context& io, std::string path, Whole whole, Told told)
+    : io_(io), path_(std::move(path)), whole_(std::move(whole)), told_(std::move(told)), retry_(io),
       thread_([this] { write(); }) {}
 
 StateFile::~StateFile() { end(); }
 
 void StateFile::end() {
   if (!thread_.joinable()) return;
+  retry_.cancel();
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
@@ -82,11 +84,25 @@ void StateFile::write() {
   }
 }
 
+/// Of writing the whole, or a change behind it.
+void StateFile::outcome(const Result<void>& result) {
+  const bool news = result.has_value() == unsaved_.has_value();
+  unsaved_ = result ? std::nullopt : std::optional(result.error());
+  if (news) told_(result);
+  if (result) return;
+  retry_.expires_after(retry_after);
+  retry_.async_wait([this](boost::system::error_code error) {
+    if (error || !thread_.joinable()) return;
+    const std::lock_guard lock(mutex_);
+    if (broken_) put_whole();
+  });
+}
+
 /// What cannot be appended may still fit into the place of what is there; whoever waits, waits for that.
 void StateFile::written(std::uint64_t number, bool whole, const Result<void>& result) {
+  if (result || whole) outcome(result);
   if (number <= saved_) return;
   if (!result) {
-    if (whole) failed_(result.error());
     const std::lock_guard lock(mutex_);
     if (broken_ && (!whole || given_ > number)) put_whole();
     if (!whole) return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -19,11 +20,12 @@ namespace smartio {
 class StateFile {
 public:
   using Whole = std::function<std::string()>;
-  using Failed = std::function<void(const Error&)>;
+  using Told = std::function<void(const Result<void>&)>;
 
   /// `io` must live as long as this. `whole` gives the line with everything as it is now, also from the destructor.
-  /// `failed` is called when that could not be written either; the file then has what it had before.
-  StateFile(boost::asio::io_context& io, std::string path, Whole whole, Failed failed);
+  /// `told` is called when that cannot be written any more, before whoever waits runs, and when it could be again. In
+  /// between the file has what it had before, and is tried each second.
+  StateFile(boost::asio::io_context& io, std::string path, Whole whole, Told told);
   ~StateFile(); ///< waits until everything is on the disk, or cannot be brought there; calls nothing back
 
   /// Blocks until everything is on the disk, or cannot be brought there; then whoever waits runs. Nothing is saved any
@@ -36,6 +38,9 @@ public:
   /// Runs `done` once every change so far is on the disk, or could not be brought there: at once if that is so already.
   void when_saved(std::move_only_function<void()> done);
 
+  std::uint64_t changes() const { return given_; }                 ///< so far
+  const std::optional<Error>& unsaved() const { return unsaved_; } ///< why the file has not all of them
+
 private:
   struct Content {
     bool whole;
@@ -45,6 +50,7 @@ private:
   void put_whole();
   void write();
   void written(std::uint64_t number, bool whole, const Result<void>& result);
+  void outcome(const Result<void>& result);
   void end();
 
   struct Waiting {
@@ -54,7 +60,9 @@ private:
   boost::asio::io_context& io_;
   std::string path_;
   Whole whole_;
-  Failed failed_;
+  Told told_;
+  std::optional<Error> unsaved_;
+  boost::asio::steady_timer retry_;
   std::uint64_t given_ = 0, saved_ = 0;       ///< how many changes
   std::size_t whole_bytes_ = 0, changed_ = 0; ///< of the last whole, and of the changes since
   std::deque<Waiting> waiting_;

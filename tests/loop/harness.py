@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
@@ -30,3 +31,11 @@ def context_switches(program):
         with open(f"/proc/{program.process.pid}/task/{task}/status") as file:
             count += next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
     return count
+
+
+def refused_start(*options):
+    """A smartiod that must not start, and says why in a sentence."""
+    done = run(SMARTIOD, *options, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+    assert done.returncode > 0, done
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("smartiod: "), done
+    return done

@@ -178,7 +178,7 @@ TEST_CASE("whoever waits for the state file has the answer when the node stops")
   boost::asio::io_context io;
   std::string all;
   StateFile file(
-      io, place.path + "/state.json", [&all] { return all; }, [](const Error&) {});
+      io, place.path + "/state.json", [&all] { return all; }, [](const Result<void>&) {});
   unsigned answered = 0;
   for (const char* line : {"first\n", "second\n", "third\n"}) {
     all += line;

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from control import Control, frame
-from harness import PATIENCE, SMARTIOD, TOOL, Process, free_port, run, sanitizer, wait_for
+from harness import PATIENCE, SMARTIOD, TOOL, Process, free_port, refused_start, run, sanitizer, wait_for
 
 
 @pytest.fixture
@@ -94,13 +94,6 @@ def test_a_connection_to_what_is_not_that_node_fails_and_is_not_kept(unchanged, 
 
 # Programs that must not start
 
-def refused_start(*options):
-    done = run(SMARTIOD, *options, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
-    assert done.returncode > 0, done
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("smartiod: "), done
-    return done
-
-
 def test_a_second_smartiod_on_the_same_run_directory_is_refused(unchanged, world):
     lender, _, _ = unchanged
     refused_start("--node", 9, "--run-dir", lender.run_dir, "--state-dir", world.place / "s9")
@@ -123,49 +116,6 @@ def test_smartiod_does_not_start_on_wrong_options(world, options):
     more = [] if "--run-dir" in options else ["--run-dir", world.place / "r"]
     more += [] if "--listen" in options else ["--listen", "127.0.0.1:0"]
     refused_start(*options, *more)
-
-
-@pytest.mark.parametrize("text", [
-    "", "{", "[]", "5", "\xff", '{"nonsense": 1}', '{"node": "eight"}', '{"node": 0}', '{"node": 70000}',
-    '{"listen": 5}', '{"nodes": []}', '{"nodes": {"0": "h:1"}}', '{"nodes": {"4": 5}}', '{"nodes": {"x": "h:1"}}',
-    '{"peer_timeout": "x"}', '{"peer_timeout": -1}', '{"node": 9, "node": 9', "[" * 100000])
-def test_smartiod_does_not_start_on_a_wrong_configuration(world, text):
-    (world.place / "config").write_bytes(text.encode("latin-1"))
-    refused_start("--node", 9, "--run-dir", world.place / "r", "--listen", "127.0.0.1:0", "--config",
-                  world.place / "config")
-
-
-def test_a_state_file_that_is_damaged_is_not_overwritten(world):
-    node = world.node(8)
-    node.end()
-    files = [path for path in node.state_dir.rglob("*") if path.is_file()]
-    for path in files:
-        path.write_bytes(b"{damaged")
-    if files:
-        refused_start(*node.command()[1:])
-        assert all(path.read_bytes() == b"{damaged" for path in files)
-
-
-@pytest.mark.parametrize("part, value", [
-    ("devices", [{"index": 0, "address": address, "available": available}])
-    for address in ("", "x", "vfio-user", "0000:06:00") for available in (False, True)]
-    + [("options", {"ntb": "x"}), ("options", {"ntb": "vfio-user:/b,x"}), ("options", {"peer-timeout": "0"})])
-def test_a_state_file_with_an_odd_address_or_option_is_named_as_damaged(world, part, value):
-    node = world.node(8)
-    node.tool("config", "peer-timeout", "3000")
-    node.end()
-    path = node.state_dir / "state.json"
-    state = json.loads(path.read_text().splitlines()[0])
-    state[part] = value
-    path.write_text(json.dumps(state))
-    assert "damaged" in refused_start(*node.command()[1:]).stderr
-
-
-@pytest.mark.parametrize("bridge", ["x", "vfio-user", "vfio-user:", "vfio-user:relative"])
-def test_smartiod_does_not_start_with_a_bridge_that_is_no_address(world, bridge):
-    (world.place / "config").write_text(json.dumps({"ntb": bridge}))
-    refused_start("--node", 9, "--run-dir", world.place / "r", "--listen", "127.0.0.1:0", "--config",
-                  world.place / "config")
 
 
 # The control socket

@@ -88,7 +88,56 @@ TEST_CASE("a line that is damaged, and not the last, is named") {
     text.insert(second, damage);
     const auto read = parse_intent(text, self);
     REQUIRE_FALSE(read);
-    CHECK(read.error().context.starts_with("line 2: "));
+    CHECK(read.error().context.starts_with("it is damaged: line 2: "));
+  }
+}
+
+TEST_CASE("what no command would have accepted is not in a state file, and is said with its place") {
+  const auto read = [](const char* part, Json value) {
+    auto state = Json::parse(encode(one_of_each().intent, self));
+    state[part] = std::move(value);
+    const auto parsed = parse_intent(state.dump(), self);
+    REQUIRE_FALSE(parsed);
+    return parsed.error().context;
+  };
+  const auto disk = [](unsigned index, const char* address) {
+    return Json{{"index", index}, {"address", address}, {"available", true}};
+  };
+  CHECK(read("devices", {disk(0, "0000:06:00.0"), disk(1, "06:00.0")})
+            .starts_with("it is damaged: 'devices': entry 2: "));
+  CHECK(read("devices", {disk(3, "vfio-user:/a"), disk(3, "vfio-user:/b")}).find("index 3 is given twice") !=
+        std::string::npos);
+  CHECK(read("devices", {disk(3, "0000:0a:00.0"), disk(4, "0000:0A:00.0")}).find("0000:0a:00.0 is given twice") !=
+        std::string::npos);
+  CHECK(read("devices", {disk(0, ("vfio-user:/" + std::string(200, 'x')).c_str())}).find("at most 107 bytes") !=
+        std::string::npos);
+  CHECK(read("connections", {{{"node", 4}, {"address", "h"}}}).find("give HOST:PORT") != std::string::npos);
+  CHECK(
+      read("connections", {{{"node", 4}, {"address", "h:1"}}, {{"node", 4}, {"address", "h:2"}}}).find("given twice") !=
+      std::string::npos);
+  CHECK(read("removed", {"06:00.0"}).find("'removed': entry 1: ") != std::string::npos);
+  CHECK(read("options", {{"iommu", "nonsense"}}).find("'options': 'nonsense'") != std::string::npos);
+  CHECK(read("options", {{"peer-timeout", "abc"}}).find("'options': 'abc'") != std::string::npos);
+}
+
+TEST_CASE("addresses are kept as the kernel writes them") {
+  auto state = Json::parse(encode(one_of_each().intent, self));
+  state["devices"] = {{{"index", 0}, {"address", "0000:0A:00.0"}, {"available", true}}};
+  CHECK(parse_intent(state.dump(), self).value().devices.at(0).address == "0000:0a:00.0");
+}
+
+TEST_CASE("where JSON is wrong is said") {
+  for (const auto& [text, place] : {std::pair{"{\"a\": 1,\n \"b\": x}", "line 2, column 7: "},
+                                    {"{\"a\": 1,}", "line 1, column 9: "},
+                                    {"// none\n{}", "line 1, column 1: "},
+                                    {"", "line 1, column 1: "},
+                                    {"{\"a\":\n\n\xff}", "line 3, column 1: "}}) {
+    CAPTURE(text);
+    const auto object = parse_object(text);
+    REQUIRE_FALSE(object);
+    CAPTURE(object.error().context);
+    CHECK(object.error().context.starts_with(std::string("a JSON object was expected; ") + place));
+    CHECK(object.error().context.find("last read") == std::string::npos);
   }
 }
 
@@ -101,7 +150,9 @@ TEST_CASE("a state file over many lines, as it was written before, is read") {
 TEST_CASE("a state file of another node, or of another version, is refused") {
   auto state = Json::parse(encode(one_of_each().intent, self));
   REQUIRE(parse_intent(state.dump(), self));
-  CHECK_FALSE(parse_intent(state.dump(), four));
+  const auto others = parse_intent(state.dump(), four);
+  REQUIRE_FALSE(others);
+  CHECK(others.error().context == "it belongs to node 8: give node 4 a state directory of its own");
   for (const unsigned version : {0U, 2U}) {
     state["schema_version"] = version;
     CHECK_FALSE(parse_intent(state.dump(), self));

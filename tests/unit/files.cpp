@@ -2,6 +2,7 @@
 // in front of the C library's, note what they are asked, and fail when told to.
 #include "catch.hpp"
 #include "file.hpp"
+#include "skipped.hpp"
 
 #include <cerrno>
 #include <climits>
@@ -158,6 +159,42 @@ TEST_CASE("a directory that somebody else can write to, or leads to, is not take
   CHECK(code(link) == refused);
   REQUIRE(::chown(folder.c_str(), 65534, 65534) == 0);
   CHECK(code(folder) == refused);
+}
+
+TEST_CASE("a file behind symbolic links is replaced where it is") {
+  const Scratch scratch;
+  const auto link = scratch / "link", real = scratch / "elsewhere/real";
+  REQUIRE(::mkdir((scratch / "elsewhere").c_str(), 0700) == 0);
+  REQUIRE(::symlink("elsewhere/second", link.c_str()) == 0);
+  REQUIRE(::symlink("real", (scratch / "elsewhere/second").c_str()) == 0);
+  REQUIRE(replace_file(link, "one\n")); // it need not be there yet
+  REQUIRE(append_to_file(link, "two\n"));
+  CHECK(text_of(real) == "one\ntwo\n");
+  REQUIRE(replace_file(link, "three\n"));
+  CHECK(text_of(real) == "three\n");
+  CHECK(std::filesystem::is_symlink(link));
+
+  REQUIRE(::symlink("round", (scratch / "round").c_str()) == 0);
+  CHECK(replace_file(scratch / "round", "").error().code == std::error_code(ELOOP, std::system_category()));
+  if (::geteuid() != 0) SKIPPED("only root can give a link to another user");
+  REQUIRE(::lchown((scratch / "elsewhere/second").c_str(), 65534, 65534) == 0);
+  for (const auto& done : {replace_file(link, "x"), append_to_file(link, "x")}) {
+    REQUIRE_FALSE(done);
+    CHECK(done.error().code == make_error_code(Errc::not_permitted));
+  }
+  CHECK(text_of(real) == "three\n");
+}
+
+TEST_CASE("who leaves a directory takes the lock along, and no two have it") {
+  const Scratch scratch;
+  const auto folder = scratch / "folder";
+  auto lock = own_directory(folder);
+  REQUIRE(lock);
+  leave_directory(folder, std::move(*lock));
+  CHECK_FALSE(std::filesystem::exists(folder + "/lock"));
+  const auto next = own_directory(folder);
+  REQUIRE(next);
+  CHECK(own_directory(folder).error().code == make_error_code(Errc::busy));
 }
 
 TEST_CASE("a lock that is a symbolic link is not followed") {

@@ -48,7 +48,13 @@ Result<po::variables_map> parse_options(int argc, char** argv) {
   po::variables_map values;
   try {
     const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(argc, argv).options(options).positional(positions).style(style).run(), values);
+    po::store(po::command_line_parser(argc, argv)
+                  .options(options)
+                  .positional(positions)
+                  .style(style)
+                  .extra_parser(smartio::hyphenated_option)
+                  .run(),
+              values);
   } catch (const po::error& error) {
     return fail(Errc::bad_request, "{} (smartio_nvme --help shows what there is)", error.what());
   }

@@ -1,6 +1,7 @@
 #include "arguments.hpp"
 
 #include "result.hpp"
+#include "text.hpp"
 
 namespace smartio::sim {
 
@@ -12,7 +13,13 @@ Result<po::variables_map> parse(const Model& model, const std::vector<std::strin
   try {
     const auto style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
     po::variables_map values;
-    po::store(po::command_line_parser(arguments).options(options).positional({}).style(style).run(), values);
+    po::store(po::command_line_parser(arguments)
+                  .options(options)
+                  .positional({})
+                  .style(style)
+                  .extra_parser(hyphenated_option)
+                  .run(),
+              values);
     for (const char* name : required) {
       if (!values.contains(name) || values[name].as<std::string>().empty())
         return fail(Errc::bad_request, "--{} is missing; smartio_sim {} --help explains.", name, model.name);

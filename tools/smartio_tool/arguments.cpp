@@ -1,6 +1,7 @@
 #include "arguments.hpp"
 
 #include "result.hpp"
+#include "text.hpp"
 
 #include <algorithm>
 #include <array>
@@ -38,7 +39,10 @@ void note_given(const po::variables_map& values, Arguments& arguments) {
 using Words = std::vector<std::string>;
 
 bool is_option(const std::string& word) { return word.starts_with('-') && word.size() > 1; }
-bool takes_value(const std::string& option) { return option == "--run-dir" || option == "--owner"; }
+bool takes_value(const std::string& word) {
+  const auto option = hyphenated(word);
+  return option == "--run-dir" || option == "--owner";
+}
 
 /// The index behind the first `count` words that are neither options nor their values.
 std::size_t behind(const Words& words, unsigned count) {
@@ -100,7 +104,13 @@ Result<Arguments> parse_arguments(int argc, const char* const* argv) {
   arguments.to_run = take_to_run(given);
   try {
     po::variables_map values;
-    po::store(po::command_line_parser(given).options(all).positional(words).style(exact).run(), values);
+    po::store(po::command_line_parser(given)
+                  .options(all)
+                  .positional(words)
+                  .style(exact)
+                  .extra_parser(hyphenated_option)
+                  .run(),
+              values);
     po::notify(values);
     note_given(values, arguments);
   } catch (const po::error& error) {

@@ -128,7 +128,9 @@ std::string print_status(const json& document) {
   static constexpr const char* fabrics[]{"kind", "address", "peer", "state", "reason", "aperture_bytes", "used_bytes"};
   static constexpr const char* loans[]{"device", "borrower", "epoch",        "shared",  "client", "pid",
                                        "access", "windows",  "window_bytes", "vectors", "socket"};
-  std::string out = aligned({{"node", field(document, "node")}, {"version", field(document, "version")}});
+  Lines lines{{"node", field(document, "node")}, {"version", field(document, "version")}};
+  if (member(document, "unsaved").is_string()) lines.emplace_back("unsaved", field(document, "unsaved"));
+  std::string out = aligned(lines);
   out += table(document, "peers", peers) + table(document, "fabrics", fabrics);
   const std::string devices = device_lines(member(document, "devices"), "  ");
   if (!devices.empty()) out += "\ndevices\n" + devices;
