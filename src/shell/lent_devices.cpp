@@ -1,6 +1,7 @@
 #include "lent_devices.hpp"
 
 #include "addresses.hpp"
+#include "host/names.hpp"
 #include "result.hpp"
 
 namespace smartio {
@@ -61,9 +62,7 @@ void LentDevices::server_missed(DeviceId id, const std::optional<Error>& error) 
 void LentDevices::perform(core::ProbeDevice& effect) {
   const auto id = effect.device;
   if (const auto bdf = parse_bdf(effect.address))
-    return host_.probe(*bdf, [this, id](Result<core::Identity> identity) {
-      context_.handle(core::DeviceProbed{id, std::move(identity)});
-    });
+    return host_.probe(*bdf, [this, id](Result<core::Identity> identity) { probed(id, std::move(identity)); });
   try_server(id, effect.address.substr(core::user_prefix.size()));
   LentDevice::open(
       context_.io, id, sources_.user(effect.address.substr(core::user_prefix.size()), false), register_windows_,
@@ -71,12 +70,18 @@ void LentDevices::perform(core::ProbeDevice& effect) {
       [this, id, who = effect.who](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) {
           server_missed(id, device.error());
-          return context_.handle(core::DeviceProbed{id, std::unexpected(device.error())});
+          return probed(id, std::unexpected(device.error()));
         }
         const auto identity = (*device)->identity();
         if (!check_same(who, identity.who)) server_missed(id); // until the one that is meant is there
-        (*device)->close([this, id, identity] { context_.handle(core::DeviceProbed{id, identity}); });
+        (*device)->close([this, id, identity] { probed(id, identity); });
       });
+}
+
+void LentDevices::probed(DeviceId id, Result<core::Identity> identity) {
+  if (const auto problem = vfio::take_names_problem(); !problem.empty())
+    context_.log(4, "devices have numbers in place of names: " + problem);
+  context_.handle(core::DeviceProbed{id, std::move(identity)});
 }
 
 void LentDevices::perform(core::FindDevices&) {

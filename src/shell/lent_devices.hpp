@@ -39,6 +39,7 @@ private:
   void try_server(DeviceId id, const std::string& path);
   void server_missed(DeviceId id, const std::optional<Error>& error = std::nullopt);
   void told(DeviceId id, core::Event event);
+  void probed(DeviceId id, Result<core::Identity> identity);
 
   Context& context_;
   HostDevices& host_;
