@@ -31,7 +31,7 @@ struct Config {
   std::chrono::milliseconds peer_timeout{3000}; ///< a peer silent for longer is dead
   std::chrono::milliseconds timeout{4000};      ///< bounds every blocking call
   std::function<void(int level, std::string_view text)>
-      log{}; ///< level as syslog's: 3 error, 4 warning, 6 info, 7 debug
+      log{}; ///< level as syslog's: 3 error, 4 warning, 6 info, 7 debug; what it throws is lost
 };
 
 /// Thread-safe; copies share the node. Calls of a started node block for at most Config::timeout, those of an attached
@@ -70,8 +70,8 @@ public:
   /// `command` is the verb ("borrow", "config", ...), `arguments` a JSON object.
   Result<std::string> call(const std::string& command, const std::string& arguments = "{}") const;
 
-  /// `event` gets one JSON object per event, on a thread of the library, until the node ends or it returns false.
-  /// Errc::busy: an attached node is monitored already, and its smartiod has not gone.
+  /// `event` gets one JSON object per event, on a thread of the library, until the node ends or it returns false,
+  /// or throws. Errc::busy: an attached node is monitored already, and its smartiod has not gone.
   Result<void> monitor(std::function<bool(std::string_view event)> event) const;
 
 private:

@@ -1,6 +1,7 @@
 // The public Node: management commands as methods.
 #include <smartio/node.hpp>
 
+#include "callbacks.hpp"
 #include "node_access.hpp"
 #include "open_loan.hpp"
 #include "result.hpp"
@@ -111,7 +112,7 @@ Result<std::string> Node::call(const std::string& command, const std::string& ar
 }
 
 Result<void> Node::monitor(std::function<bool(std::string_view event)> event) const {
-  return impl_->monitor(std::move(event));
+  return impl_->monitor(guarded_monitor(std::move(event)));
 }
 
 } // namespace smartio

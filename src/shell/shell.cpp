@@ -1,6 +1,7 @@
 #include "shell.hpp"
 
 #include "addresses.hpp"
+#include "callbacks.hpp"
 #include "file.hpp"
 #include "frame.hpp"
 #include "nonce.hpp"
@@ -96,13 +97,14 @@ LentDevice::Serve serve_on(fabric::Socket socket, vfio::user::Counters& counters
 Result<std::unique_ptr<Shell>> Shell::open(Config config) {
   TRY(check(config));
   for (auto* directory : {&config.run_dir, &config.state_dir}) *directory = TRY(absolute(std::move(*directory)));
+  config.log = guarded_log(std::move(config.log));
   auto directories = TRY(Directories::open(config));
   auto io = std::make_unique<asio::io_context>(1);
   auto host = TRY(HostDevices::open(*io, config.state_dir, config.log));
   auto intent = TRY(directories.read_state(config.node));
   auto node = std::make_unique<core::Node>(TRY(settings_of(config)), std::move(intent));
   std::unique_ptr<Shell> shell(
-      new Shell({config, std::move(directories), std::move(io), std::move(host), std::move(node)}));
+      new Shell({std::move(config), std::move(directories), std::move(io), std::move(host), std::move(node)}));
   TRY(shell->listen());
   return shell;
 }

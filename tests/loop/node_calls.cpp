@@ -83,6 +83,63 @@ TEST_CASE("a call from the log of a started node is refused") {
   CHECK(testing::fails_with(answered.get(), Errc::wrong_state));
 }
 
+TEST_CASE("a log that throws ends nothing, and is called again") {
+  const Place place;
+  std::atomic<unsigned> lines = 0;
+  const auto node = Node::start({.node = NodeId{8},
+                                 .run_dir = place.path,
+                                 .log =
+                                     [&lines](int, std::string_view) {
+                                       ++lines;
+                                       throw std::runtime_error("the log is full");
+                                     }})
+                        .value();
+  for (const char* bridge : {"vfio-user:/nowhere", "vfio-user:/nowhere/else"}) {
+    const unsigned before = lines;
+    CHECK(node.call("config", fmt::format(R"({{"option":"ntb","value":"{}"}})", bridge)));
+    CHECK(eventually([&lines, before] { return lines > before; }));
+  }
+  CHECK(node.devices());
+  CHECK(node.stop());
+}
+
+TEST_CASE("a log that throws before the node runs does not keep it from starting") {
+  const Place place;
+  auto boot = read_file("/proc/sys/kernel/random/boot_id").value().value();
+  boot.pop_back();
+  const auto entry =
+      R"({"bdf":"ffff:ff:1f.7","driver":"nvme","driver_override":null,"step":"take-done"})"; // it is gone
+  REQUIRE(replace_file(place.path + "/journal.json",
+                       fmt::format(R"({{"schema_version":1,"boot":"{}","functions":[{}]}})", boot, entry)));
+  bool logged = false;
+  const auto node = Node::start({.node = NodeId{8}, .state_dir = place.path, .log = [&logged](int, std::string_view) {
+                                   logged = true;
+                                   throw 5;
+                                 }});
+  CHECK(node);
+  CHECK(logged);
+}
+
+TEST_CASE("a monitor that throws is called no more, and the node goes on") {
+  const testing::SimulatedDisk disk;
+  const Place place;
+  const auto started = Node::start({.node = NodeId{8}, .run_dir = place.path}).value();
+  const auto attached = Node::attach(place.path).value();
+  std::atomic<unsigned> calls = 0;
+  const auto throwing = [&calls](std::string_view) -> bool {
+    ++calls;
+    throw std::runtime_error("not now");
+  };
+  REQUIRE(started.monitor(throwing));
+  REQUIRE(attached.monitor(throwing));
+  const auto id = started.add(disk.address()).value();
+  CHECK(eventually([&calls] { return calls == 2; }));
+  CHECK(started.make_available(id));
+  CHECK(started.remove(id).has_value() == false); // it is available: events went on, and nobody heard them
+  CHECK(eventually([&] { return attached.monitor([](std::string_view) { return true; }).has_value(); }));
+  CHECK(calls == 2);
+}
+
 TEST_CASE("the last copy of a started node may be destroyed in its own callback") {
   const testing::SimulatedDisk disk;
   const Place place;
