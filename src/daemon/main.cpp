@@ -3,12 +3,11 @@
 // timers' signals do nothing.
 #include "notify.hpp"
 #include "options.hpp"
+#include "output.hpp"
 #include "result.hpp"
 
 #include <csignal>
-#include <cstdio>
 #include <sys/resource.h>
-#include <unistd.h>
 
 namespace {
 
@@ -20,15 +19,12 @@ int exit_code(const smartio::Error& error) {
 }
 
 int failed(const smartio::Error& error) {
-  fmt::print(stderr, "smartiod: {}\n", to_string(error));
+  smartio::say("smartiod: {}\n", to_string(error));
   return exit_code(error);
 }
 
 /// systemd's journal takes the level from the prefix. A log that cannot be written is no reason to end.
-void smartio_log(int level, std::string_view text) {
-  const auto line = fmt::format("<{}>smartiod: {}\n", level, text);
-  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
-}
+void smartio_log(int level, std::string_view text) { smartio::say("<{}>smartiod: {}\n", level, text); }
 
 /// Devices, clients and their interrupts take descriptors; the usual soft limit is there for programs that use
 /// select().
@@ -42,6 +38,7 @@ void raise_descriptor_limit() {
 } // namespace
 
 int main(int argc, char** argv) {
+  if (const auto prepared = smartio::prepare_standard_streams(); !prepared) return failed(prepared.error());
   auto config = smartio::read_options(argc, argv);
   if (!config) return failed(config.error());
   if (!*config) return 0;
@@ -53,8 +50,7 @@ int main(int argc, char** argv) {
   ::sigaddset(&stop, SIGINT);
   ::sigaddset(&stop, SIGQUIT);
   ::pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  for (const int ignored : {SIGPIPE, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO})
-    ::signal(ignored, SIG_IGN);
+  for (const int ignored : {SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO}) ::signal(ignored, SIG_IGN);
   raise_descriptor_limit();
 
   const auto node = smartio::Node::start(**config);

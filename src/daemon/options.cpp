@@ -4,6 +4,7 @@
 #include "file.hpp"
 #include "intent.hpp"
 #include "json.hpp"
+#include "output.hpp"
 #include "result.hpp"
 #include "text.hpp"
 
@@ -136,13 +137,15 @@ Result<std::optional<Config>> read_options(int argc, char** argv) {
     return fail(Errc::bad_request, "{}", error.what());
   }
   if (given.contains("help")) {
-    fmt::print(
-        "Usage: smartiod --node ID [OPTION]...\nLends this host's PCI devices to other hosts, and borrows theirs.\n\n");
-    fmt::print("{}", fmt::format("{}", (std::ostringstream() << options).str()));
+    std::ostringstream text;
+    text << "Usage: smartiod --node ID [OPTION]...\nLends this host's PCI devices to other hosts, and borrows "
+            "theirs.\n\n"
+         << options;
+    TRY(write_output(text.str()));
     return std::nullopt;
   }
   if (given.contains("version")) {
-    fmt::print("smartiod {}\n", SMARTIO_VERSION);
+    TRY(write_output("smartiod " SMARTIO_VERSION "\n"));
     return std::nullopt;
   }
   Config config{.listen = "127.0.0.1:7808", .run_dir = "/run/smartio", .state_dir = "/var/lib/smartio"};

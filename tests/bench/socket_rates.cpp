@@ -1,11 +1,11 @@
 // How often a second a client of a vfio-user socket can read a register, write one, write one without an answer, and
 // map and unmap a page of its memory, one after the other as QEMU does it: socket_rates PATH [SECONDS-EACH]. Prints one
 // JSON object.
+#include "output.hpp"
 #include "result.hpp"
 #include "user/client.hpp"
 
 #include <boost/asio/io_context.hpp>
-#include <cstdio>
 #include <cstdlib>
 
 using namespace smartio;
@@ -18,7 +18,7 @@ constexpr std::uint64_t interrupt_mask_set = 0x0c; ///< INTMS (NVM Express 1.4, 
 constexpr int posts_at_once = 1000;
 
 [[noreturn]] void give_up(const std::string& why) {
-  fmt::print(stderr, "socket_rates: {}\n", why);
+  say("socket_rates: {}\n", why);
   std::exit(1);
 }
 
@@ -85,9 +85,10 @@ int main(int argc, char** argv) {
     bench.ask(DmaMap{.iova = Iova{0x100000}, .size = 4096, .access = Access::read_write, .fd = std::move(*fd)});
     bench.ask(DmaUnmap{.iova = Iova{0x100000}, .size = 4096});
   });
-  fmt::print("{{\"register_reads\":{:.0f},\"register_writes\":{:.0f},\"posted_writes\":{:.0f},"
-             "\"map_unmap_pairs\":{:.0f}}}\n",
-             reads, writes, posted, maps);
+  const auto rates = fmt::format("{{\"register_reads\":{:.0f},\"register_writes\":{:.0f},"
+                                 "\"posted_writes\":{:.0f},\"map_unmap_pairs\":{:.0f}}}\n",
+                                 reads, writes, posted, maps);
+  if (const auto written = write_output(rates); !written) give_up(to_string(written.error()));
   bench.client->close();
   return 0;
 }

@@ -2,37 +2,31 @@
 #include "arguments.hpp"
 #include "exit_code.hpp"
 #include "open.hpp"
+#include "output.hpp"
 #include "report.hpp"
 #include "result.hpp"
 #include "transfer.hpp"
 
-#include <csignal>
-#include <cstdio>
 #include <unistd.h>
 
 namespace {
 
 using smartio::Result;
-
-Result<void> print(const std::string& text) {
-  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
-    return smartio::fail_errno(errno, "write to standard output");
-  return {};
-}
+using smartio::write_output;
 
 Result<void> perform(const Arguments& arguments) {
-  if (arguments.verb == Verb::help) return print(usage);
+  if (arguments.verb == Verb::help) return write_output(usage);
   TRY(smartio::guard_bus_errors()); // a disk that is pulled out is an error like others
   auto device = TRY(open_named(arguments.device, arguments.run_dir));
   const auto driver = TRY(nvme::Driver::start(std::move(device), arguments.interrupts));
   switch (arguments.verb) {
   case Verb::help: break;
-  case Verb::identify: return print(identity_report(driver->identity(), arguments.json));
+  case Verb::identify: return write_output(identity_report(driver->identity(), arguments.json));
   case Verb::read: return nvme::read_blocks(*driver, arguments.lba, arguments.count, STDOUT_FILENO);
   case Verb::write: return nvme::write_blocks(*driver, arguments.lba, STDIN_FILENO);
   case Verb::bench: {
     const auto measured = TRY(nvme::run_bench(*driver, arguments.workload));
-    return print(bench_report(*measured, arguments.workload, arguments.interrupts, arguments.json));
+    return write_output(bench_report(*measured, arguments.workload, arguments.interrupts, arguments.json));
   }
   }
   return {};
@@ -40,15 +34,17 @@ Result<void> perform(const Arguments& arguments) {
 
 int complain(const smartio::Error& error, bool json) {
   const std::string message = smartio::to_string(error);
-  std::fprintf(stderr, "smartio_nvme: %s\n", message.c_str());
-  if (json) std::fputs(error_report(smartio::exit_code(error), message).c_str(), stdout);
+  smartio::say("smartio_nvme: {}\n", message);
+  // Where standard output is what failed there is nobody left to tell.
+  if (json) (void)write_output(error_report(smartio::exit_code(error), message));
   return smartio::exit_code(error);
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN); // a reader that went away is an error like others, and the device is left in order
+  // A reader that went away is an error like others, and the device is left in order.
+  if (const auto prepared = smartio::prepare_standard_streams(); !prepared) return complain(prepared.error(), false);
   const auto arguments = parse_arguments(argc, argv);
   if (!arguments) return complain(arguments.error(), false);
   const auto done = perform(*arguments);

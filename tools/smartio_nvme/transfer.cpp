@@ -1,6 +1,7 @@
 #include "transfer.hpp"
 
 #include "mapping.hpp"
+#include "output.hpp"
 #include "result.hpp"
 
 #include <sys/stat.h>
@@ -30,16 +31,6 @@ Result<Plan> prepare(Driver& driver) {
   const Plan plan{std::min(most_under_way, driver.max_depth()), bytes / identity.block_size};
   TRY(driver.make_buffers(plan.depth, bytes));
   return plan;
-}
-
-Result<void> write_all(int out, std::span<const std::byte> data) {
-  while (!data.empty()) {
-    const ssize_t written = ::write(out, data.data(), data.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return fail_errno(errno, "write to standard output");
-    data = data.subspan(static_cast<std::size_t>(written));
-  }
-  return {};
 }
 
 // As much as fits, or less at the end of the input.
@@ -97,7 +88,7 @@ Result<void> read_blocks(Driver& driver, std::uint64_t lba, std::uint64_t count,
       arrived[done] = true;
     }
     arrived[buffer] = false;
-    TRY(write_all(out, driver.buffer(buffer).first(blocks_of(given) * identity.block_size)));
+    TRY(smartio::write_all(out, driver.buffer(buffer).first(blocks_of(given) * identity.block_size)));
   }
   return {};
 }

@@ -1,10 +1,10 @@
 // smartio_sim: device models behind vfio-user sockets, for machines without such devices. Finds the model; the rest is
 // the model's.
 #include "model.hpp"
+#include "output.hpp"
 #include "result.hpp"
 
 #include <algorithm>
-#include <csignal>
 
 namespace smartio::sim {
 namespace {
@@ -26,13 +26,19 @@ int exit_code(const std::error_code& code) {
 }
 
 int report(const Error& error) {
-  fmt::print(stderr, "smartio_sim: {}\n", to_string(error));
+  say("smartio_sim: {}\n", to_string(error));
   return exit_code(error.code);
 }
 
+int print(const std::string& text) {
+  const auto written = write_output(text);
+  return written ? 0 : report(written.error());
+}
+
 int run(const std::vector<std::string>& words) {
-  if (!words.empty() && (asks_for_help(words[0]) || words[0] == "help")) return fmt::print("{}", usage()), 0;
-  if (!words.empty() && words[0] == "--version") return fmt::print("smartio_sim " SMARTIO_VERSION "\n"), 0;
+  if (const auto prepared = prepare_standard_streams(); !prepared) return report(prepared.error());
+  if (!words.empty() && (asks_for_help(words[0]) || words[0] == "help")) return print(usage());
+  if (!words.empty() && words[0] == "--version") return print("smartio_sim " SMARTIO_VERSION "\n");
   if (words.empty())
     return report(fail(Errc::bad_request, "No model is named; smartio_sim --help lists them.").error());
   const auto* const* found = std::find_if(std::begin(models), std::end(models),
@@ -40,7 +46,7 @@ int run(const std::vector<std::string>& words) {
   if (found == std::end(models))
     return report(fail(Errc::bad_request, "There is no model {}; smartio_sim --help lists them.", words[0]).error());
   const std::vector<std::string> arguments(words.begin() + 1, words.end());
-  if (std::any_of(arguments.begin(), arguments.end(), asks_for_help)) return fmt::print("{}", (*found)->help()), 0;
+  if (std::any_of(arguments.begin(), arguments.end(), asks_for_help)) return print((*found)->help());
   const auto done = (*found)->run(arguments);
   return done ? 0 : report(done.error());
 }
@@ -48,9 +54,4 @@ int run(const std::vector<std::string>& words) {
 } // namespace
 } // namespace smartio::sim
 
-int main(int argc, char** argv) {
-  // A reader of our output that has gone, and a file at its size limit, are errors of that one write.
-  std::signal(SIGPIPE, SIG_IGN);
-  std::signal(SIGXFSZ, SIG_IGN);
-  return smartio::sim::run({argv + std::min(argc, 1), argv + argc});
-}
+int main(int argc, char** argv) { return smartio::sim::run({argv + std::min(argc, 1), argv + argc}); }

@@ -1,4 +1,5 @@
 // `smartio_sim ntb`: its command line.
+#include "announce.hpp"
 #include "arguments.hpp"
 #include "ntb_service.hpp"
 #include "result.hpp"
@@ -61,8 +62,7 @@ void await_signal(boost::asio::io_context& io, boost::asio::signal_set& signals,
   signals.async_wait([&io, &signals, &service](const boost::system::error_code& error, int number) {
     if (error) return;
     if (number != SIGUSR1) return io.stop();
-    fmt::print("{}\n", service.counters());
-    std::fflush(stdout);
+    announce(service.counters());
     await_signal(io, signals, service);
   });
 }
@@ -79,8 +79,7 @@ Result<void> run(const std::vector<std::string>& arguments) {
   if (values.contains("faults")) TRY(service.listen_for_faults(values["faults"].as<std::string>()));
   TRY(service.listen(ntb::Side::a, a));
   TRY(service.listen(ntb::Side::b, b));
-  fmt::print("ready {} {}\n", a, b);
-  std::fflush(stdout);
+  announce(fmt::format("ready {} {}", a, b));
   io.run();
   return {};
 }

@@ -1,4 +1,5 @@
 // `smartio_sim nvme`: its command line.
+#include "announce.hpp"
 #include "arguments.hpp"
 #include "nvme/fault_commands.hpp"
 #include "nvme/file_store.hpp"
@@ -107,8 +108,7 @@ Result<void> run(const std::vector<std::string>& arguments) {
   NvmeService service(std::make_unique<nvme::FileStore>(std::move(store)), identity, form);
   if (values.contains("faults")) TRY(service.listen_for_faults(values["faults"].as<std::string>()));
   TRY(service.listen(socket));
-  fmt::print("ready {}\n", socket);
-  std::fflush(stdout);
+  announce("ready " + socket);
   service.run();
   return {};
 }

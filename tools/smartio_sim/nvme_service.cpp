@@ -1,5 +1,6 @@
 #include "nvme_service.hpp"
 
+#include "announce.hpp"
 #include "nvme/fault_commands.hpp"
 #include "result.hpp"
 
@@ -80,8 +81,7 @@ void NvmeService::on_signal(int number) {
     stopping_ = true;
     return;
   }
-  fmt::print("{}\n", counters());
-  std::fflush(stdout);
+  announce(counters());
   await_signal();
 }
 

@@ -2,6 +2,7 @@
 
 #include "device_word.hpp"
 #include "lspci.hpp"
+#include "output.hpp"
 #include "print.hpp"
 #include "result.hpp"
 #include "run.hpp"
@@ -34,8 +35,7 @@ Result<void> confirm(Session& session, const json& request) {
   const auto shown = session.call("show", request);
   const std::string driver = shown ? text_of(*shown, "driver") : std::string{};
   if (driver.empty()) return {};
-  fmt::print(stderr, "The driver {} has {} and will lose it. Go on? [y/N] ", printable(driver),
-             printable(session.word(1)));
+  say("The driver {} has {} and will lose it. Go on? [y/N] ", printable(driver), printable(session.word(1)));
   std::string answer;
   std::getline(std::cin, answer);
   if (answer == "y" || answer == "Y" || answer == "yes") return {};
@@ -89,8 +89,7 @@ Result<void> run(Session& session) {
   const auto exit_code = run_command(with_socket(given.to_run, text_of(loan, "socket")));
   const auto returned = session.call("return", {{"device", text_of(loan, "device")}, {"opened", true}});
   if (!returned)
-    fmt::print(stderr, "smartio_tool: {} was not returned: {}\n", printable(session.word(1)),
-               printable(to_string(returned.error())));
+    say("smartio_tool: {} was not returned: {}\n", printable(session.word(1)), printable(to_string(returned.error())));
   session.set_exit_code(TRY(exit_code));
   return {};
 }

@@ -3,6 +3,7 @@
 #include "bdf.hpp"
 #include "fd.hpp"
 #include "host/lspci.hpp"
+#include "output.hpp"
 #include "result.hpp"
 #include "text.hpp"
 
@@ -22,15 +23,6 @@ std::vector<std::byte> bytes_of(std::string_view hex) {
   for (; hex.size() >= 2; hex.remove_prefix(2))
     bytes.push_back(static_cast<std::byte>(parse_number(hex.substr(0, 2), 16).value_or(0xff)));
   return bytes;
-}
-
-Result<void> write_all(int fd, std::string_view text) {
-  while (!text.empty()) {
-    const auto written = ::write(fd, text.data(), text.size());
-    if (written < 0) return fail_errno(errno, "write for lspci");
-    text.remove_prefix(static_cast<std::size_t>(written));
-  }
-  return {};
 }
 
 Result<std::string> read_all(int fd) {
@@ -74,7 +66,8 @@ Result<std::string> render(const std::string& address, const std::string& hex,
   if (!file || !messages || ::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno(errno, "make a file for lspci");
   const Fd reader(ends[0]);
   Fd writer(ends[1]);
-  TRY(write_all(file.get(), vfio::host::hexdump(parse_bdf(address).value_or(Bdf{}), "device", bytes_of(hex))));
+  const auto dump = vfio::host::hexdump(parse_bdf(address).value_or(Bdf{}), "device", bytes_of(hex));
+  TRY(write_all(file.get(), std::as_bytes(std::span(dump)), "a file for lspci"));
   const Fd high_file = above(file.get()), high_messages = above(messages.get());
   Fd high_writer = above(writer.get());
   const auto child = TRY(start(high_file.get(), high_writer.get(), high_messages.get(), options));

@@ -3,6 +3,7 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "exit_code.hpp"
+#include "output.hpp"
 #include "print.hpp"
 #include "result.hpp"
 #include "session.hpp"
@@ -19,7 +20,7 @@ std::string sentence(const Error& error) {
 int report(const Error& error, bool json) {
   const int code = exit_code(error);
   const std::string text = sentence(error);
-  fmt::print(stderr, "smartio_tool: {}\n", text);
+  say("smartio_tool: {}\n", text);
   // Where standard output is what failed there is nobody left to tell.
   if (json) (void)write_output(json_line({{"error", {{"exit", code}, {"message", text}}}}));
   return code;
@@ -39,6 +40,7 @@ Result<int> print_help(const Arguments& arguments) {
 }
 
 Result<int> dispatch(int argc, const char* const* argv) {
+  TRY(prepare_standard_streams());
   Arguments arguments = TRY(parse_arguments(argc, argv));
   if (arguments.version) return print_text("version", "smartio_tool " SMARTIO_VERSION, arguments.json);
   if (arguments.help) return print_help(arguments);

@@ -1,5 +1,6 @@
 #include "run.hpp"
 
+#include "output.hpp"
 #include "print.hpp"
 #include "result.hpp"
 
@@ -39,7 +40,8 @@ int start(std::vector<std::string>& words, const sigset_t& mask, ::pid_t& child)
   ::posix_spawnattr_t attributes;
   ::posix_spawnattr_init(&attributes);
   ::posix_spawnattr_setsigmask(&attributes, &mask);
-  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  ::posix_spawnattr_setsigdefault(&attributes, &ignored_for_output());
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   const int error = ::posix_spawnp(&child, argv.front(), nullptr, &attributes, argv.data(), environ);
   ::posix_spawnattr_destroy(&attributes);
   return error;
@@ -73,8 +75,7 @@ Result<int> run_command(std::vector<std::string> words) {
   const HeldSignals signals;
   ::pid_t child = 0;
   if (const int error = start(words, signals.before(), child); error != 0) {
-    fmt::print(stderr, "smartio_tool: cannot run '{}': {}\n", printable(words.front()),
-               std::generic_category().message(error));
+    say("smartio_tool: cannot run '{}': {}\n", printable(words.front()), std::generic_category().message(error));
     return error == ENOENT ? 127 : 126;
   }
   return wait_for(child, signals.held());

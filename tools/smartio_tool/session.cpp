@@ -1,10 +1,9 @@
 #include "session.hpp"
 
+#include "output.hpp"
 #include "print.hpp"
 #include "result.hpp"
 #include "text.hpp"
-
-#include <cstdio>
 
 namespace smartio::tool {
 namespace {
@@ -31,7 +30,7 @@ Result<json> Session::call(std::string_view command, const json& request) {
   if (!client_) client_ = TRY(ControlClient::connect(arguments_.run_dir, patience));
   std::string note;
   json result = TRY(client_->call(command, request, &note));
-  if (!note.empty()) fmt::print(stderr, "smartio_tool: {}\n", printable(note));
+  if (!note.empty()) say("smartio_tool: {}\n", printable(note));
   return result;
 }
 
@@ -47,12 +46,6 @@ Result<void> Session::print_events() {
   while (TRY(client_->next_event(event)))
     TRY(write_output(arguments_.json ? json_line(std::move(event)) : print_event(event)));
   return fail(Errc::peer_down, "smartiod on {} ended.", arguments_.run_dir);
-}
-
-Result<void> write_output(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-    return fail_errno(errno, "write to standard output");
-  return {};
 }
 
 std::string json_line(json document) {

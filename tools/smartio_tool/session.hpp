@@ -31,7 +31,7 @@ public:
   int exit_code() const noexcept { return exit_code_; }
   void set_exit_code(int code) noexcept { exit_code_ = code; }
 
-  /// Prints each event, flushed, until the daemon ends.
+  /// Prints each event at once, until the daemon ends.
   Result<void> print_events();
 
 private:
@@ -39,9 +39,6 @@ private:
   int exit_code_ = 0;
   std::optional<ControlClient> client_;
 };
-
-/// Writes to standard output and flushes; the errno of a failed write.
-Result<void> write_output(std::string_view text);
 
 /// `document` with schema_version, as one line.
 std::string json_line(nlohmann::json document);
