@@ -4,6 +4,7 @@
 #include "output.hpp"
 #include "result.hpp"
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,6 +40,11 @@ Result<std::size_t> read_full(int in, std::span<std::byte> space) {
   while (filled < space.size()) {
     const ssize_t got = ::read(in, space.data() + filled, space.size() - filled);
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) { // whoever else has the same open file may have set O_NONBLOCK
+      ::pollfd waiting{in, POLLIN, 0};
+      ::poll(&waiting, 1, -1);
+      continue;
+    }
     if (got < 0) return fail_errno(errno, "read from standard input");
     if (got == 0) break;
     filled += static_cast<std::size_t>(got);
