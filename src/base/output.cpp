@@ -2,6 +2,7 @@
 
 #include "result.hpp"
 
+#include <climits>
 #include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
@@ -58,6 +59,18 @@ void say_text(std::string_view text) noexcept {
     if (written <= 0) return;
     text.remove_prefix(static_cast<std::size_t>(written));
   }
+}
+
+bool say_at_once(std::string_view text) noexcept {
+  while (!text.empty()) {
+    ::pollfd room{STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&room, 1, 0) != 1 || (room.revents & POLLOUT) == 0) return false;
+    const auto piece = text.substr(0, PIPE_BUF); // no more fits for sure
+    const auto written = ::write(STDERR_FILENO, piece.data(), piece.size());
+    if (written <= 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return true;
 }
 
 } // namespace smartio

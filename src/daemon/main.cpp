@@ -23,8 +23,13 @@ int failed(const smartio::Error& error) {
   return exit_code(error);
 }
 
-/// systemd's journal takes the level from the prefix. A log that cannot be written is no reason to end.
-void smartio_log(int level, std::string_view text) { smartio::say("<{}>smartiod: {}\n", level, text); }
+/// systemd's journal takes the level from the prefix. A log that cannot be written is no reason to end, and one whose
+/// reader stands still none to wait: peers would take this node for dead.
+void smartio_log(int level, std::string_view text) {
+  static unsigned lost = 0; // by one thread at a time: the one that starts the node, then the node's
+  if (lost != 0 && smartio::say_at_once(fmt::format("<4>smartiod: {} lines could not be logged\n", lost))) lost = 0;
+  if (!smartio::say_at_once(fmt::format("<{}>smartiod: {}\n", level, text))) ++lost;
+}
 
 /// Devices, clients and their interrupts take descriptors; the usual soft limit is there for programs that use
 /// select().

@@ -1,9 +1,11 @@
 # Standard streams that are closed, full, or have lost their reader: what goes on goes on, nothing is printed into a
 # file that is not for it, and output that was asked for and cannot be written is one sentence and exit 1.
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -92,6 +94,21 @@ def test_input_that_is_closed_is_not_empty(world):
     assert ran.returncode == 1 and "read from standard input: Bad file descriptor" in ran.stderr, ran
 
 
+def test_input_waits_for_a_writer_that_made_the_pipe_non_blocking(world):
+    disk = world.disk()
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with Process(NVME, disk.device, "write", 0, stdin=reader) as writing, os.fdopen(writer, "wb", buffering=0) as end:
+        os.close(reader)
+        wait_for(lambda: disk.counters()["admin_commands"] > 3, "it has started")
+        for _ in range(4):
+            end.write(b"word" * 128)
+            time.sleep(0.05)
+        end.close()
+        assert writing.wait() == 0, writing.text()
+    assert disk.file.read_bytes()[:2048] == b"word" * 512
+
+
 def test_output_waits_for_a_reader_that_made_the_pipe_non_blocking(world):
     disk = world.disk()
     reader, writer = os.pipe()
@@ -163,6 +180,26 @@ def test_smartiod_goes_on_when_the_reader_of_its_log_has_gone(world):
         node.ok("config", "ntb", bridge)
     node.ok("status")
     node.end()
+
+
+def test_smartiod_goes_on_when_the_reader_of_its_log_stands_still(world):
+    node = world.node(8, start=False)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    node.launch = lambda *command: type(node).launch(node, *command, stderr=writer)
+    node.start()
+    os.close(writer)
+    for number in range(100):
+        node.ok("config", "ntb", f"vfio-user:/nowhere/{number}")
+    node.ok("status")
+    os.set_blocking(reader, False)
+    assert os.read(reader, 65536).endswith(b"\n"), "lines are whole"
+    node.ok("config", "ntb", "vfio-user:/nowhere/else")
+    with os.fdopen(reader, "rb", buffering=0) as log:
+        said = []
+        wait_for(lambda: said.append(log.read()) or b"lines could not be logged\n" in b"".join(filter(None, said)),
+                 "it says how many were lost")
+        node.end()
 
 
 def test_smartiod_goes_on_when_its_log_is_a_file_at_its_size_limit(world):

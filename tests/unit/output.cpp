@@ -5,6 +5,7 @@
 #include "fd.hpp"
 
 #include <cerrno>
+#include <climits>
 #include <fcntl.h>
 #include <functional>
 #include <sys/resource.h>
@@ -85,6 +86,19 @@ TEST_CASE("what cannot be written is an error, and no signal") {
     if (!prepare_standard_streams() || ::setrlimit(RLIMIT_FSIZE, &small) != 0) return false;
     ::dup2(file.get(), STDOUT_FILENO);
     return error_of(write_output("longer")) == EFBIG && ::lseek(file.get(), 0, SEEK_END) == 5;
+  }));
+}
+
+TEST_CASE("what is said at once waits for nobody, and is written whole if it is short") {
+  CHECK(in_child([] {
+    int ends[2];
+    if (::pipe(ends) != 0 || ::fcntl(ends[1], F_SETPIPE_SZ, 4096) != 4096) return false;
+    ::dup2(ends[1], STDERR_FILENO);
+    std::string line(PIPE_BUF, 'x');
+    if (!say_at_once("") || !say_at_once("x") || say_at_once(line)) return false;
+    if (::read(ends[0], line.data(), line.size()) != 1 || !say_at_once(line)) return false;
+    if (::read(ends[0], line.data(), line.size()) != PIPE_BUF) return false;
+    return !say_at_once(line + line); // half of it is there
   }));
 }
 
