@@ -31,7 +31,6 @@ template <class... Args> void say(fmt::format_string<Args...> format, Args&&... 
   say_text(fmt::format(format, std::forward<Args>(args)...));
 }
 
-
 /// As say_text, but does not wait for a reader that stands still: false if there was no room for the whole text. One of
 /// up to PIPE_BUF bytes is written whole or not at all, unless other processes write there too.
 bool say_at_once(std::string_view text) noexcept;
