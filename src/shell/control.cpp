@@ -42,14 +42,38 @@ Control::Control(Context& context, Command command)
       most_(share_of_descriptors(8, 1024)) {}
 
 Result<void> Control::listen(const std::string& path) {
+  path_ = path;
+  TRY(open(path));
+  auto removal = RemovalWatch::open(context_.io, path, [this] { open_again(); });
+  if (removal)
+    removal_ = std::move(*removal);
+  else
+    context_.log(4, "if the control socket is removed it stays away: " + to_string(removal.error()));
+  return {};
+}
+
+Result<void> Control::open(const std::string& path) {
   ::unlink(path.c_str());
   boost::system::error_code error;
   open_close_on_exec(acceptor_, stream_protocol(), error);
+  // bind gives the file this mode; changing it afterwards would be too late.
+  if (!error && ::fchmod(acceptor_.native_handle(), 0600) != 0) return fail_errno(errno, "set the mode of a socket");
   if (!error) acceptor_.bind(stream_protocol::endpoint(path), error);
-  if (!error && ::chmod(path.c_str(), 0600) != 0) return fail_errno(errno, "chmod " + path);
   if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
   if (error) return fail_errno(error.value(), "listen on " + path);
   return {};
+}
+
+/// Connections that are there stay.
+void Control::open_again() {
+  struct stat there {};
+  if (!acceptor_.is_open() || ::lstat(path_.c_str(), &there) == 0) return;
+  boost::system::error_code ignored;
+  acceptor_.close(ignored);
+  if (const auto opened = open(path_); !opened)
+    return context_.log(3, "the control socket was removed: " + to_string(opened.error()));
+  context_.log(4, path_ + " was removed by somebody, and is there again");
+  start();
 }
 
 void Control::start() {
@@ -128,6 +152,7 @@ void Control::emit(const Json& event) {
 }
 
 void Control::stop_listening() {
+  removal_.reset();
   boost::system::error_code ignored;
   acceptor_.close(ignored);
 }

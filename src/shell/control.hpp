@@ -4,6 +4,7 @@
 #include "accepting.hpp"
 #include "context.hpp"
 #include "frame_stream.hpp"
+#include "removal_watch.hpp"
 
 #include <atomic>
 #include <boost/asio/local/stream_protocol.hpp>
@@ -22,9 +23,10 @@ public:
   using Command = std::function<void(core::ControlId from, std::string name, core::Json arguments, Done done)>;
   Control(Context& context, Command command);
 
-  Result<void> listen(const std::string& path); ///< replaces what a crash left there
-  void start();                                 ///< accepts from now on
-  core::ControlId new_id() { return next_++; }  ///< any thread: names someone who gives commands
+  /// Replaces what a crash left there. A socket that somebody removes is made again.
+  Result<void> listen(const std::string& path);
+  void start();                                ///< accepts from now on
+  core::ControlId new_id() { return next_++; } ///< any thread: names someone who gives commands
 
   /// Whether that process opened a device over its connection here.
   bool is_program(::pid_t pid) const;
@@ -39,6 +41,8 @@ public:
 
 private:
   using Stream = std::shared_ptr<FrameStream>;
+  Result<void> open(const std::string& path);
+  void open_again();
   void accept(boost::asio::local::stream_protocol::socket socket);
   void received(core::ControlId control, ::pid_t pid, const Stream& stream, const core::Frame& frame);
   void reply(const Stream& stream, std::uint64_t id, Result<core::Json> result, const std::string& note);
@@ -48,6 +52,8 @@ private:
   Command command_;
   boost::asio::local::stream_protocol::acceptor acceptor_;
   Accepting<boost::asio::local::stream_protocol::acceptor> accepting_;
+  std::string path_;
+  std::unique_ptr<RemovalWatch> removal_;
   const std::size_t most_;
   std::map<core::ControlId, Stream> streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their connection

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from control import Control
 from harness import SMARTIOD, TOOL, free_port, refused_start, run, wait_for
 
 
@@ -159,6 +160,18 @@ def test_what_cannot_be_saved_is_said_and_saved_as_soon_as_it_can_be(world):
     status = node.status()
     assert status["filters"][0]["ids"] == "ffff:" and 9 in [peer["node"] for peer in status["peers"]]
     assert "not saved" not in node.tool("config", "peer-timeout", 3000).err
+
+
+def test_a_control_socket_that_somebody_removes_comes_back(world):
+    node = world.node(8)
+    with Control(node) as before:
+        for remove in (node.socket.unlink, lambda: node.socket.rename(world.place / "elsewhere")):
+            remove()
+            wait_for(node.ready, "it answers again")
+            assert node.socket.stat().st_mode & 0o777 == 0o600
+        assert node.text().count("was removed by somebody, and is there again") == 2
+        assert before.call("list", {})["devices"] == []  # connections stay
+    assert "in use by another smartiod" in refused_start("--node", 9, "--run-dir", node.run_dir).stderr
 
 
 def test_directories_may_be_relative_to_where_smartiod_starts(world):

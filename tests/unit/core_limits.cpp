@@ -244,7 +244,7 @@ TEST_CASE("what a command names stays in bounds") {
 TEST_CASE("a state file names devices and options that a node can use, or is refused") {
   const Json whole = Json::parse(R"({"schema_version":1,"node":8,"devices":[{"index":0,"address":"0000:06:00.0",
     "available":true}],"connections":[{"node":4,"address":"h:1"}],"options":{"ntb":"0000:17:00.0","iommu":"auto",
-    "peer-timeout":"3000","later":"x"},"filters":[{"ids":"8086:","slot":"","available":false}],"removed":["x"]})");
+    "peer-timeout":"3000","later":"x"},"filters":[{"ids":"8086:","slot":"","available":false}],"removed":["0000:09:00.0"]})");
   const auto is_taken = [&whole](const char* field, const Json& value) {
     auto state = whole;
     state[Json::json_pointer(field)] = value;
