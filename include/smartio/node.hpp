@@ -21,9 +21,11 @@ struct Node;
 
 struct Config {
   NodeId node{};
-  std::string listen;    ///< ADDRESS:PORT for peers (lenders dial it); empty: no listener, "127.0.0.1:0": any free port
-  std::string run_dir;   ///< sockets; empty: no control socket, and the node can lend but not borrow
-  std::string state_dir; ///< what is kept across restarts; empty: nothing is
+  std::string listen;  ///< ADDRESS:PORT for peers (lenders dial it); empty: no listener, "127.0.0.1:0": any free port
+  std::string run_dir; ///< sockets; empty: no control socket, and the node can lend but not borrow
+  /// What is kept across restarts; empty: nothing is. Calls succeed also where the disk takes nothing: `log` and
+  /// monitor's `state-unsaved` tell, and it is tried again each second.
+  std::string state_dir;
   std::map<NodeId, std::string> nodes{}; ///< addresses for `connect` without one
   std::string trusted_group{};    ///< besides root and this user, its members may map registers of kernel devices
   bool insecure = false;          ///< listen on other addresses than loopback although peers are not authenticated

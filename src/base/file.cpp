@@ -69,12 +69,18 @@ Result<Fd> open_own(const std::string& path) {
   return directory;
 }
 
-} // namespace
-
-Result<std::optional<std::string>> read_file(const std::string& path) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd && errno == ENOENT) return std::nullopt;
+/// What another user can change is nothing to go by, nor to write to.
+Result<Fd> open_own_file(const std::string& path, int flags) {
+  Fd fd(::open(path.c_str(), flags | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return fail_errno(errno, "open " + path);
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return fail_errno(errno, "look at " + path);
+  if (status.st_uid != 0 && status.st_uid != ::geteuid())
+    return fail(Errc::not_permitted, "{} belongs to another user ({})", path, status.st_uid);
+  return fd;
+}
+
+Result<std::string> read_all(const Fd& fd, const std::string& path) {
   std::string text;
   char piece[65536];
   for (;;) {
@@ -85,6 +91,27 @@ Result<std::optional<std::string>> read_file(const std::string& path) {
     text.append(piece, static_cast<std::size_t>(got));
     if (text.size() > largest_file) return fail_errno(EFBIG, "read " + path);
   }
+}
+
+bool is_same(const struct stat& one, const struct stat& other) {
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+} // namespace
+
+Result<std::optional<std::string>> read_file(const std::string& path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd && errno == ENOENT) return std::nullopt;
+  if (!fd) return fail_errno(errno, "open " + path);
+  return TRY(read_all(fd, path));
+}
+
+Result<std::optional<std::string>> read_own_file(const std::string& name) {
+  const auto path = TRY(behind_links(name));
+  const auto fd = open_own_file(path, O_RDONLY);
+  if (!fd && fd.error().code == std::errc::no_such_file_or_directory) return std::nullopt;
+  if (!fd) return std::unexpected(fd.error());
+  return TRY(read_all(*fd, path));
 }
 
 Result<void> replace_file(const std::string& name, const std::string& text) {
@@ -105,8 +132,7 @@ Result<void> replace_file(const std::string& name, const std::string& text) {
 
 Result<void> append_to_file(const std::string& name, const std::string& text) {
   const auto path = TRY(behind_links(name));
-  const Fd fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd) return fail_errno(errno, "open " + path);
+  const auto fd = TRY(open_own_file(path, O_WRONLY | O_APPEND));
   return write_all(fd.get(), text, path);
 }
 
@@ -124,14 +150,17 @@ Result<Fd> own_directory(const std::string& directory, unsigned mode) {
     struct stat locked {
     }, there{};
     if (::fstat(lock.get(), &locked) != 0) return fail_errno(errno, "look at " + path);
-    const bool same = ::fstatat(opened.get(), "lock", &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-                      locked.st_ino == there.st_ino && locked.st_dev == there.st_dev;
-    if (same) return lock; // else its owner has just left, and taken it along
+    const bool there_is = ::fstatat(opened.get(), "lock", &there, AT_SYMLINK_NOFOLLOW) == 0;
+    if (there_is && is_same(locked, there)) return lock; // else its owner has just left, and taken it along
   }
 }
 
 void leave_directory(const std::string& directory, Fd lock) {
-  if (lock) ::unlink((directory + "/lock").c_str());
+  const auto path = directory + "/lock";
+  struct stat locked {
+  }, there{};
+  if (!lock || ::fstat(lock.get(), &locked) != 0 || ::lstat(path.c_str(), &there) != 0) return;
+  if (is_same(locked, there)) ::unlink(path.c_str()); // else somebody has made the directory anew
 }
 
 } // namespace smartio

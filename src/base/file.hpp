@@ -11,8 +11,10 @@ namespace smartio {
 /// The whole file; nullopt if there is none. At most 64 MiB.
 Result<std::optional<std::string>> read_file(const std::string& path);
 
-/// Of both that follow: symbolic links are followed, if they are this user's or root's; otherwise not_permitted.
-///
+/// Of these three: symbolic links are followed if they are this user's or root's, and so must be what they lead to;
+/// otherwise not_permitted. The whole file, or nullopt if there is none, as read_file.
+Result<std::optional<std::string>> read_own_file(const std::string& path);
+
 /// Replaces the file so that after a crash at any moment it holds the old text or the new one, whole. Blocks for the
 /// disk.
 Result<void> replace_file(const std::string& path, const std::string& text);

@@ -61,6 +61,7 @@ std::string hyphenated(std::string name) {
 std::pair<std::string, std::string> hyphenated_option(const std::string& word) {
   const auto end = std::min(word.find('='), word.size());
   if (!word.starts_with("--") || std::string_view(word).substr(0, end).find('_') == std::string_view::npos) return {};
+  if (end + 1 == word.size()) return {}; // "--x_y=": to say that there is no value, where "" would take the next word
   return {hyphenated(word.substr(2, end - 2)), end < word.size() ? word.substr(end + 1) : ""};
 }
 

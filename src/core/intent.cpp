@@ -1,6 +1,7 @@
 #include "intent.hpp"
 
 #include "addresses.hpp"
+#include "bdf.hpp"
 
 namespace smartio::core {
 namespace {
@@ -30,8 +31,10 @@ Result<void> parse_device(const Json& item, std::set<std::string>& seen, Intent&
   const auto address = TRY(get_string(item, "address"));
   device.address = TRY(parse_address(address));
   device.available = TRY(get_bool(item, "available"));
-  device.without_reset = get_bool(item, "without_reset").value_or(false);
-  device.by_filter = get_bool(item, "by_filter").value_or(false);
+  device.without_reset = item.contains("without_reset") && TRY(get_bool(item, "without_reset"));
+  if (device.without_reset && parse_bdf(device.address))
+    return fail(Errc::bad_request, "{} is a device of the host: it is not lent without a reset", device.address);
+  device.by_filter = item.contains("by_filter") && TRY(get_bool(item, "by_filter"));
   device.who = TRY(parse_who(item));
   intent.devices[index] = std::move(device);
   return {};
@@ -213,9 +216,9 @@ Result<Intent> parse_lines(const Json& first, std::string_view changes) {
   TRY(parse_parts(first, true, intent));
   std::size_t end = 0;
   for (unsigned line = 2; (end = changes.find('\n')) != std::string_view::npos; ++line) {
-    const auto change = parse_object(changes.substr(0, end));
-    auto done = change ? parse_parts(*change, false, intent) : std::unexpected(change.error());
-    if (!done) return fail(Errc::bad_request, "line {}: {}", line, done.error().context);
+    const auto change = TRY(parse_object(changes.substr(0, end), line));
+    if (const auto done = parse_parts(change, false, intent); !done)
+      return fail(Errc::bad_request, "line {}: {}", line, done.error().context);
     changes.remove_prefix(end + 1);
   }
   TRY(check_addresses(intent));

@@ -32,9 +32,9 @@ bool too_deep(std::string_view text) {
 }
 
 /// "line 3, column 5: invalid literal". What was read there, which may be anything and long, is left out.
-std::string mistake(std::string_view text, const Json::parse_error& error) {
+std::string place(std::string_view text, unsigned first_line, const Json::parse_error& error) {
   const auto before = text.substr(0, error.byte == 0 ? 0 : error.byte - 1);
-  const auto line = 1 + std::ranges::count(before, '\n');
+  const auto line = first_line + std::ranges::count(before, '\n');
   const auto column = before.size() - (before.rfind('\n') + 1) + 1;
   std::string_view why = error.what();
   why = why.substr(0, why.find("; last read"));
@@ -42,17 +42,23 @@ std::string mistake(std::string_view text, const Json::parse_error& error) {
   return fmt::format("line {}, column {}: {}", line, column, why);
 }
 
+std::string mistake(std::string_view text, unsigned first_line) {
+  try {
+    [[maybe_unused]] const Json again = Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    return place(text, first_line, error);
+  } catch (const Json::exception&) {} // has no place: a number that is too large
+  return fmt::format("from line {} on it has something that no JSON value can hold", first_line);
+}
+
 } // namespace
 
-Result<Json> parse_object(std::string_view text) {
+Result<Json> parse_object(std::string_view text, unsigned first_line) {
   if (too_deep(text)) return fail(Errc::bad_request, "JSON nested deeper than 16 levels is not allowed");
-  Json value;
-  try {
-    value = Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    return fail(Errc::bad_request, "a JSON object was expected; {}", mistake(text, error));
-  }
-  if (!value.is_object()) return fail(Errc::bad_request, "a JSON object was expected");
+  Json value = Json::parse(text, nullptr, false);
+  if (value.is_discarded()) return fail(Errc::bad_request, "a JSON object was expected; {}", mistake(text, first_line));
+  if (!value.is_object())
+    return fail(Errc::bad_request, "a JSON object was expected; line {} begins something else", first_line);
   return value;
 }
 

@@ -10,8 +10,9 @@ namespace smartio::core {
 
 using Json = nlohmann::json;
 
-/// An object, or Errc::bad_request. Nesting deeper than 16 is refused before it is parsed.
-Result<Json> parse_object(std::string_view text);
+/// An object, or Errc::bad_request with where it is wrong, in a text that begins with that line. Nesting deeper than 16
+/// is refused before it is parsed.
+Result<Json> parse_object(std::string_view text, unsigned first_line = 1);
 
 /// As a JSON string, with what is no UTF-8 replaced. For documents of very many parts: trees take ten times as long.
 std::string json_text(std::string_view text);

@@ -153,8 +153,9 @@ private:
   void scan(Scan scan);
   bool store(const Scan& scan);
   void apply_filter(const Scan& scan, const Matches& matches);
-  std::string apply(const Scan& scan, const Matches& matches, const std::string& address, RequestId batch);
-  std::string take_out(const Matches& matches, DeviceId id, RequestId batch);
+  std::string apply(const Scan& scan, const std::set<std::string_view>& others, const std::string& address,
+                    RequestId batch);
+  std::string take_out(const std::set<std::string_view>& others, DeviceId id, RequestId batch);
   Json add_matches(const Scan& scan, const Matches& matches);
   std::string note_of_removed(const std::vector<FilterRule>& rules, const Matches& matches) const;
   void start_part(RequestId batch, const char* name, const std::string& address);

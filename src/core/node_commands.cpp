@@ -79,6 +79,8 @@ void Node::command_remove(Command& c) {
   if (device == nullptr)
     return reply(c.request, fail(Errc::not_permitted, "device {} is node {}'s: remove it there", to_string(*id),
                                  number(lender_of(*id))));
+  if (device->asked == Asked::probe)
+    return reply(c.request, fail(Errc::busy, "device {} is being added: try again", to_string(*id)));
   if (device->state != DeviceState::unavailable || device->asked != Asked::nothing)
     return reply(c.request, fail(Errc::wrong_state, "device {} is {}: make it unavailable first", to_string(*id),
                                  device->asked == Asked::open ? "being made available" : to_string(device->state)));

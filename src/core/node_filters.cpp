@@ -59,13 +59,15 @@ void Node::on(const HostScanned& scanned) {
   const Scan scan = std::move(node.mapped());
   if (scan.purpose == ScanFor::appeared) {
     if (!scanned.matches) log(4, fmt::format("the filters cannot be applied: {}", to_string(scanned.matches.error())));
-    Json added = scanned.matches ? add_matches(scan, *scanned.matches) : Json::array();
+    auto matches = scanned.matches.value_or(Matches{});
+    for (std::size_t i = 0; i < std::min(scan.rules.size(), matches.size()); ++i)
+      if (!intent_.filters.contains(scan.rules[i])) matches[i].clear(); // deleted meanwhile
+    Json added = add_matches(scan, matches);
     if (!scan.request) return;
     auto found = std::move(batches_.at(*scan.request).devices);
     batches_.erase(*scan.request);
     for (auto& id : added) found.push_back(std::move(id));
-    return reply(*scan.request, Json{{"found", std::move(found)}},
-                 scanned.matches ? note_of_removed(scan.rules, *scanned.matches) : "");
+    return reply(*scan.request, Json{{"found", std::move(found)}}, note_of_removed(scan.rules, matches));
   }
   if (!scanned.matches) return reply(*scan.request, std::unexpected(scanned.matches.error()));
   apply_filter(scan, *scanned.matches);
@@ -84,6 +86,7 @@ bool Node::store(const Scan& scan) {
 
 /// Does to each match what the command of that name does.
 void Node::apply_filter(const Scan& scan, const Matches& matches) {
+  const bool added = intent_.filters.contains(scan.rules.front());
   if (!store(scan))
     return reply(*scan.request, fail(Errc::no_such_device, "there is no such filter: 'filters' lists those there are"));
   const auto addresses = matches.empty() ? std::vector<std::string>{} : matches.front();
@@ -94,33 +97,39 @@ void Node::apply_filter(const Scan& scan, const Matches& matches) {
   if (addresses.empty() && (scan.purpose == ScanFor::add || scan.purpose == ScanFor::available))
     note += " now; the filter is kept";
   if (scan.purpose == ScanFor::add) note += note_of_removed({scan.rules.front()}, matches);
-  for (const auto& address : addresses)
-    if (const auto why = apply(scan, matches, address, batch); !why.empty()) note += (note.empty() ? "" : "; ") + why;
+  std::set<std::string_view> others; // that other filters add
+  for (std::size_t i = 1; i < matches.size(); ++i) others.insert(matches[i].begin(), matches[i].end());
+  const bool left = scan.purpose == ScanFor::remove && !added; // a filter that made available what others had added
+  for (const auto& address : left ? std::vector<std::string>{} : addresses)
+    if (const auto why = apply(scan, others, address, batch); !why.empty()) note += (note.empty() ? "" : "; ") + why;
   batches_[batch].note = std::move(note);
   finish_batch(batch);
+  // A filter that came meanwhile may add what has just been taken out.
+  if (scan.purpose == ScanFor::remove) this->scan({.purpose = ScanFor::appeared, .rules = {}});
 }
 
 /// Why it stays as it is, if somebody should be told.
-std::string Node::apply(const Scan& scan, const Matches& matches, const std::string& address, RequestId batch) {
+std::string Node::apply(const Scan& scan, const std::set<std::string_view>& others, const std::string& address,
+                        RequestId batch) {
   if (scan.purpose == ScanFor::add && !intent_.removed.contains(address)) start_part(batch, "add", address);
   const auto id = own_by_address(address);
   if (!id) return {};
   if (scan.purpose == ScanFor::available) start_part(batch, "available", address);
   if (scan.purpose == ScanFor::unavailable) start_part(batch, "unavailable", address);
-  return scan.purpose == ScanFor::remove ? take_out(matches, *id, batch) : std::string{};
+  return scan.purpose == ScanFor::remove ? take_out(others, *id, batch) : std::string{};
 }
 
 /// What a filter has added, unless somebody still wants it.
-std::string Node::take_out(const Matches& matches, DeviceId id, RequestId batch) {
+std::string Node::take_out(const std::set<std::string_view>& others, DeviceId id, RequestId batch) {
   const auto& device = *own(id);
   const auto entry = intent_.devices.find(index_of(id));
   const bool by_filter = entry == intent_.devices.end() ? device.by_filter : entry->second.by_filter;
-  const auto holds = [&device](const auto& addresses) { return std::ranges::count(addresses, device.address) != 0; };
-  std::string_view why;
-  if (device.state != DeviceState::unavailable) why = to_string(device.state);
-  if (!by_filter) why = "added by hand";
-  if (std::any_of(matches.begin() + 1, matches.end(), holds)) why = "added by another filter, too";
-  if (!why.empty()) return fmt::format("device {} stays: it is {}", to_string(id), why);
+  std::string why;
+  if (device.state != DeviceState::unavailable) why = fmt::format("it is {}", to_string(device.state));
+  if (device.asked != Asked::nothing) why = "it is being added, or made available or unavailable";
+  if (!by_filter) why = "it was added by hand";
+  if (others.contains(device.address)) why = "another filter adds it, too";
+  if (!why.empty()) return fmt::format("device {} stays: {}", to_string(id), why);
   start_part(batch, "remove", device.address);
   return {};
 }
@@ -132,8 +141,7 @@ std::string Node::note_of_removed(const std::vector<FilterRule>& rules, const Ma
     for (const auto& address : matches[i])
       if (!rules[i].available && intent_.removed.contains(address)) removed.insert(address);
   if (removed.empty()) return {};
-  return fmt::format("{} stays removed, as somebody has removed it by hand: 'add' takes it in again",
-                     fmt::join(removed, ", "));
+  return fmt::format("removed by hand, and not added again but with 'add': {}", fmt::join(removed, ", "));
 }
 
 /// Adds what the stored rules match and nobody has removed by hand; gives the new ids.
@@ -193,7 +201,7 @@ void Node::finish_batch(RequestId id) {
   std::string text =
       fmt::format("{} of {} devices failed", batch.failures.size(), batch.failures.size() + batch.devices.size());
   for (const auto& failure : batch.failures) text += "; " + to_string(failure);
-  reply(batch.request, std::unexpected(Error{batch.failures.front().code, std::move(text)}));
+  reply(batch.request, std::unexpected(Error{batch.failures.front().code, std::move(text)}), std::move(batch.note));
 }
 
 } // namespace smartio::core

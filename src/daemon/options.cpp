@@ -54,8 +54,10 @@ Result<void> apply_nodes(const Json& nodes, Config& config) {
   for (const auto& [key, value] : nodes.items()) {
     const auto node = TRY(parse_node(key));
     if (!value.is_string()) return fail(Errc::bad_request, "the address of node {} is not a string", key);
-    config.nodes[node] = value.get_ref<const std::string&>();
-    TRY(core::check_endpoint(config.nodes[node]));
+    const auto& address = value.get_ref<const std::string&>();
+    if (!config.nodes.emplace(node, address).second)
+      return fail(Errc::bad_request, "node {} stands there twice", number(node));
+    TRY(core::check_endpoint(address));
   }
   return {};
 }
@@ -63,9 +65,12 @@ Result<void> apply_nodes(const Json& nodes, Config& config) {
 /// Short forms of BDFs are for libpci to read, when the node starts.
 Result<void> apply_bridges(const std::string& list, Config& config) {
   config.ntb = core::split_list(list);
-  for (const auto& address : config.ntb)
+  std::set<std::string> seen;
+  for (const auto& address : config.ntb) {
+    if (!seen.insert(address).second) return fail(Errc::bad_request, "{} stands there twice", address);
     if (address.find_first_of(":.") == std::string::npos || address.starts_with(core::user_prefix))
       TRY(core::parse_address(address));
+  }
   return {};
 }
 

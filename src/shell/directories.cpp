@@ -41,13 +41,14 @@ void Directories::leave() {
 
 Result<core::Intent> Directories::read_state(NodeId node) const {
   if (!has_state()) return core::Intent{};
-  const auto text = TRY(read_file(state_file()));
+  const auto text = TRY(read_own_file(state_file()));
   if (!text) return core::Intent{};
   auto intent = core::parse_intent(*text, node);
   if (!intent) return fail(Errc::bad_request, "{}: {}", state_file(), intent.error().context);
   for (const auto& rule : intent->filters)
     if (const auto filter = vfio::host::Filter::parse(rule.ids, rule.slot); !filter)
-      return fail(Errc::bad_request, "{}: 'filters': {}", state_file(), filter.error().context);
+      return fail(Errc::bad_request, "{}: it is damaged: 'filters': {}; move it away to start anew", state_file(),
+                  filter.error().context);
   return intent;
 }
 

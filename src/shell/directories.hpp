@@ -16,7 +16,7 @@ public:
   Directories(Directories&&) noexcept = default;
   Directories& operator=(Directories&&) = delete;
   ~Directories() { leave(); }
-  void leave(); ///< removes the sockets and gives up the locks
+  void leave(); ///< removes the sockets and the locks
 
   std::string control_socket() const { return run_ + "/smartiod.sock"; }
   std::string loans() const { return run_ + "/loans"; }
@@ -24,7 +24,8 @@ public:
   bool has_run() const { return bool(run_lock_); }
   bool has_state() const { return bool(state_lock_); }
 
-  /// What is kept across restarts; empty without a state directory, and at the first start. Errc::bad_request: damaged.
+  /// What is kept across restarts; empty without a state directory, and at the first start. Errc::bad_request: damaged,
+  /// another node's, or of a version that is not known.
   Result<core::Intent> read_state(NodeId node) const;
 
 private:

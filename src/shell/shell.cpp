@@ -66,7 +66,7 @@ Result<std::string> absolute(std::string directory) {
   std::error_code error;
   auto whole = std::filesystem::absolute(directory, error);
   if (error) return fail_errno(error.value(), "find the working directory, for " + directory);
-  return whole.lexically_normal().string();
+  return whole.string();
 }
 
 Result<core::Settings> settings_of(const Config& config) {
@@ -273,7 +273,8 @@ void Shell::answer(core::Reply& reply) {
   if (found.empty()) return;
   if (const auto& unsaved = state_file_ ? state_file_->unsaved() : std::nullopt;
       unsaved && found.mapped().changes != changes())
-    reply.note += fmt::format("{}it is not saved, and would be forgotten at a restart, until it can be: {}",
+    reply.note += fmt::format("{}not all changes could be saved, and a restart would forget them: {}; they are tried "
+                              "again each second",
                               reply.note.empty() ? "" : "; ", to_string(*unsaved));
   found.mapped().done(std::move(reply.result), std::move(reply.note));
 }

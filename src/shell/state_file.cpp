@@ -86,7 +86,7 @@ void StateFile::write() {
 
 /// Of writing the whole, or a change behind it.
 void StateFile::outcome(const Result<void>& result) {
-  const bool news = result.has_value() == unsaved_.has_value();
+  const bool news = result ? unsaved_.has_value() : !unsaved_ || to_string(*unsaved_) != to_string(result.error());
   unsaved_ = result ? std::nullopt : std::optional(result.error());
   if (news) told_(result);
   if (result) return;

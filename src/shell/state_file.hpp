@@ -23,8 +23,8 @@ public:
   using Told = std::function<void(const Result<void>&)>;
 
   /// `io` must live as long as this. `whole` gives the line with everything as it is now, also from the destructor.
-  /// `told` is called when that cannot be written any more, before whoever waits runs, and when it could be again. In
-  /// between the file has what it had before, and is tried each second.
+  /// `told` is called when that cannot be written any more, before whoever waits runs, or for another reason than
+  /// before, and when it could be again. In between the file has what it had before, and is tried each second.
   StateFile(boost::asio::io_context& io, std::string path, Whole whole, Told told);
   ~StateFile(); ///< waits until everything is on the disk, or cannot be brought there; calls nothing back
 

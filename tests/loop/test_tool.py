@@ -245,6 +245,12 @@ def test_show_and_status_are_readable_text_and_one_document(daemon):
     assert run("status", "--json").json("status") == STATUS
 
 
+def test_what_there_is_to_say_is_said_with_an_error_too(daemon):
+    run = daemon(lambda command, arguments: {"error": {"code": "busy", "message": "No."}, "note": "Not saved."})
+    ran = run("unavailable", "80000")
+    assert (ran.exit, ran.out, ran.err) == (4, "", "smartio_tool: Not saved.\nsmartio_tool: No.\n")
+
+
 def test_filters_are_printed_as_the_commands_that_made_them(daemon):
     run = daemon(lambda command, arguments: {"result": FILTERS})
     assert run("filters").out == "add-filter -d ::0108\navailable-filter -d 10de:: -s 1:\nremove 0000:06:00.0\n"

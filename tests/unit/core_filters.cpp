@@ -98,8 +98,8 @@ TEST_CASE("removing a filter removes what it has added, and is no failure for wh
   lender.on(HostScanned{lender.find<ScanHost>()->request, {{all, {"0000:08:00.0"}}}});
   CHECK(lender.answer().result.value()["devices"] == Json::array({"80003"}));
   CHECK(lender.answer().note ==
-        "device 80002 stays: it is added by hand; device 80001 stays: it is added by hand; "
-        "device 80004 stays: it is added by another filter, too; device 80005 stays: it is added by hand");
+        "device 80002 stays: it was added by hand; device 80001 stays: it was added by hand; "
+        "device 80004 stays: another filter adds it, too; device 80005 stays: it was added by hand");
   lender.filter("remove-filter", "10de::", {"0000:08:00.0"});
   CHECK(lender.answer().result.value()["devices"] == Json::array({"80004"}));
 }
@@ -141,7 +141,7 @@ TEST_CASE("a filter that there is not is not removed, and nothing with it") {
 }
 
 TEST_CASE("a filter says which of its devices somebody has removed by hand") {
-  const std::string said = "stays removed, as somebody has removed it by hand: 'add' takes it in again";
+  const std::string said = "removed by hand, and not added again but with 'add': ";
   const Addresses both{"0000:06:00.0", "0000:07:00.0"};
   Filtering lender;
   lender.filter("add-filter", "10de::", both);
@@ -152,13 +152,62 @@ TEST_CASE("a filter says which of its devices somebody has removed by hand") {
   CHECK(lender.node.status_document()["removed"] == Json(both));
 
   lender.filter("add-filter", "::0108", {"0000:06:00.0"});
-  CHECK(lender.answer().note == "0000:06:00.0 " + said);
+  CHECK(lender.answer().note == said + "0000:06:00.0");
   lender.command("scan", Json::object());
   CHECK(lender.find<ScanHost>()->rules.size() == 2);
   lender.on(HostScanned{lender.find<ScanHost>()->request, {{{"0000:06:00.0"}, both}}});
-  CHECK(lender.answer().note == "0000:06:00.0, 0000:07:00.0 " + said);
+  CHECK(lender.answer().note == said + "0000:06:00.0, 0000:07:00.0");
   lender.filter("available-filter", "::0108", {"0000:06:00.0"}); // is about devices that were added
   CHECK(lender.answer().note.empty());
+}
+
+TEST_CASE("a filter that is deleted while the host is looked at adds nothing") {
+  Filtering lender;
+  lender.filter("add-filter", "::0108", {});
+  lender.command("remove-filter", rule("::0108"));
+  const auto removal = lender.find<ScanHost>()->request;
+  lender.command("scan", Json::object());
+  const auto scan = lender.find<ScanHost>()->request;
+  lender.on(HostScanned{removal, {{{"0000:06:00.0"}}}});
+  lender.on(HostScanned{scan, {{{"0000:06:00.0"}}}});
+  CHECK(lender.count<ProbeDevice>() == 0);
+  CHECK(lender.answer().result.value()["found"].empty());
+}
+
+TEST_CASE("what a filter that came meanwhile adds is there after another one is deleted") {
+  Filtering lender;
+  lender.filter("add-filter", "::0108", {"0000:06:00.0"});
+  lender.probed({0x80001});
+  lender.command("add-filter", rule("10de::"));
+  const auto addition = lender.find<ScanHost>()->request;
+  lender.command("remove-filter", rule("::0108"));
+  const auto removal = lender.find<ScanHost>()->request;
+  lender.on(HostScanned{addition, {{{"0000:06:00.0"}}}});
+  lender.on(HostScanned{removal, {{{"0000:06:00.0"}}}});
+  REQUIRE(lender.find<ScanHost>() != nullptr);
+  lender.on(HostScanned{lender.find<ScanHost>()->request, {{{"0000:06:00.0"}}}});
+  CHECK(lender.count<ProbeDevice>() == 1);
+}
+
+TEST_CASE("removing a filter leaves what is just being looked at, and says so also where something fails") {
+  Filtering lender;
+  lender.filter("add-filter", "::0108", {"0000:06:00.0", "0000:07:00.0"});
+  lender.probed({0x80001});
+  lender.command("remove", {{"device", "80002"}});
+  CHECK(lender.answer().result.error().code == Errc::busy);
+  lender.filter("remove-filter", "::0108", {"0000:06:00.0", "0000:07:00.0"});
+  CHECK(lender.answer().result.value()["devices"] == Json::array({"80001"}));
+  CHECK(lender.answer().note.starts_with("device 80002 stays: it is being added"));
+}
+
+TEST_CASE("a filter that only made devices available takes none out") {
+  Filtering lender;
+  lender.filter("add-filter", "::0108", {"0000:06:00.0"});
+  lender.probed({0x80001});
+  lender.filter("available-filter", "1b36::", {});
+  lender.filter("remove-filter", "1b36::", {"0000:06:00.0"});
+  CHECK(lender.answer().result.value()["devices"].empty());
+  CHECK(lender.node.status_document()["devices"].size() == 2);
 }
 
 TEST_CASE("filters look at every device that was added, wherever it is") {

@@ -80,15 +80,18 @@ TEST_CASE("what a crash cuts off, at any byte, was not changed; what came before
 TEST_CASE("a line that is damaged, and not the last, is named") {
   const auto state = one_of_each();
   const auto second = state.steps[0].first;
-  for (const char* damage : {"\n", "x\n", "[]\n", "{\"devices\":{}}\n", "{\"devices\":[{\"index\":0}]}\n",
-                             "{\"connections\":[{\"node\":0,\"address\":null}]}\n", "{\"options\":{\"iommu\":1}}\n",
-                             "{\"removed\":[1]}\n", "{\"filters\":[{}]}\n"}) {
+  for (const char* damage : {"\n", "x\n", "{\"a\":1e999}\n", "[]\n", "{\"devices\":{}}\n",
+                             "{\"devices\":[{\"index\":0}]}\n", "{\"connections\":[{\"node\":0,\"address\":null}]}\n",
+                             "{\"options\":{\"iommu\":1}}\n", "{\"removed\":[1]}\n", "{\"filters\":[{}]}\n"}) {
     CAPTURE(damage);
     auto text = state.text;
     text.insert(second, damage);
     const auto read = parse_intent(text, self);
     REQUIRE_FALSE(read);
-    CHECK(read.error().context.starts_with("it is damaged: line 2: "));
+    CAPTURE(read.error().context);
+    CHECK(read.error().context.starts_with("it is damaged: "));
+    CHECK(read.error().context.find("line 2") != std::string::npos);
+    CHECK(read.error().context.find("line 1") == std::string::npos);
   }
 }
 
@@ -115,6 +118,15 @@ TEST_CASE("what no command would have accepted is not in a state file, and is sa
   CHECK(
       read("connections", {{{"node", 4}, {"address", "h:1"}}, {{"node", 4}, {"address", "h:2"}}}).find("given twice") !=
       std::string::npos);
+  auto socket_only = disk(0, "0000:06:00.0");
+  socket_only["without_reset"] = true;
+  CHECK(read("devices", {socket_only}).find("not lent without a reset") != std::string::npos);
+  socket_only = disk(0, "vfio-user:/d");
+  for (const char* flag : {"without_reset", "by_filter"}) {
+    auto odd = socket_only;
+    odd[flag] = "yes";
+    CHECK(read("devices", {odd}).find(fmt::format("'{}' is missing or not a truth value", flag)) != std::string::npos);
+  }
   CHECK(read("removed", {"06:00.0"}).find("'removed': entry 1: ") != std::string::npos);
   CHECK(read("options", {{"iommu", "nonsense"}}).find("'options': 'nonsense'") != std::string::npos);
   CHECK(read("options", {{"peer-timeout", "abc"}}).find("'options': 'abc'") != std::string::npos);
@@ -139,6 +151,7 @@ TEST_CASE("where JSON is wrong is said") {
     CHECK(object.error().context.starts_with(std::string("a JSON object was expected; ") + place));
     CHECK(object.error().context.find("last read") == std::string::npos);
   }
+  CHECK_FALSE(parse_object("{\"a\":1e999}")); // a number that is none has no place
 }
 
 TEST_CASE("a state file over many lines, as it was written before, is read") {

@@ -65,7 +65,7 @@ void stop_at(std::string_view step) {
 } // namespace
 
 Result<Journal> Journal::open(std::string path, std::string boot) {
-  const auto text = TRY(read_file(path));
+  const auto text = TRY(read_own_file(path));
   Journal journal(std::move(path), std::move(boot));
   if (!text) return journal;
   const auto value = json::parse(*text, nullptr, false);
