@@ -1,9 +1,11 @@
 """What takes long: devices of a guest, and a bridge's link, that go and come back again and again."""
 
 from test_bridge import BORROWER, await_client, ended_with_one_sentence, hosts, works_again as works_again_across
+from test_vanish import STEPS, check_step, machine as fickle  # noqa: F401
 from test_unplug import end_trespassers, machine, nobody_holds_what_was_pulled_out, start, works_again  # noqa: F401
 
 UNPLUGS, TAKE_BACKS, CUTS = 100, 200, 50
+VANISHES = 20  # of each of the three kinds of functions, in each of the five steps
 
 
 def descriptors(guest, *nodes):
@@ -53,3 +55,9 @@ def test_the_link_of_a_bridge_is_cut_under_load_again_and_again(bed, programs, t
             bridge.inject("link up")
             works_again_across(lender, borrower, device)
     programs.end()
+
+
+def test_functions_go_at_any_moment_again_and_again(fickle):
+    for kind, function in fickle.items():
+        for step in STEPS:
+            check_step(function, step, VANISHES, seed=f"{kind} {step}")
