@@ -24,10 +24,10 @@ Result<void> write_all(int fd, std::string_view text, const std::string& path) {
   return {};
 }
 
-/// Whoever may write to it could put a link or a socket in place of this process's own.
-Result<void> check_own(int directory, const std::string& path) {
+/// Whoever may write to a directory could put a link or a socket in place of this process's own.
+Result<void> check_own(int fd, const std::string& path) {
   struct stat status {};
-  if (::fstat(directory, &status) != 0) return fail_errno(errno, "look at " + path);
+  if (::fstat(fd, &status) != 0) return fail_errno(errno, "look at " + path);
   if (status.st_uid != 0 && status.st_uid != ::geteuid())
     return fail(Errc::not_permitted, "{} belongs to another user ({})", path, status.st_uid);
   const bool group = (status.st_mode & S_IWGRP) != 0 && status.st_gid != 0 && status.st_gid != ::getegid();
@@ -71,12 +71,12 @@ Result<Fd> open_own(const std::string& path) {
 
 /// What another user can change is nothing to go by, nor to write to.
 Result<Fd> open_own_file(const std::string& path, int flags) {
-  Fd fd(::open(path.c_str(), flags | O_NOFOLLOW | O_CLOEXEC));
+  Fd fd(::open(path.c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)); // a pipe would be waited for
   if (!fd) return fail_errno(errno, "open " + path);
+  TRY(check_own(fd.get(), path));
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) return fail_errno(errno, "look at " + path);
-  if (status.st_uid != 0 && status.st_uid != ::geteuid())
-    return fail(Errc::not_permitted, "{} belongs to another user ({})", path, status.st_uid);
+  if (!S_ISREG(status.st_mode)) return fail(Errc::bad_request, "{} is not a file", path);
   return fd;
 }
 
@@ -116,6 +116,9 @@ Result<std::optional<std::string>> read_own_file(const std::string& name) {
 
 Result<void> replace_file(const std::string& name, const std::string& text) {
   const auto path = TRY(behind_links(name));
+  if (const auto before = open_own_file(path, O_RDONLY);
+      !before && before.error().code == make_error_code(Errc::not_permitted))
+    return std::unexpected(before.error());
   const std::string fresh = path + ".new";
   {
     ::unlink(fresh.c_str()); // of a crash, or of somebody who would go on reading or writing it
@@ -155,12 +158,15 @@ Result<Fd> own_directory(const std::string& directory, unsigned mode) {
   }
 }
 
-void leave_directory(const std::string& directory, Fd lock) {
-  const auto path = directory + "/lock";
+bool still_owns(const std::string& directory, const Fd& lock) {
   struct stat locked {
   }, there{};
-  if (!lock || ::fstat(lock.get(), &locked) != 0 || ::lstat(path.c_str(), &there) != 0) return;
-  if (is_same(locked, there)) ::unlink(path.c_str()); // else somebody has made the directory anew
+  if (!lock || ::fstat(lock.get(), &locked) != 0) return false;
+  return ::lstat((directory + "/lock").c_str(), &there) != 0 || is_same(locked, there);
+}
+
+void leave_directory(const std::string& directory, Fd lock) {
+  if (still_owns(directory, lock)) ::unlink((directory + "/lock").c_str());
 }
 
 } // namespace smartio

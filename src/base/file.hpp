@@ -28,6 +28,8 @@ Result<void> append_to_file(const std::string& path, const std::string& text);
 /// link to it, is another user's (but root's), or if others may write to it.
 Result<Fd> own_directory(const std::string& directory, unsigned mode = 0700);
 
+/// Not so once somebody else has made the lock's file anew, with its directory or without.
+bool still_owns(const std::string& directory, const Fd& lock);
 void leave_directory(const std::string& directory, Fd lock); ///< removes the lock's file, too
 
 } // namespace smartio

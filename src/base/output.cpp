@@ -1,10 +1,12 @@
 #include "output.hpp"
 
+#include "fd.hpp"
 #include "result.hpp"
 
 #include <climits>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 namespace smartio {
@@ -61,12 +63,26 @@ void say_text(std::string_view text) noexcept {
   }
 }
 
+namespace {
+
+/// Of what is there for PIPE_BUF bytes if poll says so, that is a pipe; sockets and terminals may have less. O_NONBLOCK
+/// on standard error itself would be for everybody who has it, hence a terminal is opened anew.
+::ssize_t write_at_once(std::string_view piece) noexcept {
+  const auto sent = ::send(STDERR_FILENO, piece.data(), piece.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent >= 0 || errno != ENOTSOCK) return sent;
+  if (::isatty(STDERR_FILENO) == 0) return ::write(STDERR_FILENO, piece.data(), piece.size());
+  const Fd terminal(::open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  return terminal ? ::write(terminal.get(), piece.data(), piece.size()) : -1;
+}
+
+} // namespace
+
 bool say_at_once(std::string_view text) noexcept {
   while (!text.empty()) {
     ::pollfd room{STDERR_FILENO, POLLOUT, 0};
     if (::poll(&room, 1, 0) != 1 || (room.revents & POLLOUT) == 0) return false;
     const auto piece = text.substr(0, PIPE_BUF); // no more fits for sure
-    const auto written = ::write(STDERR_FILENO, piece.data(), piece.size());
+    const auto written = write_at_once(piece);
     if (written <= 0) return false;
     text.remove_prefix(static_cast<std::size_t>(written));
   }

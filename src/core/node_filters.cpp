@@ -98,7 +98,8 @@ void Node::apply_filter(const Scan& scan, const Matches& matches) {
     note += " now; the filter is kept";
   if (scan.purpose == ScanFor::add) note += note_of_removed({scan.rules.front()}, matches);
   std::set<std::string_view> others; // that other filters add
-  for (std::size_t i = 1; i < matches.size(); ++i) others.insert(matches[i].begin(), matches[i].end());
+  for (std::size_t i = 1; i < std::min(scan.rules.size(), matches.size()); ++i)
+    if (intent_.filters.contains(scan.rules[i])) others.insert(matches[i].begin(), matches[i].end());
   const bool left = scan.purpose == ScanFor::remove && !added; // a filter that made available what others had added
   for (const auto& address : left ? std::vector<std::string>{} : addresses)
     if (const auto why = apply(scan, others, address, batch); !why.empty()) note += (note.empty() ? "" : "; ") + why;

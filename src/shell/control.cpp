@@ -6,6 +6,7 @@
 #include "result.hpp"
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,41 +40,52 @@ Control::Control(Context& context, Command command)
       accepting_(
           acceptor_, [this](stream_protocol::socket socket) { accept(std::move(socket)); },
           [this](const char* text) { context_.log(4, text); }),
-      most_(share_of_descriptors(8, 1024)) {}
+      retry_(context.io), most_(share_of_descriptors(8, 1024)) {}
 
 Result<void> Control::listen(const std::string& path) {
   path_ = path;
-  TRY(open(path));
-  auto removal = RemovalWatch::open(context_.io, path, [this] { open_again(); });
-  if (removal)
-    removal_ = std::move(*removal);
-  else
-    context_.log(4, "if the control socket is removed it stays away: " + to_string(removal.error()));
+  if (const auto watched = watch_path(); !watched)
+    context_.log(4, "if the control socket is removed it stays away: " + to_string(watched.error()));
+  return open();
+}
+
+/// What the watch tells is for later: it may be another one by then.
+Result<void> Control::watch_path() {
+  removal_ = TRY(RemovalWatch::open(context_.io, path_, [this] { asio::post(context_.io, [this] { open_again(); }); }));
   return {};
 }
 
-Result<void> Control::open(const std::string& path) {
-  ::unlink(path.c_str());
+/// Leaves what it has if that fails: its directory may be back in a moment.
+Result<void> Control::open() {
+  ::unlink(path_.c_str());
   boost::system::error_code error;
-  open_close_on_exec(acceptor_, stream_protocol(), error);
+  stream_protocol::acceptor fresh(context_.io);
+  open_close_on_exec(fresh, stream_protocol(), error);
   // bind gives the file this mode; changing it afterwards would be too late.
-  if (!error && ::fchmod(acceptor_.native_handle(), 0600) != 0) return fail_errno(errno, "set the mode of a socket");
-  if (!error) acceptor_.bind(stream_protocol::endpoint(path), error);
-  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
-  if (error) return fail_errno(error.value(), "listen on " + path);
+  if (!error && ::fchmod(fresh.native_handle(), 0600) != 0) return fail_errno(errno, "set the mode of a socket");
+  if (!error) fresh.bind(stream_protocol::endpoint(path_), error);
+  if (!error) fresh.listen(asio::socket_base::max_listen_connections, error);
+  if (error) return fail_errno(error.value(), "listen on " + path_);
+  acceptor_ = std::move(fresh);
   return {};
 }
 
-/// Connections that are there stay.
+/// Connections that are there stay. Tried each second where it cannot be done, which is said once.
 void Control::open_again() {
   struct stat there {};
-  if (!acceptor_.is_open() || ::lstat(path_.c_str(), &there) == 0) return;
-  boost::system::error_code ignored;
-  acceptor_.close(ignored);
-  if (const auto opened = open(path_); !opened)
-    return context_.log(3, "the control socket was removed: " + to_string(opened.error()));
-  context_.log(4, path_ + " was removed by somebody, and is there again");
-  start();
+  if (!acceptor_.is_open()) return; // the node is stopping
+  const bool gone = ::lstat(path_.c_str(), &there) != 0;
+  auto done = gone ? open() : Result<void>{};
+  if (done && gone) start();
+  if (done) done = watch_path();
+  if (!done && !std::exchange(lost_, true)) context_.log(3, path_ + " was removed: " + to_string(done.error()));
+  if (done && (gone || lost_)) context_.log(4, path_ + " was removed by somebody, and is there again");
+  lost_ = !done;
+  if (done) return;
+  retry_.expires_after(std::chrono::seconds(1));
+  retry_.async_wait([this](boost::system::error_code error) {
+    if (!error) open_again();
+  });
 }
 
 void Control::start() {
@@ -153,6 +165,7 @@ void Control::emit(const Json& event) {
 
 void Control::stop_listening() {
   removal_.reset();
+  retry_.cancel();
   boost::system::error_code ignored;
   acceptor_.close(ignored);
 }

@@ -41,7 +41,8 @@ public:
 
 private:
   using Stream = std::shared_ptr<FrameStream>;
-  Result<void> open(const std::string& path);
+  Result<void> open();
+  Result<void> watch_path();
   void open_again();
   void accept(boost::asio::local::stream_protocol::socket socket);
   void received(core::ControlId control, ::pid_t pid, const Stream& stream, const core::Frame& frame);
@@ -54,6 +55,8 @@ private:
   Accepting<boost::asio::local::stream_protocol::acceptor> accepting_;
   std::string path_;
   std::unique_ptr<RemovalWatch> removal_;
+  boost::asio::steady_timer retry_;
+  bool lost_ = false; ///< the socket, or the watch of it, and that was said
   const std::size_t most_;
   std::map<core::ControlId, Stream> streams_;
   std::map<core::ControlId, ::pid_t> programs_; ///< that opened a device over their connection

@@ -31,7 +31,7 @@ Result<Directories> Directories::open(const Config& config) {
 
 void Directories::leave() {
   std::error_code ignored;
-  if (run_lock_) {
+  if (still_owns(run_, run_lock_)) {
     ::unlink(control_socket().c_str());
     std::filesystem::remove(loans(), ignored);
   }

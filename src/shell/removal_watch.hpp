@@ -14,7 +14,8 @@ namespace smartio {
 
 class RemovalWatch {
 public:
-  /// `removed` is called from the event loop each time the file goes, until this is destroyed. `io` must live as long.
+  /// `removed` is called from the event loop each time the file goes, or may have gone with its directory, of which
+  /// nothing more is heard then; not once this is destroyed, which `removed` must not do. `io` must live as long.
   static Result<std::unique_ptr<RemovalWatch>> open(boost::asio::io_context& io, const std::string& path,
                                                     std::function<void()> removed);
 

@@ -1,6 +1,7 @@
 """The files of smartiod: its configuration, what is kept across restarts, and where they are."""
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -171,6 +172,21 @@ def test_a_control_socket_that_somebody_removes_comes_back(world):
             assert node.socket.stat().st_mode & 0o777 == 0o600
         assert node.text().count("was removed by somebody, and is there again") == 2
         assert before.call("list", {})["devices"] == []  # connections stay
+    elsewhere = world.place / "moved"
+    for away, back in ((lambda: node.run_dir.rename(elsewhere), lambda: elsewhere.rename(node.run_dir)),
+                       (lambda: shutil.rmtree(node.run_dir), node.run_dir.mkdir)):
+        away()
+        wait_for(lambda: f"{node.socket} was removed: " in node.text(), "it says so")
+        back()
+        wait_for(node.ready, "it answers again")
+    node.socket.unlink()
+    wait_for(node.ready, "it answers again")
+    assert node.text().count(f"{node.socket} was removed: ") == 2
+
+
+def test_a_second_smartiod_is_refused_although_the_socket_of_the_first_was_removed(world):
+    node = world.node(8)
+    node.socket.unlink()
     assert "in use by another smartiod" in refused_start("--node", 9, "--run-dir", node.run_dir).stderr
 
 

@@ -189,6 +189,21 @@ TEST_CASE("what a filter that came meanwhile adds is there after another one is 
   CHECK(lender.count<ProbeDevice>() == 1);
 }
 
+TEST_CASE("of two filters that are deleted at once the second takes out what both have added") {
+  Filtering lender;
+  for (const char* ids : {"::0108", "10de::"}) lender.filter("add-filter", ids, {"0000:06:00.0"});
+  lender.probed({0x80001});
+  lender.command("remove-filter", rule("::0108"));
+  const auto first = lender.find<ScanHost>()->request;
+  lender.command("remove-filter", rule("10de::"));
+  const auto second = lender.find<ScanHost>()->request;
+  const std::vector<Addresses> both{{"0000:06:00.0"}, {"0000:06:00.0"}};
+  lender.on(HostScanned{first, both});
+  CHECK(lender.answer().note == "device 80001 stays: another filter adds it, too");
+  lender.on(HostScanned{second, both});
+  CHECK(lender.answer().result.value()["devices"] == Json::array({"80001"}));
+}
+
 TEST_CASE("removing a filter leaves what is just being looked at, and says so also where something fails") {
   Filtering lender;
   lender.filter("add-filter", "::0108", {"0000:06:00.0", "0000:07:00.0"});

@@ -44,7 +44,7 @@ const std::vector<Phase> phases{
      .available = "reply busy",
      .force = "reply busy",
      .unavailable = "reply busy",
-     .remove = "reply wrong_state",
+     .remove = "reply busy",
      .add = ""},
     {.name = "unavailable",
      .reach = unavailable,

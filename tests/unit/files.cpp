@@ -196,7 +196,22 @@ TEST_CASE("a file behind symbolic links is replaced where it is") {
   CHECK(text_of(real) == "three\n");
   REQUIRE(::chown(real.c_str(), 65534, 65534) == 0);
   CHECK(append_to_file(real, "x").error().code == refused);
+  CHECK(replace_file(real, "x").error().code == refused);
   CHECK(read_own_file(real).error().code == refused);
+}
+
+TEST_CASE("a file that others may write to, or that is none, is neither read nor written") {
+  const Scratch scratch;
+  const auto path = scratch / "state.json", pipe = scratch / "pipe";
+  REQUIRE(replace_file(path, "text"));
+  REQUIRE(::chmod(path.c_str(), 0666) == 0);
+  for (const auto& error :
+       {replace_file(path, "x").error(), append_to_file(path, "x").error(), read_own_file(path).error()})
+    CHECK(error.code == make_error_code(Errc::not_permitted));
+  CHECK(text_of(path) == "text");
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(read_own_file(pipe).error().code == make_error_code(Errc::bad_request));
+  CHECK_FALSE(append_to_file(pipe, "x"));
 }
 
 TEST_CASE("who leaves a directory takes the lock along, and no two have it") {

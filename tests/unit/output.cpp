@@ -6,9 +6,11 @@
 
 #include <cerrno>
 #include <climits>
+#include <cstdlib>
 #include <fcntl.h>
 #include <functional>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -99,6 +101,24 @@ TEST_CASE("what is said at once waits for nobody, and is written whole if it is 
     if (::read(ends[0], line.data(), line.size()) != 1 || !say_at_once(line)) return false;
     if (::read(ends[0], line.data(), line.size()) != PIPE_BUF) return false;
     return !say_at_once(line + line); // half of it is there
+  }));
+}
+
+TEST_CASE("what is said at once waits for nobody at a terminal or a socket either") {
+  const bool terminal = GENERATE(false, true);
+  CAPTURE(terminal);
+  CHECK(in_child([terminal] {
+    ::alarm(60); // it would wait for ever
+    int ends[2] = {::posix_openpt(O_RDWR | O_NOCTTY), -1};
+    if (::grantpt(ends[0]) != 0 || ::unlockpt(ends[0]) != 0) return false;
+    ends[1] = terminal ? ::open(::ptsname(ends[0]), O_RDWR | O_NOCTTY) : -1;
+    if (!terminal && ::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) return false;
+    ::dup2(ends[1], STDERR_FILENO);
+    if (!say_at_once("x")) return false;
+    const std::string line(150, 'x');
+    for (unsigned lines = 0; say_at_once(line); ++lines)
+      if (lines > 100000) return false;
+    return (::fcntl(STDERR_FILENO, F_GETFL) & O_NONBLOCK) == 0; // it is others', too
   }));
 }
 

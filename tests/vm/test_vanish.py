@@ -114,7 +114,7 @@ def machine(bed, tmp_path_factory):
     with Guest(bed, "vanish", topology.devices, kernel="full", iommu="intel", programs=["ours"]) as guest:
         nodes = Nodes(guest)
         nodes.start_pair()
-        guest.start(f"smartio_nvme --run-dir /run/node4 {nodes.lend(stays)} bench --rw randread --seconds 3600")
+        guest.start(f"smartio_nvme --run-dir /run/node4 {nodes.lend(stays)} bench --rw randread --seconds 30000")
         whole, disk = Function(guest, parent), Function(guest, goes)
         whole.make_vfs(1)
         number = f"{whole.path}/sriov_numvfs"
@@ -122,7 +122,7 @@ def machine(bed, tmp_path_factory):
                "virtual function": Fickle(guest, nodes, Function(guest, nvme_vf(parent)), f"echo 0 >{number}",
                                           f"echo 1 >{number}", ""),
                "disk in a slot": Unplugged(guest, nodes, Function(guest, slot), "", "true", "nvme", hardware)}
-        guest.check("kill $(pidof smartio_nvme); while pidof smartio_nvme; do usleep 20000; done")  # its loan went on
+        guest.check("kill $(pidof smartio_nvme) && while pidof smartio_nvme; do usleep 20000; done")
         nodes.end()
 
 
@@ -134,6 +134,7 @@ def check_step(fickle, step, runs, seed):
         fickle.goes_during(step, longest * (number + moments.random()) / runs)
         fickle.comes_back()
         fickle.goes_home()
+        fickle.guest.check("pidof smartio_nvme")  # the other device's loan goes on
 
 
 @pytest.mark.parametrize("kind", RUNS)

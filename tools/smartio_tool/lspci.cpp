@@ -48,8 +48,13 @@ Result<::pid_t> start(int file, int output, int messages, const std::vector<std:
   ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
   ::posix_spawn_file_actions_adddup2(&actions, messages, STDERR_FILENO);
   ::posix_spawn_file_actions_adddup2(&actions, file, 3);
+  ::posix_spawnattr_t attributes;
+  ::posix_spawnattr_init(&attributes);
+  ::posix_spawnattr_setsigdefault(&attributes, &ignored_for_output());
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
   ::pid_t child = 0;
-  const int error = ::posix_spawnp(&child, "lspci", &actions, nullptr, argv.data(), environ);
+  const int error = ::posix_spawnp(&child, "lspci", &actions, &attributes, argv.data(), environ);
+  ::posix_spawnattr_destroy(&attributes);
   ::posix_spawn_file_actions_destroy(&actions);
   if (error != 0) return fail_errno(error, "start lspci, of the package pciutils");
   return child;
@@ -64,7 +69,7 @@ Result<std::string> render(const std::string& address, const std::string& hex,
   const Fd file(::memfd_create("lspci", MFD_CLOEXEC)), messages(::memfd_create("messages", MFD_CLOEXEC));
   std::array<int, 2> ends{-1, -1};
   if (!file || !messages || ::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno(errno, "make a file for lspci");
-  const Fd reader(ends[0]);
+  Fd reader(ends[0]);
   Fd writer(ends[1]);
   const auto dump = vfio::host::hexdump(parse_bdf(address).value_or(Bdf{}), "device", bytes_of(hex));
   TRY(write_all(file.get(), std::as_bytes(std::span(dump)), "a file for lspci"));
@@ -74,6 +79,7 @@ Result<std::string> render(const std::string& address, const std::string& hex,
   writer.reset();
   high_writer.reset();
   auto text = read_all(reader.get());
+  reader.reset(); // who still writes is told
   int status = 0;
   ::waitpid(child, &status, 0);
   if (!text || status == 0) return text;
