@@ -174,7 +174,7 @@ def test_a_control_socket_that_somebody_removes_comes_back(world):
         assert before.call("list", {})["devices"] == []  # connections stay
     elsewhere = world.place / "moved"
     for away, back in ((lambda: node.run_dir.rename(elsewhere), lambda: elsewhere.rename(node.run_dir)),
-                       (lambda: shutil.rmtree(node.run_dir), node.run_dir.mkdir)):
+                       (lambda: shutil.rmtree(node.run_dir.rename(elsewhere)), node.run_dir.mkdir)):
         away()
         wait_for(lambda: f"{node.socket} was removed: " in node.text(), "it says so")
         back()
