@@ -41,14 +41,20 @@ public:
   void start() {
     acceptor_.async_wait(Acceptor::wait_read, [this](boost::system::error_code error) {
       if (error || !acceptor_.is_open()) return;
-      const int fd = ::accept4(acceptor_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+      const int fd = take();
       if (fd < 0 && is_shortage(errno)) return wait();
       if (fd >= 0) accept(fd);
       if (acceptor_.is_open()) start();
     });
   }
 
+  /// Those that wait already, before the acceptor is given up for another one.
+  void accept_waiting() {
+    for (int fd = take(); fd >= 0; fd = take()) accept(fd);
+  }
+
 private:
+  int take() { return ::accept4(acceptor_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK); }
   static bool is_shortage(int number) {
     return number == EMFILE || number == ENFILE || number == ENOMEM || number == ENOBUFS;
   }

@@ -66,6 +66,7 @@ Result<void> Control::open() {
   if (!error) fresh.bind(stream_protocol::endpoint(path_), error);
   if (!error) fresh.listen(asio::socket_base::max_listen_connections, error);
   if (error) return fail_errno(error.value(), "listen on " + path_);
+  if (acceptor_.is_open()) accepting_.accept_waiting();
   acceptor_ = std::move(fresh);
   return {};
 }

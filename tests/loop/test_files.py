@@ -165,23 +165,29 @@ def test_what_cannot_be_saved_is_said_and_saved_as_soon_as_it_can_be(world):
 
 def test_a_control_socket_that_somebody_removes_comes_back(world):
     node = world.node(8)
+    is_back = f"{node.socket} was removed by somebody, and is there again"
+
+    def came_back(times):
+        wait_for(lambda: node.text().count(is_back) == times, "it is back")
+        assert node.ready() and node.socket.stat().st_mode & 0o777 == 0o600
+
     with Control(node) as before:
-        for remove in (node.socket.unlink, lambda: node.socket.rename(world.place / "elsewhere")):
-            remove()
-            wait_for(node.ready, "it answers again")
-            assert node.socket.stat().st_mode & 0o777 == 0o600
-        assert node.text().count("was removed by somebody, and is there again") == 2
+        node.socket.unlink()
+        came_back(1)
+        node.socket.rename(world.place / "elsewhere")
+        came_back(2)
         assert before.call("list", {})["devices"] == []  # connections stay
-    elsewhere = world.place / "moved"
-    for away, back in ((lambda: node.run_dir.rename(elsewhere), lambda: elsewhere.rename(node.run_dir)),
-                       (lambda: shutil.rmtree(node.run_dir.rename(elsewhere)), node.run_dir.mkdir)):
-        away()
-        wait_for(lambda: f"{node.socket} was removed: " in node.text(), "it says so")
-        back()
-        wait_for(node.ready, "it answers again")
-    node.socket.unlink()
-    wait_for(node.ready, "it answers again")
-    assert node.text().count(f"{node.socket} was removed: ") == 2
+    moved = world.place / "moved"
+    node.run_dir.rename(moved)
+    wait_for(lambda: f"{node.socket} was removed: " in node.text(), "it says so")
+    moved.rename(node.run_dir)
+    came_back(3)
+    shutil.rmtree(node.run_dir.rename(moved))
+    wait_for(lambda: node.text().count(f"{node.socket} was removed: ") == 2, "it says so again")
+    node.run_dir.mkdir()
+    came_back(4)
+    node.socket.unlink()  # that directory is watched now
+    came_back(5)
 
 
 def test_a_second_smartiod_is_refused_although_the_socket_of_the_first_was_removed(world):
