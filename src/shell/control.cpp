@@ -45,7 +45,7 @@ Control::Control(Context& context, Command command)
 Result<void> Control::listen(const std::string& path) {
   path_ = path;
   if (const auto watched = watch_path(); !watched)
-    context_.log(4, "if the control socket is removed it stays away: " + to_string(watched.error()));
+    context_.log(6, "if the control socket is removed it stays away: " + to_string(watched.error()));
   return open();
 }
 
