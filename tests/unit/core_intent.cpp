@@ -106,35 +106,37 @@ TEST_CASE("what no command would have accepted is not in a state file, and is sa
   const auto disk = [](unsigned index, const char* address) {
     return Json{{"index", index}, {"address", address}, {"available", true}};
   };
-  CHECK(read("devices", {disk(0, "0000:06:00.0"), disk(1, "06:00.0")})
+  CHECK(read("devices", Json::array({disk(0, "0000:06:00.0"), disk(1, "06:00.0")}))
             .starts_with("it is damaged: 'devices': entry 2: "));
-  CHECK(read("devices", {disk(3, "vfio-user:/a"), disk(3, "vfio-user:/b")}).find("index 3 is given twice") !=
-        std::string::npos);
-  CHECK(read("devices", {disk(3, "0000:0a:00.0"), disk(4, "0000:0A:00.0")}).find("0000:0a:00.0 is given twice") !=
-        std::string::npos);
-  CHECK(read("devices", {disk(0, ("vfio-user:/" + std::string(200, 'x')).c_str())}).find("at most 107 bytes") !=
-        std::string::npos);
+  CHECK(
+      read("devices", Json::array({disk(3, "vfio-user:/a"), disk(3, "vfio-user:/b")})).find("index 3 is given twice") !=
+      std::string::npos);
+  CHECK(read("devices", Json::array({disk(3, "0000:0a:00.0"), disk(4, "0000:0A:00.0")}))
+            .find("0000:0a:00.0 is given twice") != std::string::npos);
+  CHECK(read("devices", Json::array({disk(0, ("vfio-user:/" + std::string(200, 'x')).c_str())}))
+            .find("at most 107 bytes") != std::string::npos);
   CHECK(read("connections", {{{"node", 4}, {"address", "h"}}}).find("give HOST:PORT") != std::string::npos);
   CHECK(
       read("connections", {{{"node", 4}, {"address", "h:1"}}, {{"node", 4}, {"address", "h:2"}}}).find("given twice") !=
       std::string::npos);
   auto socket_only = disk(0, "0000:06:00.0");
   socket_only["without_reset"] = true;
-  CHECK(read("devices", {socket_only}).find("not lent without a reset") != std::string::npos);
+  CHECK(read("devices", Json::array({socket_only})).find("not lent without a reset") != std::string::npos);
   socket_only = disk(0, "vfio-user:/d");
   for (const char* flag : {"without_reset", "by_filter"}) {
     auto odd = socket_only;
     odd[flag] = "yes";
-    CHECK(read("devices", {odd}).find(fmt::format("'{}' is missing or not a truth value", flag)) != std::string::npos);
+    CHECK(read("devices", Json::array({odd})).find(fmt::format("'{}' is missing or not a truth value", flag)) !=
+          std::string::npos);
   }
-  CHECK(read("removed", {"06:00.0"}).find("'removed': entry 1: ") != std::string::npos);
+  CHECK(read("removed", Json::array({"06:00.0"})).find("'removed': entry 1: ") != std::string::npos);
   CHECK(read("options", {{"iommu", "nonsense"}}).find("'options': 'nonsense'") != std::string::npos);
   CHECK(read("options", {{"peer-timeout", "abc"}}).find("'options': 'abc'") != std::string::npos);
 }
 
 TEST_CASE("addresses are kept as the kernel writes them") {
   auto state = Json::parse(encode(one_of_each().intent, self));
-  state["devices"] = {{{"index", 0}, {"address", "0000:0A:00.0"}, {"available", true}}};
+  state["devices"] = Json::array({{{"index", 0}, {"address", "0000:0A:00.0"}, {"available", true}}});
   CHECK(parse_intent(state.dump(), self).value().devices.at(0).address == "0000:0a:00.0");
 }
 
