@@ -1,5 +1,6 @@
 #include "file.hpp"
 
+#include "output.hpp"
 #include "result.hpp"
 
 #include <fcntl.h>
@@ -13,13 +14,8 @@ namespace {
 
 constexpr std::size_t largest_file = 64U << 20;
 
-Result<void> write_all(int fd, std::string_view text, const std::string& path) {
-  while (!text.empty()) {
-    const auto written = ::write(fd, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return fail_errno(errno, "write " + path);
-    text.remove_prefix(static_cast<std::size_t>(written));
-  }
+Result<void> write_and_sync(int fd, std::string_view text, const std::string& path) {
+  TRY(write_all(fd, std::as_bytes(std::span(text)), path));
   if (::fsync(fd) != 0) return fail_errno(errno, "fsync " + path);
   return {};
 }
@@ -80,11 +76,17 @@ Result<Fd> open_own_file(const std::string& path, int flags) {
   return fd;
 }
 
-Result<std::string> read_all(const Fd& fd, const std::string& path) {
+bool is_same(const struct stat& one, const struct stat& other) {
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+} // namespace
+
+Result<std::string> read_all(int fd, const std::string& path) {
   std::string text;
   char piece[65536];
   for (;;) {
-    const auto got = ::read(fd.get(), piece, sizeof piece);
+    const auto got = ::read(fd, piece, sizeof piece);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return fail_errno(errno, "read " + path);
     if (got == 0) return text;
@@ -93,17 +95,11 @@ Result<std::string> read_all(const Fd& fd, const std::string& path) {
   }
 }
 
-bool is_same(const struct stat& one, const struct stat& other) {
-  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
-}
-
-} // namespace
-
 Result<std::optional<std::string>> read_file(const std::string& path) {
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd && errno == ENOENT) return std::nullopt;
   if (!fd) return fail_errno(errno, "open " + path);
-  return TRY(read_all(fd, path));
+  return TRY(read_all(fd.get(), path));
 }
 
 Result<std::optional<std::string>> read_own_file(const std::string& name) {
@@ -111,7 +107,7 @@ Result<std::optional<std::string>> read_own_file(const std::string& name) {
   const auto fd = open_own_file(path, O_RDONLY);
   if (!fd && fd.error().code == std::errc::no_such_file_or_directory) return std::nullopt;
   if (!fd) return std::unexpected(fd.error());
-  return TRY(read_all(*fd, path));
+  return TRY(read_all(fd->get(), path));
 }
 
 Result<void> replace_file(const std::string& name, const std::string& text) {
@@ -124,7 +120,7 @@ Result<void> replace_file(const std::string& name, const std::string& text) {
     ::unlink(fresh.c_str()); // of a crash, or of somebody who would go on reading or writing it
     const Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!fd) return fail_errno(errno, "create " + fresh);
-    TRY(write_all(fd.get(), text, fresh));
+    TRY(write_and_sync(fd.get(), text, fresh));
   }
   if (::rename(fresh.c_str(), path.c_str()) != 0) return fail_errno(errno, "replace " + path);
   const auto folder = path.substr(0, path.rfind('/') + 1);
@@ -136,7 +132,7 @@ Result<void> replace_file(const std::string& name, const std::string& text) {
 Result<void> append_to_file(const std::string& name, const std::string& text) {
   const auto path = TRY(behind_links(name));
   const auto fd = TRY(open_own_file(path, O_WRONLY | O_APPEND));
-  return write_all(fd.get(), text, path);
+  return write_and_sync(fd.get(), text, path);
 }
 
 Result<Fd> own_directory(const std::string& directory, unsigned mode) {

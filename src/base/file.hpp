@@ -8,6 +8,9 @@
 
 namespace smartio {
 
+/// What is left in it, to its end, at most 64 MiB. Errors name `path`.
+Result<std::string> read_all(int fd, const std::string& path);
+
 /// The whole file; nullopt if there is none. At most 64 MiB.
 Result<std::optional<std::string>> read_file(const std::string& path);
 

@@ -63,34 +63,37 @@ def test_a_state_file_that_is_damaged_is_not_overwritten(world):
         path.unlink()
 
 
+def ended(world):
+    """Node 8, which has saved something and has ended; its state file."""
+    node = world.node(8)
+    node.ok("config", "peer-timeout", 3000)
+    node.end()
+    return node, node.state_dir / "state.json"
+
+
+def refused_with(world, **changes):
+    """What node 8 says when it does not start, as its state file holds this; the file, which stays as it is."""
+    node, path = ended(world)
+    text = json.dumps(json.loads(path.read_text().splitlines()[0]) | changes)
+    path.write_text(text)
+    refused = refused_start(*node.command()[1:])
+    assert refused.returncode == 2 and path.read_text() == text, refused
+    return refused.stderr, path
+
+
 @pytest.mark.parametrize("part, value", [
     ("devices", [{"index": 0, "address": address, "available": available}])
     for address in ("", "x", "vfio-user", "0000:06:00") for available in (False, True)]
     + [("options", {"ntb": "x"}), ("options", {"ntb": "vfio-user:/b,x"}), ("options", {"peer-timeout": "0"})])
 def test_a_state_file_with_an_odd_address_or_option_is_named_as_damaged(world, part, value):
-    node = world.node(8)
-    node.tool("config", "peer-timeout", "3000")
-    node.end()
-    path = node.state_dir / "state.json"
-    state = json.loads(path.read_text().splitlines()[0])
-    state[part] = value
-    path.write_text(json.dumps(state))
-    assert f"{path}: it is damaged: '{part}': " in refused_start(*node.command()[1:]).stderr
+    told, path = refused_with(world, **{part: value})
+    assert f"{path}: it is damaged: '{part}': " in told
 
 
 @pytest.mark.parametrize("bridge", ["x", "vfio-user", "vfio-user:", "vfio-user:relative"])
 def test_smartiod_does_not_start_with_a_bridge_that_is_no_address(world, bridge):
     (world.place / "config").write_text(json.dumps({"ntb": bridge}))
     refuses(world, "'ntb': ")
-
-
-def change_state(node, change):
-    """The state file of a node that has ended, with the whole in one line."""
-    path = node.state_dir / "state.json"
-    state = json.loads(path.read_text().splitlines()[0])
-    change(state)
-    path.write_text(json.dumps(state))
-    return path
 
 
 def disk(index, address):
@@ -104,32 +107,20 @@ def disk(index, address):
     ("filters", [{"ids": "zz", "slot": "", "available": False}], "Filter -d zz"), ("removed", ["06:00.0"], "entry 1: "),
     ("options", {"iommu": "nonsense"}, "'nonsense' is not an iommu interface")])
 def test_a_state_file_holds_what_commands_would_accept(world, part, value, said):
-    node = world.node(8)
-    node.ok("config", "peer-timeout", 3000)
-    node.end()
-    path = change_state(node, lambda state: state.update({part: value}))
-    refused = refused_start(*node.command()[1:])
-    assert refused.returncode == 2 and f"'{part}': " in refused.stderr and said in refused.stderr, refused
-    assert json.loads(path.read_text())[part] == value
+    told, path = refused_with(world, **{part: value})
+    assert f"{path}: it is damaged: '{part}': " in told and said in told
 
 
 @pytest.mark.parametrize("member, value, said", [
     ("node", 4, "it belongs to node 4: give node 8 a state directory of its own"),
     ("schema_version", 2, "it is of version 2, which is not known")])
 def test_a_state_file_that_is_not_this_nodes_is_not_called_damaged(world, member, value, said):
-    node = world.node(8)
-    node.ok("config", "peer-timeout", 3000)
-    node.end()
-    path = change_state(node, lambda state: state.update({member: value}))
-    refused = refused_start(*node.command()[1:])
-    assert f"{path}: {said}" in refused.stderr and "damaged" not in refused.stderr, refused
+    told, path = refused_with(world, **{member: value})
+    assert f"{path}: {said}" in told and "damaged" not in told
 
 
 def test_a_state_file_that_is_a_symbolic_link_stays_one(world):
-    node = world.node(8)
-    node.ok("config", "peer-timeout", 3000)
-    node.end()
-    path, elsewhere = node.state_dir / "state.json", world.place / "elsewhere.json"
+    (node, path), elsewhere = ended(world), world.place / "elsewhere.json"
     path.rename(elsewhere)
     path.symlink_to(os.path.relpath(elsewhere, node.state_dir))
     for _ in range(2):  # the whole at the first change after a start, then behind it

@@ -77,10 +77,8 @@ class Fickle:
         journal = json.loads(self.guest.check("cat /run/state8/journal.json"))["functions"]
         assert [entry for entry in journal if self.function.where in json.dumps(entry)] == []
         assert self.guest.check(f"cat {self.function.path}/driver_override") == "(null)\n"
-        deadline = time.monotonic() + SETTLE_SECONDS  # a driver that has just been told of it
-        while self.function.driver() != self.driver:
-            assert time.monotonic() < deadline, f"{self.function.where} has {self.function.driver()}, not {self.driver}"
-            time.sleep(0.1)
+        driver = f"readlink {self.function.path}/driver"  # which has just been told of it
+        self.guest.check(f'until [ "$({driver} | sed s,.*/,,)" = "{self.driver}" ]; do usleep 20000; done', SETTLE_SECONDS)
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 #include "bdf.hpp"
 #include "fd.hpp"
+#include "file.hpp"
 #include "host/lspci.hpp"
 #include "output.hpp"
 #include "result.hpp"
@@ -23,17 +24,6 @@ std::vector<std::byte> bytes_of(std::string_view hex) {
   for (; hex.size() >= 2; hex.remove_prefix(2))
     bytes.push_back(static_cast<std::byte>(parse_number(hex.substr(0, 2), 16).value_or(0xff)));
   return bytes;
-}
-
-Result<std::string> read_all(int fd) {
-  std::string text;
-  std::array<char, 4096> piece;
-  for (;;) {
-    const auto got = ::read(fd, piece.data(), piece.size());
-    if (got < 0) return fail_errno(errno, "read from lspci");
-    if (got == 0) return text;
-    text.append(piece.data(), static_cast<std::size_t>(got));
-  }
 }
 
 /// Starts lspci with standard output on `output`, its messages on `messages`, and the file as descriptor 3.
@@ -78,13 +68,13 @@ Result<std::string> render(const std::string& address, const std::string& hex,
   const auto child = TRY(start(high_file.get(), high_writer.get(), high_messages.get(), options));
   writer.reset();
   high_writer.reset();
-  auto text = read_all(reader.get());
+  auto text = read_all(reader.get(), "what lspci prints");
   reader.reset(); // who still writes is told
   int status = 0;
   ::waitpid(child, &status, 0);
   if (!text || status == 0) return text;
   ::lseek(messages.get(), 0, SEEK_SET);
-  const std::string why = TRY(read_all(messages.get()));
+  const std::string why = TRY(read_all(messages.get(), "what lspci says"));
   return fail(Errc::bad_request, "lspci failed: {}", why.substr(0, why.find('\n')));
 }
 
