@@ -102,10 +102,10 @@ void StateFile::outcome(const Result<void>& result) {
 void StateFile::written(std::uint64_t number, bool whole, const Result<void>& result) {
   if (result || whole) outcome(result);
   if (number <= saved_) return;
-  if (!result) {
+  if (!result && !whole) {
     const std::lock_guard lock(mutex_);
-    if (broken_ && (!whole || given_ > number)) put_whole();
-    if (!whole) return;
+    if (broken_) put_whole(); // else it is on its way
+    return;
   }
   saved_ = number;
   while (!waiting_.empty() && waiting_.front().number <= saved_) {

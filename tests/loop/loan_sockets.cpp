@@ -44,6 +44,15 @@ struct Loans {
 
 } // namespace
 
+TEST_CASE("a node that stops lets go of loans, without a word") {
+  Loans loans;
+  REQUIRE_FALSE(loans.source.expired());
+  loans.sockets.abandon_all();
+  settle(loans.io);
+  CHECK(loans.source.expired());
+  CHECK(loans.closed == 0);
+}
+
 TEST_CASE("a node that stops lets go of a client that stayed although its loan has ended") {
   const bool leaves = GENERATE(false, true); // at that moment
   CAPTURE(leaves);

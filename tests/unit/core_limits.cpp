@@ -254,6 +254,8 @@ TEST_CASE("a state file names devices and options that a node can use, or is ref
   CHECK(is_taken("/devices/0/address", "vfio-user:/d"));
   CHECK(is_taken("/options/ntb", "vfio-user:/b,0000:17:00.0"));
   CHECK(is_taken("/options/ntb", ""));
+  CHECK_FALSE(is_taken("/options/ntb", "0000:17:00.0,0000:17:00.0"));
+  CHECK_FALSE(is_taken("/options/ntb", "0000:0a:00.0,0000:0A:00.0"));
   for (const char* odd :
        {"", "x", "vfio-user", "vfio-user:", "vfio-user:d", "0000:06:00", "06:00.0", "a long odd address"}) {
     CAPTURE(odd);
