@@ -12,8 +12,6 @@
 namespace smartio {
 namespace {
 
-constexpr std::size_t largest_file = 64U << 20;
-
 Result<void> write_and_sync(int fd, std::string_view text, const std::string& path) {
   TRY(write_all(fd, std::as_bytes(std::span(text)), path));
   if (::fsync(fd) != 0) return fail_errno(errno, "fsync " + path);
@@ -82,7 +80,7 @@ bool is_same(const struct stat& one, const struct stat& other) {
 
 } // namespace
 
-Result<std::string> read_all(int fd, const std::string& path) {
+Result<std::string> read_all(int fd, const std::string& path, std::size_t most) {
   std::string text;
   char piece[65536];
   for (;;) {
@@ -91,7 +89,7 @@ Result<std::string> read_all(int fd, const std::string& path) {
     if (got < 0) return fail_errno(errno, "read " + path);
     if (got == 0) return text;
     text.append(piece, static_cast<std::size_t>(got));
-    if (text.size() > largest_file) return fail_errno(EFBIG, "read " + path);
+    if (text.size() > most) return fail_errno(EFBIG, "read " + path);
   }
 }
 

@@ -3,13 +3,14 @@
 
 #include "fd.hpp"
 
+#include <cstddef>
 #include <optional>
 #include <string>
 
 namespace smartio {
 
-/// What is left in it, to its end, at most 64 MiB. Errors name `path`.
-Result<std::string> read_all(int fd, const std::string& path);
+/// What is left in it, to its end; EFBIG if that is more than `most` bytes. Errors name `path`.
+Result<std::string> read_all(int fd, const std::string& path, std::size_t most = 64U << 20);
 
 /// The whole file; nullopt if there is none. At most 64 MiB.
 Result<std::optional<std::string>> read_file(const std::string& path);

@@ -226,7 +226,7 @@ Result<Intent> parse_lines(const Json& first, std::string_view changes) {
 }
 
 std::unexpected<Error> damaged(const Error& error) {
-  return fail(Errc::bad_request, "it is damaged: {}; move it away to start anew", error.context);
+  return fail(Errc::bad_request, "it is damaged: {}; move it away to start anew", printable(error.context));
 }
 
 } // namespace

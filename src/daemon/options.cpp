@@ -121,16 +121,14 @@ Result<void> apply_file(const std::string& path, Config& config) {
   UniqueKeys keys;
   const auto parsed = Json::parse(
       *text, [&keys](int depth, Json::parse_event_t event, Json& value) { return keys(depth, event, value); }, false);
-  if (!keys.twice.empty()) return fail(Errc::bad_request, "{}: '{}' stands there twice", path, printable(keys.twice));
+  if (!keys.twice.empty()) return fail(Errc::bad_request, "{}: '{}' stands there twice", path, keys.twice);
   for (const auto& [key, value] : parsed.items())
     if (const auto applied = apply(key, parsed, config); !applied)
-      return fail(Errc::bad_request, "{}: '{}': {}", path, printable(key), applied.error().context);
+      return fail(Errc::bad_request, "{}: '{}': {}", path, key, applied.error().context);
   return {};
 }
 
-} // namespace
-
-Result<std::optional<Config>> read_options(int argc, char** argv) {
+Result<std::optional<Config>> read_given(int argc, char** argv) {
   const auto options = describe_options();
   po::variables_map given;
   try { // Program_options has no other way to say it
@@ -162,6 +160,15 @@ Result<std::optional<Config>> read_options(int argc, char** argv) {
   if (given.contains("state-dir")) config.state_dir = text("state-dir");
   if (given.contains("insecure")) config.insecure = true;
   if (config.node == NodeId{}) return fail(Errc::bad_request, "this node's number is missing: give --node ID");
+  return config;
+}
+
+} // namespace
+
+Result<std::optional<Config>> read_options(int argc, char** argv) {
+  auto config = read_given(argc, argv);
+  // Words and values are told as they stand there.
+  if (!config) config.error().context = printable(std::move(config.error().context));
   return config;
 }
 

@@ -1,7 +1,8 @@
 // Any text as a node's state file. What is understood is the same after it was written again, and a node starts with
-// it.
+// it; what is not is refused with a sentence.
 #include "intent.hpp"
 #include "node.hpp"
+#include "sentence.hpp"
 
 #include <cstdlib>
 
@@ -19,7 +20,7 @@ void require(bool holds) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const NodeId self{8};
   auto intent = parse_intent({reinterpret_cast<const char*>(data), size}, self);
-  if (!intent) return 0;
+  if (!test::check_result(intent)) return 0;
   require(parse_intent(encode(*intent, self), self) == *intent);
   Node node({.node = self, .boot_id = "here", .fabric_token = std::string(32, 'f'), .nonce = std::string(64, 'a')},
             std::move(*intent));

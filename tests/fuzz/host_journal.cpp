@@ -2,6 +2,7 @@
 // written again.
 #include "file.hpp"
 #include "host/journal.hpp"
+#include "sentence.hpp"
 
 #include <cstdlib>
 #include <filesystem>
@@ -41,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto file = folder.path + "/journal.json";
   std::ofstream(file, std::ios::trunc).write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
   auto journal = Journal::open(file, "boot");
-  if (!journal) return 0;
+  if (!test::check_result(journal)) return 0;
   for (const auto& [bdf, entry] : journal->entries()) {
     check_name(entry.driver);
     check_name(entry.driver_override);

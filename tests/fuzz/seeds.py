@@ -3,6 +3,7 @@
 The structures are those of vfio/user/wire.hpp; how an input is laid out says each fuzzer, and ../support/any_client.hpp.
 """
 
+import gzip
 import pathlib
 import struct
 import sys
@@ -71,6 +72,12 @@ def seeds():
     reply = struct.pack("<4I2Q", 64, 15, 0, 32, 8192, 0) + sparse
     yield "vfio_user_codec/areas", bytes((GET_REGION_INFO, 1)) + echo + reply
     yield "vfio_user_codec/read", bytes((READ, 0)) + access(0, 0, 8).ljust(32, b"\0") + access(0, 0, 8, b"12345678")
+    names = b"1b36  Red Hat, Inc.\n\t0010  A disk\nC 01  Mass storage controller\n\t08  Disks\n"
+    for name, packed in ("whole", gzip.compress(names, mtime=0)), ("page", gzip.compress(b"<html>", mtime=0)):
+        yield f"pci_ids/{name}.gz", packed
+        yield f"pci_ids/{name}_cut.gz", packed[:-12]
+        yield f"pci_ids/{name}_damaged.gz", packed[:12] + b"\xff" + packed[13:]
+    yield "pci_ids/many", names + b"".join(b"\t%04x  Disk %d\n" % (i, i) for i in range(0x100, 0x400))
     version = b'\0\0\1\0{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":65536,"migration":{"pgsize":4096}}}\0'
     yield "vfio_user_codec/version", bytes((VERSION, 0)) + version
     yield "vfio_user_server/raw", b"\xc0" + struct.pack("<2H3I", 0, VERSION, 16 + len(version), 0, 0) + version

@@ -111,7 +111,8 @@ def test_a_port_in_use_is_refused(unchanged, world):
     ["--node", "9", "--listen", "0.0.0.0:0"], ["--node", "9", "--run-dir", "/proc/nowhere"],
     ["--node", "9", "--run-dir", "/dev/null"], ["--node", "9", "--run-dir", "/" + "x" * 120],
     ["--node", "9", "--state-dir", "/proc/nowhere"], ["--node", "9", "--state-dir", "/dev/null/x"],
-    ["--node", "9", "--config", "/nowhere"], ["--node", "9", "--config", "/"]])
+    ["--node", "9", "--config", "/nowhere"], ["--node", "9\n8"], ["--no\nde"],
+    ["--node", "9", "--listen", "non\nsense"], ["--node", "9", "--config", "/"]])
 def test_smartiod_does_not_start_on_wrong_options(world, options):
     more = [] if "--run-dir" in options else ["--run-dir", world.place / "r"]
     more += [] if "--listen" in options else ["--listen", "127.0.0.1:0"]

@@ -131,6 +131,7 @@ TEST_CASE("what no command would have accepted is not in a state file, and is sa
   }
   CHECK(read("removed", Json::array({"06:00.0"})).find("'removed': entry 1: ") != std::string::npos);
   CHECK(read("options", {{"iommu", "nonsense"}}).find("'options': 'nonsense'") != std::string::npos);
+  CHECK(read("options", {{"iommu", "a\nb"}}).find("'options': 'a?b'") != std::string::npos);
   CHECK(read("options", {{"peer-timeout", "abc"}}).find("'options': 'abc'") != std::string::npos);
 }
 

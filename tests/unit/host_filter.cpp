@@ -78,6 +78,12 @@ TEST_CASE("a filter that lspci would not understand is refused") {
   CHECK(fails_with(Filter::parse(id, slot), Errc::bad_request));
 }
 
+TEST_CASE("what is said of a filter is one line") {
+  const auto filter = Filter::parse("x\ny:", "");
+  REQUIRE(!filter);
+  CHECK(filter.error().context.find('\n') == std::string::npos);
+}
+
 TEST_CASE("a class given as a slot is told to be one") {
   const auto filter = Filter::parse("", "::0108");
   REQUIRE(!filter);

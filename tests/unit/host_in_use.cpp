@@ -1,7 +1,10 @@
 // Every way a host can use a function, and those that look like it and are not.
 #include "catch.hpp"
+#include "host/holders.hpp"
 #include "host/mounts.hpp"
 #include "used_devices.hpp"
+
+#include <sys/stat.h>
 
 using namespace smartio;
 using namespace smartio::vfio::host;
@@ -264,4 +267,39 @@ TEST_CASE("broken tables of the kernel's are read as far as they make sense") {
   drive.tree.file("proc/net/route", "eth0\n");
   CHECK(drive.uses().empty());
   CHECK(unescape("a\\040b\\9\\04") == "a b\\9\\04");
+}
+
+TEST_CASE("a use is one line, whatever a process, a volume or a folder is named") {
+  Drive drive;
+  add_process(drive.tree, 1234, "a\nb");
+  drive.tree.link("proc/1234/fd/6", "/dev/null"); // 1:3
+  drive.tree.file("proc/self/mountinfo", "36 1 259:1 / /a\\012b\\033c rw - ext4 /dev/root rw\n");
+  drive.tree.folder(disk + "/nvme0n1p2/holders/dm-0");
+  drive.tree.file("sys/class/block/dm-0/dm/name", "a\r\nb\n");
+  CHECK(drive.uses() == Uses{"/dev/nvme0n1p2 is part of the device mapper volume a??b",
+                             "/dev/nvme0n1p1 is mounted on /a?b?c", "/dev/nvme0 is open in process 1234 (a?b)"});
+  CHECK(socket_holders(drive.tree.root(), 5).empty());
+  drive.tree.link("proc/1234/fd/7", "/socket:[5]");
+  CHECK(socket_holders(drive.tree.root(), 5) == Uses{"process 1234 (a?b)"});
+}
+
+TEST_CASE("a use is no longer than what it can be about, and a name that is a whole file costs no more") {
+  Drive drive;
+  drive.tree.folder(disk + "/nvme0n1p2/holders/dm-0");
+  drive.tree.file("sys/class/block/dm-0/dm/name", std::string(5 << 20, 'x'));
+  const auto uses = drive.uses();
+  REQUIRE(uses.size() == 1);
+  CHECK(uses.front() == "/dev/nvme0n1p2 is part of /dev/dm-0");
+  drive.tree.file("proc/self/mountinfo", "36 1 259:2 / /" + std::string(1 << 20, 'x') + " rw - ext4 /dev/root rw\n");
+  for (const auto& use : drive.uses()) CHECK(use.size() < 5000);
+}
+
+TEST_CASE("a pipe in the place of a table or an attribute is not waited for") {
+  Drive drive;
+  drive.tree.folder("proc/self");
+  for (const auto& place : {std::string("proc/self/mountinfo"), std::string("proc/swaps"), disk + "/removable"})
+    REQUIRE(::mkfifo(drive.tree.at(place).c_str(), 0600) == 0);
+  drive.tree.remove(disk + "/dev");
+  REQUIRE(::mkfifo(drive.tree.at(disk + "/dev").c_str(), 0600) == 0);
+  CHECK(drive.uses().empty());
 }

@@ -131,3 +131,10 @@ TEST_CASE("a companion that may not be lent itself does not stand in the way") {
   tree.file(devices("0000:05:00.1") + "reset_method", "");
   CHECK(conflicts(tree, {sound}).empty());
 }
+
+TEST_CASE("a conflict is one line, whatever the driver is named") {
+  Tree tree;
+  add_graphics_card(with_remapping(tree));
+  tree.link(devices("0000:05:00.1") + "driver", "sys/bus/pci/drivers/a\nb");
+  CHECK(conflicts(tree, {}) == Sentences{"05:00.1 (a?b) shares IOMMU group 14: add it too"});
+}

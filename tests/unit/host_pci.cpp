@@ -5,6 +5,8 @@
 #include "checks.hpp"
 #include "fixture_tree.hpp"
 
+#include <sys/stat.h>
+
 using namespace smartio;
 using namespace smartio::vfio::host;
 using namespace testing;
@@ -143,4 +145,23 @@ TEST_CASE("a function is found by any form that lspci takes, when it is the only
   for (const char* text : {"", "06:00.8", "06:20.0", "zz:00.0", "1:2:3:4", "06:00.0 "})
     CHECK(fails_with(find(text), Errc::bad_request));
   CHECK(find("6:").error().context == "6: is not one PCI function but 2: 0000:06:00.0 0000:06:00.1.");
+}
+
+TEST_CASE("a pipe, a device or a folder in the place of an attribute says nothing, and is not waited for") {
+  const Tree tree;
+  add_function(tree, {});
+  const auto folder = devices("0000:06:00.0");
+  tree.link(folder + "subsystem_vendor", "/dev/zero");
+  tree.remove(folder + "subsystem_device");
+  tree.folder(folder + "subsystem_device");
+  tree.remove(folder + "reset_method");
+  for (const char* name : {"reset_method", "config", "boot_vga"})
+    REQUIRE(::mkfifo(tree.at(folder + name).c_str(), 0600) == 0);
+  const auto found = function(tree);
+  CHECK(found.subsystem_vendor == 0);
+  CHECK(found.subsystem_device == 0);
+  CHECK(found.reset_methods.empty());
+  CHECK(!found.msix_vectors);
+  CHECK(!read_text(tree.at(folder + "reset_method")));
+  CHECK(fails_with(read_config(tree.root(), found.bdf), Errc::bad_request));
 }

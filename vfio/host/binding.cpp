@@ -1,6 +1,7 @@
 #include "binding.hpp"
 
 #include "result.hpp"
+#include "text.hpp"
 
 #include <array>
 #include <optional>
@@ -82,7 +83,8 @@ Result<std::string> Binder::restore(const Bdf& bdf) {
   const auto done = drivers_.present(bdf) ? put_back(entry) : Result<void>{};
   if (!drivers_.present(bdf)) return name + " is gone.";
   if (!done) return std::unexpected(done.error());
-  const auto driver = drivers_.driver_of(bdf).value_or("no driver"), before = entry.driver.value_or("no driver");
+  const auto named = [](const std::optional<std::string>& it) { return printable(it.value_or("no driver")); };
+  const auto driver = named(drivers_.driver_of(bdf)), before = named(entry.driver);
   if (driver == before) return fmt::format("{} has {} again.", name, before);
   return fmt::format("{} has {}; before it was lent it had {}.", name, driver, before);
 }

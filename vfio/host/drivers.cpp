@@ -2,6 +2,7 @@
 
 #include "holders.hpp"
 #include "result.hpp"
+#include "text.hpp"
 
 #include <thread>
 
@@ -70,10 +71,10 @@ Result<void> Drivers::unbind(const Bdf& bdf) const {
   const auto written = write(folder_of(root_, bdf) + "driver/unbind", to_string(bdf));
   // The link to the driver goes before the driver does, so only the end of the write says that it has let go.
   if (!written && written.error().code == Errc::timed_out)
-    return std::unexpected(still_held(bdf, "unbound from " + *driver));
+    return std::unexpected(still_held(bdf, "unbound from " + printable(*driver)));
   if (driver_of(bdf) != driver) return {};
   if (!written) return written;
-  return fail(Errc::wrong_state, "{} was not let go by {}.", to_string(bdf), *driver);
+  return fail(Errc::wrong_state, "{} was not let go by {}.", to_string(bdf), printable(*driver));
 }
 
 Result<void> Drivers::bind(const Bdf& bdf, const std::string& driver) const {
@@ -87,13 +88,15 @@ Result<void> Drivers::bind(const Bdf& bdf, const std::string& driver) const {
     const auto written = write(path, to_string(bdf));
     const auto now = driver_of(bdf);
     if (now == driver) return {};
-    if (now) return fail(Errc::wrong_state, "{} is bound to {} instead of {}.", to_string(bdf), *now, driver);
+    if (now)
+      return fail(Errc::wrong_state, "{} is bound to {} instead of {}.", to_string(bdf), printable(*now),
+                  printable(driver));
     if (!present(bdf)) return fail(Errc::no_such_device, "{} is gone.", to_string(bdf));
     if (written) continue;
     reason = written.error().code;
-    if (reason == Errc::timed_out) return std::unexpected(still_held(bdf, "bound to " + driver));
+    if (reason == Errc::timed_out) return std::unexpected(still_held(bdf, "bound to " + printable(driver)));
   }
-  const auto context = fmt::format("{} did not bind to {}", to_string(bdf), driver);
+  const auto context = fmt::format("{} did not bind to {}", to_string(bdf), printable(driver));
   if (!reason) return fail(Errc::wrong_state, "{}.", context);
   return std::unexpected(Error{reason, context});
 }

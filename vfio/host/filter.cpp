@@ -1,6 +1,7 @@
 #include "filter.hpp"
 
 #include "result.hpp"
+#include "text.hpp"
 
 #include <string>
 
@@ -20,7 +21,7 @@ Result<void> parse_part(char* (*parse)(pci_filter*, char*), pci_filter& filter, 
   if (complaint == nullptr) return {};
   // The guide that this syntax comes from has "-s ::0108" where it means -d.
   const char* hint = option == 's' && text.starts_with("::") ? " A class is given with -d." : "";
-  return fail(Errc::bad_request, "Filter -{} {}: {}.{}", option, text, complaint, hint);
+  return fail(Errc::bad_request, "Filter -{} {}: {}.{}", option, printable(std::string(text)), complaint, hint);
 }
 
 std::optional<std::uint32_t> part(int value) {

@@ -11,6 +11,7 @@ namespace smartio::vfio::host {
 namespace {
 
 constexpr std::string_view vfio_device_file = "anon_inode:[vfio-device]"; ///< what VFIO_GROUP_GET_DEVICE_FD gives
+constexpr std::size_t longest_command = 64; ///< as fs/proc/array.c has it (proc_task_name)
 
 struct Process {
   ::pid_t id;
@@ -23,7 +24,7 @@ std::vector<Process> processes(const Root& root) {
     const auto id = parse_number(name, 10, INT32_MAX);
     if (!id) continue;
     auto folder = root.proc + '/' + name;
-    auto command = read_text(folder + "/comm").value_or("?");
+    auto command = printable(read_text(folder + "/comm").value_or("?").substr(0, longest_command));
     found.push_back({static_cast<::pid_t>(*id), std::move(folder), std::move(command)});
   }
   return found;
@@ -34,14 +35,14 @@ bool is_node(const struct stat& status, const Node& node) {
 }
 
 void find_mapped(const Process& process, std::span<const Node> nodes, std::vector<bool>& held) {
-  const auto maps = read_text(process.folder + "/maps").value_or("");
+  const auto maps = read_table(process.folder + "/maps").value_or("");
   for (const auto line : lines_of(maps))
     for (std::size_t at = 0; at < nodes.size(); ++at)
       if (line.ends_with(' ' + nodes[at].path)) held[at] = true;
 }
 
 bool has_mapped_vfio(const Process& process) {
-  const auto maps = read_text(process.folder + "/maps").value_or("");
+  const auto maps = read_table(process.folder + "/maps").value_or("");
   return std::ranges::any_of(lines_of(maps), [](std::string_view line) { return line.ends_with(vfio_device_file); });
 }
 

@@ -3,6 +3,7 @@
 #include "holders.hpp"
 #include "in_use_parts.hpp"
 #include "result.hpp"
+#include "text.hpp"
 
 #include <algorithm>
 
@@ -11,6 +12,8 @@ namespace {
 
 /// Of the first PID namespace (PROC_PID_INIT_INO of linux/proc_ns.h), which is the host's.
 constexpr std::string_view pid_namespace_of_host = "pid:[4026531836]";
+
+constexpr std::size_t longest_use = 4608; ///< a path (PATH_MAX) and some words
 
 /// Whether a framebuffer driver drives the text console. Which framebuffer it shows, the kernel does not say.
 bool has_framebuffer_console(const Root& root) {
@@ -23,11 +26,17 @@ bool has_framebuffer_console(const Root& root) {
 
 /// /proc/consoles: "ttyS0 -W- (EC p a) 4:64"; the number is the last word.
 bool is_kernel_console(const Root& root, const Child& child) {
-  const auto text = read_text(root.proc + "/consoles").value_or("");
+  const auto text = read_table(root.proc + "/consoles").value_or("");
   return std::ranges::any_of(lines_of(text), [&child](std::string_view line) {
     const auto words = words_of(line);
     return !words.empty() && child.number && parse_device_number(words.back()) == child.number;
   });
+}
+
+/// A volume, a folder and a driver may be named anything.
+std::string one_line(std::string use) {
+  if (use.size() > longest_use) use.replace(longest_use, use.npos, "...");
+  return printable(std::move(use));
 }
 
 bool is_vfio(const Function& function) { return function.driver == "vfio-pci"; }
@@ -74,6 +83,7 @@ std::vector<std::string> uses_of(const Root& root, const Function& function, con
   if (is_vfio(function))
     for (const auto& holder : vfio_holders(root, function))
       uses.push_back(fmt::format("{} is on vfio-pci and open in {}", short_name(function.bdf), holder));
+  std::ranges::transform(uses, uses.begin(), one_line);
   return uses;
 }
 

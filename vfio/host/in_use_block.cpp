@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ranges>
+#include <sys/sysmacros.h>
 #include <system_error>
 
 namespace smartio::vfio::host {
@@ -47,8 +48,8 @@ void find_btrfs(const Root& root, const Child& child, Uses& uses) {
 
 /// What udev found on the device, from its database.
 std::string content_of(const Root& root, const Child& child) {
-  const auto number = read_text(child.folder + "/dev").value_or("");
-  const auto text = read_text(root.run + "/udev/data/b" + number).value_or("");
+  const auto file = fmt::format("{}/udev/data/b{}:{}", root.run, major(*child.number), minor(*child.number));
+  const auto text = read_table(file).value_or("");
   std::string type, label;
   for (const auto line : lines_of(text)) {
     if (line.starts_with("E:ID_FS_TYPE=")) type = line.substr(13);

@@ -19,7 +19,7 @@ enum class Routes { none, some, to_everywhere };
 /// Routes of the main table: "Iface Destination Gateway Flags RefCnt Use Metric Mask ...", numbers in hex.
 Routes ipv4_routes(const Root& root, const std::string& interface) {
   auto found = Routes::none;
-  const auto text = read_text(root.proc + "/net/route").value_or("");
+  const auto text = read_table(root.proc + "/net/route").value_or("");
   for (const auto line : lines_of(text)) {
     const auto words = words_of(line);
     if (words.size() < 8 || words[0] != interface) continue;
@@ -38,7 +38,7 @@ bool is_automatic(std::string_view address) {
 /// "DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFCNT USE FLAGS Iface", numbers in hex.
 Routes ipv6_routes(const Root& root, const std::string& interface) {
   auto found = Routes::none;
-  const auto text = read_text(root.proc + "/net/ipv6_route").value_or("");
+  const auto text = read_table(root.proc + "/net/ipv6_route").value_or("");
   for (const auto line : lines_of(text)) {
     const auto words = words_of(line);
     if (words.size() < 10 || words[9] != interface || is_automatic(words[0])) continue;
@@ -50,7 +50,7 @@ Routes ipv6_routes(const Root& root, const std::string& interface) {
 
 /// "ADDRESS INDEX LENGTH SCOPE FLAGS Iface".
 bool has_ipv6_address(const Root& root, const std::string& interface) {
-  const auto text = read_text(root.proc + "/net/if_inet6").value_or("");
+  const auto text = read_table(root.proc + "/net/if_inet6").value_or("");
   return std::ranges::any_of(lines_of(text), [&interface](std::string_view line) {
     const auto words = words_of(line);
     return words.size() >= 6 && words[5] == interface && !is_automatic(words[0]);
@@ -78,7 +78,7 @@ void find_others(const Child& child, std::vector<std::string>& uses) {
 void find_packet_sockets(const Root& root, const Child& child, std::vector<std::string>& uses) {
   const auto index = read_number(child.folder + "/ifindex");
   if (!index) return;
-  const auto text = read_text(root.proc + "/net/packet").value_or("");
+  const auto text = read_table(root.proc + "/net/packet").value_or("");
   for (const auto line : lines_of(text)) {
     const auto words = words_of(line);
     if (words.size() < 9 || parse_number(words[4]) != index) continue;

@@ -1,6 +1,7 @@
 #include "lendable.hpp"
 
 #include "result.hpp"
+#include "text.hpp"
 
 #include <algorithm>
 
@@ -63,7 +64,7 @@ bool tolerated(const Function& member) {
 
 void find_conflict(const Function& member, bool added, std::vector<std::string>& conflicts) {
   const auto shares = fmt::format("{} ({}) shares IOMMU group {}", short_name(member.bdf),
-                                  member.driver.value_or("no driver"), *member.iommu_group);
+                                  printable(member.driver.value_or("no driver")), *member.iommu_group);
   if (member.is_bridge())
     conflicts.push_back(shares + ": unbind that driver");
   else if (!added)

@@ -29,7 +29,7 @@ std::string unescape(std::string_view text) {
 
 std::vector<Mount> read_mounts(const Root& root) {
   std::vector<Mount> mounts;
-  const auto text = read_text(root.proc + "/self/mountinfo").value_or("");
+  const auto text = read_table(root.proc + "/self/mountinfo").value_or("");
   // ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [FIELD ...] - TYPE SOURCE OPTIONS
   for (const auto line : lines_of(text)) {
     const auto words = words_of(line);
@@ -44,7 +44,7 @@ std::vector<Mount> read_mounts(const Root& root) {
 
 std::vector<std::string> read_swaps(const Root& root) {
   std::vector<std::string> swaps;
-  const auto text = read_text(root.proc + "/swaps").value_or("");
+  const auto text = read_table(root.proc + "/swaps").value_or("");
   for (const auto line : lines_of(text)) {
     const auto words = words_of(line);
     if (!words.empty() && words[0].starts_with('/')) swaps.push_back(unescape(words[0]));

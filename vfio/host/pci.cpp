@@ -7,7 +7,6 @@
 #include "text.hpp"
 
 #include <algorithm>
-#include <fcntl.h>
 #include <span>
 #include <unistd.h>
 
@@ -132,8 +131,7 @@ std::optional<std::string> nvme_serial(const Root& root, const Bdf& bdf) {
 
 Result<std::vector<std::byte>> read_config(const Root& root, const Bdf& bdf) {
   const auto path = folder_of(root, bdf) + "config";
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return fail_errno(errno, "open " + path);
+  const auto fd = TRY(open_file(path));
   std::vector<std::byte> config(largest_config);
   std::size_t size = 0;
   while (size < config.size()) {
@@ -153,11 +151,12 @@ Result<Bdf> find_function(const Root& root, std::string_view text) {
   const auto filter = TRY(Filter::parse("", text));
   auto found = TRY(list_functions(root));
   std::erase_if(found, [&filter](const Bdf& bdf) { return !filter.matches_address(bdf); });
-  if (found.empty()) return fail(Errc::no_such_device, "There is no PCI function {}.", text);
+  if (found.empty()) return fail(Errc::no_such_device, "There is no PCI function {}.", printable(std::string(text)));
   if (found.size() == 1) return found.front();
   std::string names;
   for (const auto& bdf : found) names += ' ' + to_string(bdf);
-  return fail(Errc::bad_request, "{} is not one PCI function but {}:{}.", text, found.size(), names);
+  return fail(Errc::bad_request, "{} is not one PCI function but {}:{}.", printable(std::string(text)), found.size(),
+              names);
 }
 
 } // namespace smartio::vfio::host

@@ -1,14 +1,19 @@
 #include "sysfs.hpp"
 
 #include "file.hpp"
+#include "result.hpp"
 #include "text.hpp"
 
 #include <algorithm>
+#include <fcntl.h>
 #include <filesystem>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 namespace smartio::vfio::host {
 namespace {
+
+constexpr std::size_t largest_attribute = 64U << 10, largest_table = 64U << 20; ///< bytes
 
 std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
   std::vector<std::string_view> parts;
@@ -21,14 +26,28 @@ std::vector<std::string_view> split(std::string_view text, std::string_view sepa
   }
 }
 
-} // namespace
-
-std::optional<std::string> read_text(const std::string& path) {
-  auto text = read_file(path);
-  if (!text || !*text) return std::nullopt;
-  (*text)->erase((*text)->find_last_not_of(" \n\t") + 1);
+std::optional<std::string> read_up_to(std::size_t most, const std::string& path) {
+  const auto fd = open_file(path);
+  if (!fd) return std::nullopt;
+  auto text = read_all(fd->get(), path, most);
+  if (!text) return std::nullopt;
+  text->erase(text->find_last_not_of(" \n\t") + 1);
   return std::move(*text);
 }
+
+} // namespace
+
+Result<Fd> open_file(const std::string& path) {
+  Fd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (!fd) return fail_errno(errno, "open " + path);
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return fail_errno(errno, "look at " + path);
+  if (!S_ISREG(status.st_mode)) return fail(Errc::bad_request, "{} is not a file.", path);
+  return fd;
+}
+
+std::optional<std::string> read_text(const std::string& path) { return read_up_to(largest_attribute, path); }
+std::optional<std::string> read_table(const std::string& path) { return read_up_to(largest_table, path); }
 
 std::optional<std::uint64_t> read_number(const std::string& path, int base) {
   const auto text = read_text(path);

@@ -1,6 +1,10 @@
 // Where the kernel's files are, and reading them. What they say is input: text that is parsed, never trusted.
 #pragma once
 
+#include "fd.hpp"
+
+#include <smartio/error.hpp>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -15,8 +19,13 @@ struct Root {
   std::string sys = "/sys", dev = "/dev", proc = "/proc", run = "/run";
 };
 
-/// The text of a small file without the blanks at its end; nullopt if it cannot be read.
+/// Opens for reading what is a file, as all is that the kernel has; a pipe in its place would be waited for.
+Result<Fd> open_file(const std::string& path);
+/// The text of an attribute without the blanks at its end; nullopt if it cannot be read, or has more than 64 KiB: the
+/// kernel's have a page at most.
 std::optional<std::string> read_text(const std::string& path);
+/// The same of a table, which grows with what the host has: at most 64 MiB.
+std::optional<std::string> read_table(const std::string& path);
 /// An attribute that holds one number, with or without 0x; nullopt if it cannot be read or holds anything else.
 std::optional<std::uint64_t> read_number(const std::string& path, int base = 10);
 /// "MAJOR:MINOR" in an attribute named `dev`.
