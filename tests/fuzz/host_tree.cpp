@@ -207,7 +207,14 @@ constexpr auto steps = std::to_array<Step<World>>({
          w.tree.file(folder + "/maps", pick(l, texts));
        });
      }},
-    {"refuse", [](World& w, Line& l) { w.refusal = std::array{0, EIO, ENODEV, EBUSY}[l.below(4)]; }},
+    {"refuse", // how, after how many writes
+     [](World& w, Line& l) {
+       const std::error_code kinds[]{
+           {}, {EIO, std::system_category()}, make_error_code(Errc::timed_out), {ENODEV, std::system_category()}};
+       const auto kind = l.of(kinds);
+       w.refusal = kind ? std::optional(Error{kind, "as told"}) : std::nullopt;
+       w.obeyed = l.below<unsigned>(8);
+     }},
     {"repeat", // place, text, times
      [](World& w, Line& l) {
        const auto& place = pick(l, places);

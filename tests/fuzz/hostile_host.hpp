@@ -74,7 +74,8 @@ public:
     system.write = [this, write = system.write](const std::string& path, const std::string& text,
                                                 std::chrono::milliseconds patience) -> smartio::Result<void> {
       require(path.starts_with(tree.root().sys + "/bus/pci/") && path.find("/../") == path.npos);
-      if (refusal != 0) return smartio::fail_errno(refusal, "write to " + path);
+      if (refusal && obeyed == 0) return std::unexpected(*refusal);
+      obeyed -= std::min(obeyed, 1U);
       try { // the tree that is written to may be anything
         return write(path, text, patience);
       } catch (const std::exception&) {
@@ -106,8 +107,9 @@ public:
   }
 
   Tree tree;
-  int busy = 0;    ///< what opening a disk exclusively says
-  int refusal = 0; ///< what every write says
+  int busy = 0;                          ///< what opening a disk exclusively says
+  std::optional<smartio::Error> refusal; ///< what every write says, after
+  unsigned obeyed = 0;                   ///< so many
   std::string config = plain_config();
 
 private:
