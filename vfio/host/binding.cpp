@@ -84,9 +84,9 @@ Result<std::string> Binder::restore(const Bdf& bdf) {
   if (!drivers_.present(bdf)) return name + " is gone.";
   if (!done) return std::unexpected(done.error());
   const auto named = [](const std::optional<std::string>& it) { return printable(it.value_or("no driver")); };
-  const auto driver = named(drivers_.driver_of(bdf)), before = named(entry.driver);
-  if (driver == before) return fmt::format("{} has {} again.", name, before);
-  return fmt::format("{} has {}; before it was lent it had {}.", name, driver, before);
+  const auto driver = drivers_.driver_of(bdf);
+  if (driver == entry.driver) return fmt::format("{} has {} again.", name, named(driver));
+  return fmt::format("{} has {}; before it was lent it had {}.", name, named(driver), named(entry.driver));
 }
 
 /// The old driver first, with an override that lets it have the function; then the old override, whatever that was.
