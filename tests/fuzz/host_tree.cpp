@@ -104,7 +104,7 @@ std::string with_escapes(std::string_view text) {
 
 std::string repeated(const std::string& text, std::uint64_t times) {
   std::string all;
-  while (times-- > 0 && all.size() < 1U << 18) all += text;
+  while (times-- > 0 && all.size() < 1U << 16) all += text;
   return all;
 }
 
