@@ -5,6 +5,7 @@
 #include "options.hpp"
 #include "output.hpp"
 #include "result.hpp"
+#include "text.hpp"
 
 #include <csignal>
 #include <sys/resource.h>
@@ -19,7 +20,7 @@ int exit_code(const smartio::Error& error) {
 }
 
 int failed(const smartio::Error& error) {
-  smartio::say("smartiod: {}\n", to_string(error));
+  smartio::say("smartiod: {}\n", smartio::printable(to_string(error)));
   return exit_code(error);
 }
 
