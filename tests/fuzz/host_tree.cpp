@@ -265,11 +265,6 @@ extern "C" int open(const char* path, int flags, ...) {
 
 std::vector<std::string_view> test::script_steps() { return names_of(std::span<const Step<World>>(steps)); }
 
-extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  ::setenv("TMPDIR", "/dev/shm", 1); // no disk
-  return 0;
-}
-
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto before = descriptors_now();
   {

@@ -22,9 +22,8 @@ void require(bool holds) {
 
 struct Folder {
   Folder() {
-    char name[] = "/dev/shm/fuzz-pci-ids-XXXXXX"; // no disk
-    require(::mkdtemp(name) != nullptr);
-    path = name;
+    path = (std::filesystem::temp_directory_path() / "pci-ids-XXXXXX").string();
+    require(::mkdtemp(path.data()) != nullptr);
   }
   ~Folder() { std::filesystem::remove_all(path); }
   std::string path;
