@@ -180,7 +180,7 @@ constexpr auto steps = std::to_array<Step<World>>({
        const auto& place = pick(l, places);
        w.replace(place, [&] {
          w.tree.file(place, "1");
-         std::filesystem::resize_file(w.tree.at(place), std::array{63UL, 4097UL, 65537UL, 5UL << 20}[l.below(4)]);
+         std::filesystem::resize_file(w.tree.at(place), std::array{63UL, 4097UL, 65537UL, 2UL << 20}[l.below(4)]);
        });
      }},
     {"lead", // place, where else
