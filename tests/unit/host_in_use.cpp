@@ -4,8 +4,6 @@
 #include "host/mounts.hpp"
 #include "used_devices.hpp"
 
-#include <sys/stat.h>
-
 using namespace smartio;
 using namespace smartio::vfio::host;
 using namespace testing;
@@ -292,14 +290,4 @@ TEST_CASE("a use is no longer than what it can be about, and a name that is a wh
   CHECK(uses.front() == "/dev/nvme0n1p2 is part of /dev/dm-0");
   drive.tree.file("proc/self/mountinfo", "36 1 259:2 / /" + std::string(1 << 20, 'x') + " rw - ext4 /dev/root rw\n");
   for (const auto& use : drive.uses()) CHECK(use.size() < 5000);
-}
-
-TEST_CASE("a pipe in the place of a table or an attribute is not waited for") {
-  Drive drive;
-  drive.tree.folder("proc/self");
-  for (const auto& place : {std::string("proc/self/mountinfo"), std::string("proc/swaps"), disk + "/removable"})
-    REQUIRE(::mkfifo(drive.tree.at(place).c_str(), 0600) == 0);
-  drive.tree.remove(disk + "/dev");
-  REQUIRE(::mkfifo(drive.tree.at(disk + "/dev").c_str(), 0600) == 0);
-  CHECK(drive.uses().empty());
 }

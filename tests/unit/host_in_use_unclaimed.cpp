@@ -2,6 +2,8 @@
 #include "catch.hpp"
 #include "used_devices.hpp"
 
+#include <sys/stat.h>
+
 using namespace smartio;
 using namespace smartio::vfio::host;
 using namespace testing;
@@ -132,4 +134,14 @@ TEST_CASE("a network function whose driver made no interface that is to be seen 
     else
       CHECK(uses.empty());
   }
+}
+
+TEST_CASE("a pipe in the place of a table or an attribute is not waited for") {
+  Drive drive;
+  drive.tree.folder("proc/self");
+  for (const auto& place : {std::string("proc/self/mountinfo"), std::string("proc/swaps"), disk + "/removable"})
+    REQUIRE(::mkfifo(drive.tree.at(place).c_str(), 0600) == 0);
+  drive.tree.remove(disk + "/dev");
+  REQUIRE(::mkfifo(drive.tree.at(disk + "/dev").c_str(), 0600) == 0);
+  CHECK(drive.uses().empty());
 }
