@@ -10,8 +10,8 @@
 
 namespace smartio::core {
 
-// Serial numbers: of the capability, and what the kernel's driver was told by an NVMe controller.
-inline constexpr const char *device_serial = "device", *nvme_serial = "nvme";
+// Serial numbers: of the capability, in vital product data, and what an NVMe controller told the kernel's driver.
+inline constexpr const char *device_serial = "device", *vpd_serial = "vpd", *nvme_serial = "nvme";
 
 struct Who {
   std::string kind;                             ///< its ids and class; empty: not known
@@ -30,8 +30,8 @@ Result<void> check_same(const Who& remembered, const Who& there);
 /// be about to be bound, has not asked for its number. It says when it has (DeviceIdentified).
 Result<void> check_asked(const Who& remembered, const Who& there, std::string_view driver);
 
-/// Whether they are certainly one, wherever they are: of a kind and with one NVMe serial number. The capability's does
-/// not say that: functions of one device share it, and some vendors give all their devices the same.
+/// Whether they are certainly one, wherever they are: of a kind and with one NVMe serial number. The others do not
+/// say that: functions of one device share them, and some vendors give all their devices the same.
 bool is_surely(const Who& remembered, const Who& there);
 
 /// `there` with what is remembered of it; just `there` where that is another one.

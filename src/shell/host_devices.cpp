@@ -73,6 +73,13 @@ core::Identity identity_of(const host::Root& root, const host::Function& functio
   return identity;
 }
 
+/// Whether its vital product data is to be read: where nothing else tells it from others of its kind, and not while
+/// VFIO has it. Whoever uses it there may be reading that, too, or resetting it, and there are devices that hang then.
+/// Nothing of this node's is looked at while it is lent.
+bool wants_vpd(const host::Root& root, const Bdf& bdf, const core::Identity& identity) {
+  return identity.who.serials.empty() && identity.driver != "vfio-pci" && host::has_vpd(root, bdf);
+}
+
 } // namespace
 
 Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, const std::string& state_dir,
@@ -90,7 +97,11 @@ Result<std::unique_ptr<HostDevices>> HostDevices::open(asio::io_context& io, con
   return std::unique_ptr<HostDevices>(new HostDevices(io, std::move(root), std::move(binder)));
 }
 
-HostDevices::~HostDevices() { worker_.join(); }
+HostDevices::~HostDevices() {
+  reader_.stop();
+  reader_.join();
+  worker_.join();
+}
 
 Result<std::string> HostDevices::full_address(const std::string& text) {
   if (text.find_first_of(":.") == std::string::npos || text.starts_with(core::user_prefix)) return text;
@@ -102,20 +113,44 @@ Result<std::string> HostDevices::full_address(const std::string& text) {
 
 /// `work` on the worker, `done` with its result on the event loop.
 template <class T> void HostDevices::run(std::move_only_function<T()> work, std::move_only_function<void(T)> done) {
-  asio::post(worker_,
+  run_on(worker_, std::move(work), std::move(done));
+}
+
+template <class T>
+void HostDevices::run_on(asio::thread_pool& pool, std::move_only_function<T()> work,
+                         std::move_only_function<void(T)> done) {
+  asio::post(pool,
              [this, guard = asio::make_work_guard(io_), work = std::move(work), done = std::move(done)]() mutable {
                asio::post(io_, [result = work(), done = std::move(done)]() mutable { done(std::move(result)); });
              });
 }
 
 void HostDevices::probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done) {
-  run<Result<core::Identity>>(
-      [this, bdf]() -> Result<core::Identity> {
+  using Probed = std::pair<core::Identity, bool>;
+  run<Result<Probed>>(
+      [this, bdf]() -> Result<Probed> {
         const auto function = TRY(host::read_function(root_, bdf));
         if (function.is_bridge()) return fail(Errc::not_permitted, "{} is a bridge: it cannot be lent", to_string(bdf));
-        return identity_of(root_, function);
+        auto identity = identity_of(root_, function);
+        const bool more = wants_vpd(root_, bdf, identity);
+        return Probed{std::move(identity), more};
       },
-      std::move(done));
+      [this, bdf, done = std::move(done)](Result<Probed> probed) mutable {
+        if (!probed) return done(std::unexpected(probed.error()));
+        if (!probed->second) return done(std::move(probed->first));
+        probe_vpd(bdf, std::move(probed->first), std::move(done));
+      });
+}
+
+/// Apart from the worker: it may take seconds.
+void HostDevices::probe_vpd(const Bdf& bdf, core::Identity identity,
+                            std::move_only_function<void(Result<core::Identity>)> done) {
+  run_on<std::optional<std::string>>(
+      reader_, [root = root_, bdf] { return host::vpd_serial(root, bdf); },
+      [identity = std::move(identity), done = std::move(done)](const std::optional<std::string>& serial) mutable {
+        if (serial) identity.who.serials[core::vpd_serial] = *serial;
+        done(std::move(identity));
+      });
 }
 
 void HostDevices::find(std::move_only_function<void(std::vector<core::Seen>)> done) {

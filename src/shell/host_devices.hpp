@@ -1,6 +1,6 @@
 // The PCI functions of this host, for the shell: what they are, which filters match, whether they may be lent, and
 // moving them between their drivers and vfio-pci. Everything blocks for the kernel, so it is done on a thread of its
-// own, one thing at a time; results come back on the event loop.
+// own, one thing at a time, what may take seconds on another; results come back on the event loop.
 #pragma once
 
 #include "bdf.hpp"
@@ -26,11 +26,12 @@ public:
                                                    const std::function<void(int, std::string_view)>& log,
                                                    vfio::host::Root root = {},
                                                    vfio::host::System system = vfio::host::System::real());
-  ~HostDevices(); ///< waits for what is under way
+  ~HostDevices(); ///< waits for what is under way, for vital product data up to 2 s
 
   /// "06:00.0", and any other form of lspci -s that names one function, in full; other texts as they are.
   static Result<std::string> full_address(const std::string& text);
 
+  /// What it is, and who: vital product data is read, too, where nothing else says that, which may take 2 s.
   void probe(const Bdf& bdf, std::move_only_function<void(Result<core::Identity>)> done);
 
   /// The NVMe controllers whose serial numbers are known; virtual functions have their physical one's, so without them.
@@ -61,6 +62,9 @@ private:
   HostDevices(boost::asio::io_context& io, vfio::host::Root root, std::optional<vfio::host::Binder> binder)
       : io_(io), root_(std::move(root)), binder_(std::move(binder)) {}
   template <class T> void run(std::move_only_function<T()> work, std::move_only_function<void(T)> done);
+  template <class T>
+  void run_on(boost::asio::thread_pool& pool, std::move_only_function<T()> work, std::move_only_function<void(T)> done);
+  void probe_vpd(const Bdf& bdf, core::Identity identity, std::move_only_function<void(Result<core::Identity>)> done);
   Result<core::Who> take_now(const Bdf& bdf, const core::Who& who, bool force, const std::set<Bdf>& companions);
   Result<std::string> give_back_now(const Bdf& bdf);
   Result<Matches> scan_now(const std::vector<core::FilterRule>& rules, const std::vector<core::Added>& added) const;
@@ -76,8 +80,9 @@ private:
   vfio::host::Root root_;
   std::optional<vfio::host::Binder> binder_;
   std::map<std::uint32_t, Group> groups_;
-  // Last, so that it ends first.
+  // Last, so that they end first.
   boost::asio::thread_pool worker_{1};
+  boost::asio::thread_pool reader_{1}; ///< of vital product data, which holds up nobody but others of its kind
 };
 
 } // namespace smartio

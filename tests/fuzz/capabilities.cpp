@@ -1,8 +1,9 @@
 // Any configuration space: the walk over its capabilities ends within it, and of a borrower's writes no bit gets
-// through that the lender needs.
+// through that the lender needs. The same bytes as vital product data: a serial number is printable.
 #include "capabilities.hpp"
 #include "config_rules.hpp"
 #include "script.hpp"
+#include "vpd.hpp"
 
 #include <cstdlib>
 
@@ -24,6 +25,7 @@ struct Function {
       config[(at + i) % config.size()] = static_cast<std::byte>(value >> 8 * (i % 8) & 0xff);
   }
   void check() const;
+  void check_vpd() const;
   void write(std::uint64_t offset, std::size_t bytes, std::byte value) const;
 };
 
@@ -35,6 +37,14 @@ void Function::check() const {
     for (std::size_t j = 0; j < i; ++j) require(found[j].offset != found[i].offset);
     if (!found[i].extended) require(find_capability(config, found[i].id).has_value());
   }
+}
+
+/// What stands there as vital product data. A number is one that can be printed, as it is given.
+void Function::check_vpd() const {
+  const auto serial = vpd_serial_number(config);
+  if (!serial) return;
+  require(!serial->empty() && serial->size() <= 255 && serial->front() != ' ' && serial->back() != ' ');
+  for (const char c : *serial) require(c >= ' ' && c <= '~');
 }
 
 /// What is let through lies within what was asked, keeps the command register's enables, and reaches no MSI-X.
@@ -71,6 +81,28 @@ constexpr auto steps = std::to_array<Step<Function>>({
        const auto at = l.next(), id = l.next(), next = l.next();
        f.put(at, 4, id | 1U << 16 | next << 20);
      }},
+    {"vpd_item", // offset, tag, size
+     [](Function& f, Line& l) {
+       const auto at = l.next();
+       f.put(at, 1, l.next());
+       f.put(at + 1, 2, l.next());
+     }},
+    {"vpd_field", // offset, keyword, size
+     [](Function& f, Line& l) {
+       constexpr std::array keywords{std::pair('S', 'N'), std::pair('R', 'V'), std::pair('P', 'N')};
+       const auto at = l.next();
+       const auto [first, second] = keywords[l.below(keywords.size())];
+       f.put(at, 1, static_cast<unsigned char>(first));
+       f.put(at + 1, 1, static_cast<unsigned char>(second));
+       f.put(at + 2, 1, l.next());
+     }},
+    {"vpd_sum", // offset of the byte that makes it 0
+     [](Function& f, Line& l) {
+       const auto at = l.below(f.config.size());
+       unsigned sum = 0;
+       for (std::size_t i = 0; i < at; ++i) sum += std::to_integer<unsigned>(f.config[i]);
+       f.put(at, 1, 0 - sum);
+     }},
     {"fill", [](Function& f, Line& l) { std::ranges::fill(f.config, l.below<std::byte>(256)); }},
     {"put", // offset, bytes, value
      [](Function& f, Line& l) {
@@ -97,6 +129,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Function function;
   play({reinterpret_cast<const char*>(data), size}, std::span<const Step<Function>>(steps), function);
   function.check();
+  function.check_vpd();
   for (std::uint64_t at = 0; at < function.config.size(); at += 64) function.write(at, 64, std::byte{0xff});
   return 0;
 }

@@ -11,7 +11,7 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = {  # fuzzer → what it is for: files, or folders without those that another fuzzer is for
-    "capabilities": ["vfio/capabilities.cpp", "vfio/config_rules.cpp"],
+    "capabilities": ["vfio/capabilities.cpp", "vfio/config_rules.cpp", "vfio/vpd.cpp"],
     "core_intent": ["src/core/intent.cpp"],
     "core_node": ["src/core/node*.cpp", "src/core/documents.cpp", "src/core/message.cpp"],
     "daemon_options": ["src/daemon/options.cpp"],

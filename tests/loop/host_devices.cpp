@@ -2,10 +2,12 @@
 #include "host_devices.hpp"
 #include "catch.hpp"
 #include "driver_kernel.hpp"
+#include "vpd_bytes.hpp"
 
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <sys/stat.h>
 
 using namespace smartio;
 
@@ -175,4 +177,69 @@ TEST_CASE("filters match devices that were added, whether or not this host has t
   CHECK(matches("15b3:", "") == Addresses{"vfio-user:/n"});
   CHECK(matches("", "7:") == Addresses{"0000:07:00.0"});
   CHECK(matches("", "0.0").size() == 2); // what is behind a socket is in no slot
+}
+
+namespace {
+
+std::string config_with_serial() {
+  std::string config(4096, '\0');
+  config[0x100] = 3, config[0x102] = 1; // Device Serial Number, version 1
+  config[0x104] = 1;
+  return config;
+}
+
+/// Functions with vital product data, probed.
+struct Bed {
+  testing::Tree tree;
+  boost::asio::io_context io;
+  std::vector<std::string> answered;
+  std::map<std::string, core::Who> who;
+
+  Bed(std::initializer_list<testing::Described> functions) {
+    for (const auto& function : functions) {
+      testing::add_function(tree, function);
+      tree.file(testing::devices(function.bdf) + "vpd", testing::vpd_with(testing::field("SN", "A1")));
+    }
+  }
+  void probe(std::initializer_list<std::string> functions) {
+    const auto devices = HostDevices::open(io, "", {}, tree.root());
+    REQUIRE(devices);
+    for (const auto& function : functions)
+      (*devices)->probe(*parse_bdf(function), [this, function](Result<core::Identity> identity) {
+        REQUIRE(identity);
+        answered.push_back(function);
+        who[function] = identity->who;
+      });
+    io.run();
+  }
+};
+
+} // namespace
+
+TEST_CASE("vital product data is read where no other number is known, and not while VFIO has the function") {
+  const std::string plain = "0000:06:00.0", capable = "0000:07:00.0", controller = "0000:08:00.0",
+                    taken = "0000:09:00.0";
+  Bed bed{
+      {.bdf = plain, .driver = "e1000e"}, {.bdf = capable}, {.bdf = controller}, {.bdf = taken, .driver = "vfio-pci"}};
+  bed.tree.file(testing::devices(capable) + "config", config_with_serial());
+  bed.tree.file(testing::devices(controller) + "nvme/nvme0/state", "live");
+  bed.tree.file(testing::devices(controller) + "nvme/nvme0/serial", "N1");
+  bed.probe({plain, capable, controller, taken});
+  using Serials = std::map<std::string, std::string>;
+  CHECK(bed.who[plain].serials == Serials{{"vpd", "A1"}});
+  CHECK(bed.who[capable].serials == Serials{{"device", "00-00-00-00-00-00-00-01"}});
+  CHECK(bed.who[controller].serials == Serials{{"nvme", "N1"}});
+  CHECK(bed.who[taken].serials.empty());
+}
+
+TEST_CASE("vital product data that does not come, or cannot be read, holds up nobody and is none") {
+  const std::string hangs = "0000:06:00.0", broken = "0000:07:00.0", without = "0000:08:00.0", other = "0000:09:00.0";
+  Bed bed{{.bdf = hangs}, {.bdf = broken}, {.bdf = without}, {.bdf = other}};
+  for (const auto& function : {hangs, broken, without}) bed.tree.remove(testing::devices(function) + "vpd");
+  REQUIRE(::mkfifo(bed.tree.at(testing::devices(hangs) + "vpd").c_str(), 0600) == 0);
+  bed.tree.folder(testing::devices(broken) + "vpd"); // EISDIR in place of EIO
+  bed.tree.file(testing::devices(other) + "config", config_with_serial());
+  bed.probe({hangs, broken, without, other});
+  CHECK(bed.answered == std::vector<std::string>{without, other, hangs, broken});
+  CHECK((bed.who[hangs].serials.empty() && bed.who[broken].serials.empty() && bed.who[without].serials.empty()));
 }

@@ -7,7 +7,11 @@
 #include "fd.hpp"
 #include "fixture_tree.hpp"
 
+#include <algorithm>
+#include <csignal>
 #include <fcntl.h>
+#include <poll.h>
+#include <span>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,6 +39,38 @@ TEST_CASE("a read in a child gives the text, or the errno, and does not wait for
   REQUIRE(::mkfifo(tree.at("fifo").c_str(), 0600) == 0);
   CHECK(fails_with(read_in_child(tree.at("fifo"), 20ms), Errc::timed_out));
   const Fd writer(::open(tree.at("fifo").c_str(), O_WRONLY)); // ends it
+}
+
+TEST_CASE("bytes read in a child are all that there are, up to a limit") {
+  const Tree tree;
+  for (const std::size_t size : {0, 1, 999, 1000, 1001, 32768}) {
+    std::string text(size, '\0');
+    for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7);
+    tree.file("attribute", text);
+    const auto bytes = read_bytes_in_child(tree.at("attribute"), 32768, 5s);
+    REQUIRE(bytes);
+    CHECK(std::ranges::equal(*bytes, std::as_bytes(std::span(text))));
+    CHECK(read_bytes_in_child(tree.at("attribute"), 10, 5s)->size() == std::min<std::size_t>(size, 10));
+  }
+  CHECK(read_bytes_in_child("/dev/zero", 40000, 5s)->size() == 40000);
+  CHECK(fails_with(read_bytes_in_child(tree.at("missing"), 10, 5s), ENOENT));
+  CHECK(fails_with(read_bytes_in_child(tree.path(), 10, 5s), EISDIR));
+}
+
+TEST_CASE("bytes that do not come are given up, and whoever reads them ends") {
+  const Tree tree;
+  ::sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before); // as in threads of the runtime
+  REQUIRE(::mkfifo(tree.at("fifo").c_str(), 0600) == 0);
+  Fd reader(::open(tree.at("fifo").c_str(), O_RDONLY | O_NONBLOCK));
+  const Fd writer(::open(tree.at("fifo").c_str(), O_WRONLY | O_NONBLOCK));
+  CHECK(fails_with(read_bytes_in_child(tree.at("fifo"), 10, 20ms), Errc::timed_out));
+  reader = {};
+  pollfd waiting{writer.get(), 0, 0};
+  CHECK(::poll(&waiting, 1, 10000) == 1);
+  CHECK((waiting.revents & POLLERR) != 0); // nobody is left who reads
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 TEST_CASE("a write that hangs is left alone, and holds nothing of this process") {

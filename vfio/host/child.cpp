@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <csignal>
 #include <fcntl.h>
 #include <optional>
 #include <poll.h>
+#include <span>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +18,12 @@ namespace smartio::vfio::host {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// Until when somebody waits.
+struct Patience {
+  std::chrono::milliseconds time;
+  Clock::time_point end = Clock::now() + time;
+};
 
 /// What is left of a fork: the pipe's end as standard input, nothing else. Only async-signal-safe calls from here on:
 /// other threads' locks were copied as they stood.
@@ -58,10 +66,9 @@ static_assert(sizeof(Answer) <= PIPE_BUF);
 }
 
 /// nullopt if the grandchild is not heard of in time.
-std::optional<Answer> answer_of(int pipe, std::chrono::milliseconds patience) {
-  const auto end = Clock::now() + patience;
+std::optional<Answer> answer_of(int pipe, const Patience& patience) {
   for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now());
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(patience.end - Clock::now());
     pollfd waiting{pipe, POLLIN, 0};
     const int ready = ::poll(&waiting, 1, static_cast<int>(std::max<long>(left.count(), 0)));
     if (ready < 0 && errno == EINTR) continue;
@@ -72,12 +79,37 @@ std::optional<Answer> answer_of(int pipe, std::chrono::milliseconds patience) {
 }
 
 /// The answer, if it is that all went well.
-Result<Answer> good_answer(int pipe, std::chrono::milliseconds patience, const char* doing, const std::string& path) {
+Result<Answer> good_answer(int pipe, const Patience& patience, const char* doing, const std::string& path) {
   auto got = answer_of(pipe, patience);
   if (!got)
-    return fail(Errc::timed_out, "To {} {} takes longer than {} ms and goes on.", doing, path, patience.count());
+    return fail(Errc::timed_out, "To {} {} takes longer than {} ms and goes on.", doing, path, patience.time.count());
   if (got->number != 0) return fail_errno(got->number < 0 ? ECHILD : got->number, fmt::format("{} {}", doing, path));
   return std::move(*got);
+}
+
+/// Ends this process then, whatever signals its parent blocks or ignores.
+void end_after(unsigned seconds) {
+  struct sigaction by_default {};
+  by_default.sa_handler = SIG_DFL;
+  ::sigaction(SIGALRM, &by_default, nullptr);
+  ::sigset_t alarm_only;
+  ::sigemptyset(&alarm_only);
+  ::sigaddset(&alarm_only, SIGALRM);
+  ::sigprocmask(SIG_UNBLOCK, &alarm_only, nullptr);
+  ::alarm(seconds);
+}
+
+/// What the file holds, in parts; the last one is not full.
+[[noreturn]] void answer_with(const char* path) {
+  const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+  for (;;) {
+    Answer part{.number = 0};
+    const auto got = fd < 0 ? -1 : ::read(fd, part.text.data(), part.text.size());
+    if (got < 0) answer({.number = errno});
+    part.size = static_cast<unsigned>(got);
+    if (part.size < part.text.size()) answer(part);
+    if (::write(STDIN_FILENO, &part, sizeof part) != sizeof part) ::_exit(1);
+  }
 }
 
 } // namespace
@@ -88,7 +120,7 @@ Result<void> write_in_child(const std::string& path, const std::string& text, st
     const bool done = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
     answer({.number = done ? 0 : errno});
   }));
-  TRY(good_answer(pipe.get(), patience, "write to", path));
+  TRY(good_answer(pipe.get(), {patience}, "write to", path));
   return {};
 }
 
@@ -101,10 +133,29 @@ Result<std::string> read_in_child(const std::string& path, std::chrono::millisec
     text.size = static_cast<unsigned>(got);
     answer(text);
   }));
-  const auto got = TRY(good_answer(pipe.get(), patience, "read", path));
+  const auto got = TRY(good_answer(pipe.get(), {patience}, "read", path));
   std::string text(got.text.data(), std::min<std::size_t>(got.size, got.text.size()));
   text.erase(text.find_last_not_of(" \n\t") + 1);
   return text;
+}
+
+Result<std::vector<std::byte>> read_bytes_in_child(const std::string& path, std::size_t most,
+                                                   std::chrono::milliseconds time) {
+  const auto seconds = std::chrono::ceil<std::chrono::seconds>(time).count();
+  const auto pipe = TRY(start([&path, seconds] {
+    end_after(static_cast<unsigned>(seconds));
+    answer_with(path.c_str());
+  }));
+  const Patience patience{time};
+  std::vector<std::byte> bytes;
+  for (bool more = true; more && bytes.size() < most;) {
+    const auto part = TRY(good_answer(pipe.get(), patience, "read", path));
+    const auto got = std::as_bytes(std::span(part.text)).first(std::min<std::size_t>(part.size, part.text.size()));
+    bytes.insert(bytes.end(), got.begin(), got.end());
+    more = got.size() == part.text.size();
+  }
+  bytes.resize(std::min(bytes.size(), most));
+  return bytes;
 }
 
 void run_in_child(const char* program, const char* first, const char* second, std::chrono::milliseconds patience) {
@@ -115,7 +166,7 @@ void run_in_child(const char* program, const char* first, const char* second, st
     ::execl(program, program, first, second, static_cast<char*>(nullptr));
     ::_exit(127);
   });
-  if (pipe) answer_of(pipe->get(), patience);
+  if (pipe) answer_of(pipe->get(), {patience});
 }
 
 } // namespace smartio::vfio::host

@@ -4,7 +4,9 @@
 #include <smartio/error.hpp>
 
 #include <chrono>
+#include <cstddef>
 #include <string>
+#include <vector>
 
 namespace smartio::vfio::host {
 
@@ -17,6 +19,11 @@ Result<void> write_in_child(const std::string& path, const std::string& text, st
 
 /// Likewise the text of a small file (the first 1000 bytes), without the blanks at its end.
 Result<std::string> read_in_child(const std::string& path, std::chrono::milliseconds patience);
+
+/// The bytes of a file, `most` at most. Errc::timed_out: it is given up, and ended within a second more if the kernel
+/// lets it; an errno: what open or read said.
+Result<std::vector<std::byte>> read_bytes_in_child(const std::string& path, std::size_t most,
+                                                   std::chrono::milliseconds time);
 
 /// Runs `program` with two arguments and no output; waits for its end, but not longer than `patience`.
 void run_in_child(const char* program, const char* first, const char* second, std::chrono::milliseconds patience);

@@ -1,10 +1,12 @@
 #include "pci.hpp"
 
 #include "capabilities.hpp"
+#include "child.hpp"
 #include "fd.hpp"
 #include "filter.hpp"
 #include "result.hpp"
 #include "text.hpp"
+#include "vpd.hpp"
 
 #include <algorithm>
 #include <span>
@@ -13,6 +15,7 @@
 namespace smartio::vfio::host {
 namespace {
 
+constexpr std::chrono::milliseconds vpd_time{2000}; ///< some hundred bytes, four at a time, a millisecond or so each
 constexpr std::size_t largest_config = 4096, plain_config = 256, least_config = 64;
 
 /// The attribute as a number of T's size; nullopt if it is not one.
@@ -127,6 +130,13 @@ std::optional<std::string> nvme_serial(const Root& root, const Bdf& bdf) {
     if (!serial.empty()) return serial;
   }
   return std::nullopt;
+}
+
+bool has_vpd(const Root& root, const Bdf& bdf) { return exists(folder_of(root, bdf) + "vpd"); }
+
+std::optional<std::string> vpd_serial(const Root& root, const Bdf& bdf) {
+  const auto vpd = read_bytes_in_child(folder_of(root, bdf) + "vpd", largest_vpd, vpd_time);
+  return vpd ? vpd_serial_number(*vpd) : std::nullopt;
 }
 
 Result<std::vector<std::byte>> read_config(const Root& root, const Bdf& bdf) {

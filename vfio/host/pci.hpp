@@ -53,6 +53,11 @@ Result<Function> read_function(const Root& root, const Bdf& bdf);
 Result<std::vector<std::byte>> read_config(const Root& root, const Bdf& bdf);
 /// Of an NVMe controller: its serial number, as its driver was told. Printable characters only.
 std::optional<std::string> nvme_serial(const Root& root, const Bdf& bdf);
+bool has_vpd(const Root& root, const Bdf& bdf); ///< vital product data, as far as the kernel knows without reading it
+/// The serial number there; nullopt also if it cannot be read, or not in 2 s. Blocks as long: some devices are slow,
+/// and broken ones let the kernel wait for each word. The read is done in a child, which ends soon after; until then
+/// the function cannot be pulled out.
+std::optional<std::string> vpd_serial(const Root& root, const Bdf& bdf);
 /// The one function that `text` names, in any form `lspci -s` takes. Errc::no_such_device: there is none;
 /// Errc::bad_request: no such form, or several match (they are named).
 Result<Bdf> find_function(const Root& root, std::string_view text);
