@@ -111,6 +111,7 @@ struct BridgeChanged {
 struct DeviceProbed {
   DeviceId device;
   Result<Identity> identity;
+  std::string same_as{}; ///< address of the device that has its server, under another name; that was not asked then
 };
 struct DeviceOpened {
   DeviceId device;
@@ -222,7 +223,8 @@ struct Disarm {
 struct ProbeDevice {
   DeviceId device;
   std::string address;
-  Who who{}; ///< what is remembered of it
+  Who who{};           ///< what is remembered of it
+  bool is_new = false; ///< it is to be added: unless another one that was has its server, whether that is open or not
 };
 struct FindDevices {}; ///< of this host, wherever they are; answered by DevicesFound
 struct OpenDevice {

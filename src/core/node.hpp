@@ -137,6 +137,8 @@ private:
   void set_state(DeviceId id, OwnDevice& device, DeviceState state, std::string reason = {});
   void open(DeviceId id, OwnDevice& device, bool force = false);
   void probe(DeviceId id, OwnDevice& device);
+  void drop(DeviceId id);
+  void join(DeviceId id, const std::string& address);
   Result<void> check_identity(OwnDevices::Index index, const Identity& there);
   void note_whereabouts(OwnDevices::Index index, const DeviceProbed& probed);
   void look_for_missing();

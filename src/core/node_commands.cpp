@@ -93,9 +93,7 @@ void Node::command_remove(Command& c) {
 }
 
 void Node::remove(DeviceId id) {
-  devices_.remove(index_of(id));
-  missing_.erase(index_of(id));
-  effects_.push_back(ForgetDevice{id});
+  drop(id);
   if (intent_.devices.erase(index_of(id)) != 0) save(device_line(intent_, index_of(id)));
   announce(id);
   emit("device-removed", {{"device", to_string(id)}});

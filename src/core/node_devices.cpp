@@ -38,7 +38,32 @@ void Node::set_state(DeviceId id, OwnDevice& device, DeviceState state, std::str
 void Node::probe(DeviceId id, OwnDevice& device) {
   device.asked = Asked::probe;
   const auto entry = intent_.devices.find(index_of(id));
-  effects_.push_back(ProbeDevice{id, device.address, entry == intent_.devices.end() ? Who{} : entry->second.who});
+  const bool is_new = entry == intent_.devices.end();
+  effects_.push_back(ProbeDevice{id, device.address, is_new ? Who{} : entry->second.who, is_new});
+}
+
+/// There is no such device, any more.
+void Node::drop(DeviceId id) {
+  devices_.remove(index_of(id));
+  missing_.erase(index_of(id));
+  effects_.push_back(ForgetDevice{id});
+}
+
+/// What was to be added is there already, under another name: whoever asked for it gets that.
+void Node::join(DeviceId id, const std::string& address) {
+  auto& device = *own(id);
+  const auto other = own_by_address(address);
+  if (!other || *other == id) return probe(id, device); // it was removed meanwhile
+  const auto name = device.address;
+  const auto requests = std::exchange(device.waiting, {});
+  drop(id);
+  auto& there = *own(*other);
+  for (const auto request : requests)
+    if (there.asked == Asked::probe)
+      there.waiting.push_back(request);
+    else
+      reply(request, Json{{"device", to_string(*other)}},
+            fmt::format("{} leads to the server of {}, which is device {} already", name, address, to_string(*other)));
 }
 
 /// Whatever is there if a command waits for it, else what is remembered.
@@ -130,12 +155,10 @@ void Node::on(const DeviceProbed& probed) {
   const auto index = index_of(probed.device);
   const bool known = intent_.devices.contains(index); // added before this start
   const bool in_use = !probed.identity && probed.identity.error().code == Errc::busy;
+  if (!known && !probed.same_as.empty()) return join(probed.device, probed.same_as);
   if (!probed.identity && !in_use && !known) {
     reply(device->waiting, std::unexpected(probed.identity.error()));
-    devices_.remove(index);
-    missing_.erase(index);
-    effects_.push_back(ForgetDevice{probed.device});
-    return;
+    return drop(probed.device);
   }
   const auto before = entry_of(probed.device, *device);
   if (!known) {

@@ -3,11 +3,14 @@
 #include "addresses.hpp"
 #include "ntb/peer.hpp"
 #include "result.hpp"
+#include "server_names.hpp"
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 
 namespace smartio {
 
+namespace asio = boost::asio;
 using fabric::ntb::Peer;
 
 namespace {
@@ -43,10 +46,26 @@ void Bridges::open(const std::string& address) {
     source(address).open(
         [this, address, bridge](Result<OpenedDevice> device) { opened(address, bridge, std::move(device)); });
   };
+  if (const auto other = same_server(address))
+    return asio::post(context_.io, [this, address, other, bridge = bridges_[address]] {
+      opened(address, bridge,
+             fail(Errc::wrong_state, "its server is that of the bridge {}: configure one of the two", *other));
+    });
   if (!bdf) return open_device({});
   bridges_[address]->taken = *bdf;
   bridges_[address]->opening = true;
   host_.take(*bdf, {}, false, {}, std::move(open_device));
+}
+
+/// The bridge that is used already and has its server, under another name.
+std::optional<std::string> Bridges::same_server(const std::string& address) const {
+  const auto socket_of = [](const std::string& of) {
+    return parse_bdf(of) ? std::string() : socket_at(of.substr(core::user_prefix.size()));
+  };
+  const auto socket = socket_of(address);
+  for (const auto& [other, bridge] : bridges_)
+    if (!socket.empty() && other != address && !bridge->failed && socket_of(other) == socket) return other;
+  return std::nullopt;
 }
 
 DeviceSource Bridges::source(const std::string& address) {

@@ -51,6 +51,7 @@ private:
   using Table = std::map<std::string, Ref>; ///< by address
   void open_all();
   void open(const std::string& address);
+  std::optional<std::string> same_server(const std::string& address) const;
   DeviceSource source(const std::string& address);
   void opened(const std::string& address, const Ref& bridge, Result<OpenedDevice> device);
   void start(const std::string& address, const Ref& bridge);

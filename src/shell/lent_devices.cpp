@@ -56,17 +56,43 @@ void LentDevices::server_missed(DeviceId id, const std::optional<Error>& error) 
   const auto path = server_paths_.find(id);
   if (path == server_paths_.end() || context_.stopping) return;
   if (error && error->code == Errc::busy) return; // it is there, and somebody else's
-  servers_.missed(path->second, error && (error->code == Errc::peer_down || error->code == Errc::timed_out));
+  const bool slow = error && (error->code == Errc::peer_down || error->code == Errc::timed_out);
+  servers_.missed(path->second, slow || names_.other(id, false)); // whose user may let go of it
+}
+
+/// One server is one device, whatever it is called. Compared at each connection: links may lead elsewhere by then.
+DeviceSource LentDevices::by_one_name(DeviceId id, const std::string& path, DeviceSource server) {
+  server.open = [this, id, path, open = std::move(server.open),
+                 held = std::make_shared<std::shared_ptr<void>>()](DeviceSource::Opened opened) {
+    names_.look(id, path);
+    const auto other = names_.other(id, false);
+    *held = other ? nullptr : names_.hold(id);
+    if (other) return opened(std::unexpected(same_server(*other)));
+    open(std::move(opened));
+  };
+  return server;
+}
+
+Error LentDevices::same_server(DeviceId other) const {
+  return {make_error_code(Errc::wrong_state),
+          fmt::format("its server is that of device {}, which was added as {}{}: remove one of the two",
+                      to_string(other), core::user_prefix, server_paths_.at(other))};
 }
 
 void LentDevices::perform(core::ProbeDevice& effect) {
   const auto id = effect.device;
   if (const auto bdf = parse_bdf(effect.address))
     return host_.probe(*bdf, [this, id](Result<core::Identity> identity) { probed(id, std::move(identity)); });
-  try_server(id, effect.address.substr(core::user_prefix.size()));
+  const auto path = effect.address.substr(core::user_prefix.size());
+  try_server(id, path);
+  names_.look(id, path);
+  if (const auto other = names_.other(id, effect.is_new)) { // not connected to: it may serve but one client
+    server_missed(id);
+    return context_.handle(core::DeviceProbed{id, std::unexpected(same_server(*other)),
+                                              std::string(core::user_prefix) + server_paths_.at(*other)});
+  }
   LentDevice::open(
-      context_.io, id, sources_.user(effect.address.substr(core::user_prefix.size()), false), register_windows_,
-      [](const core::Event&) {},
+      context_.io, id, sources_.user(path, false), register_windows_, [](const core::Event&) {},
       [this, id, who = effect.who](Result<std::shared_ptr<LentDevice>> device) {
         if (!device) {
           server_missed(id, device.error());
@@ -92,8 +118,9 @@ void LentDevices::perform(core::OpenDevice& effect) {
   const auto id = effect.device;
   const auto bdf = parse_bdf(effect.address);
   if (!bdf) {
-    try_server(id, effect.address.substr(core::user_prefix.size()));
-    auto server = sources_.user(effect.address.substr(core::user_prefix.size()), !effect.without_reset);
+    const auto path = effect.address.substr(core::user_prefix.size());
+    try_server(id, path);
+    auto server = by_one_name(id, path, sources_.user(path, !effect.without_reset));
     server.comes_back = true;
     return open(id, std::move(server), std::move(effect.who));
   }
@@ -158,6 +185,7 @@ void LentDevices::perform(core::CloseDevice& effect) {
 
 void LentDevices::perform(core::ForgetDevice& effect) {
   if (const auto path = server_paths_.extract(effect.device); !path.empty()) servers_.forget(path.mapped());
+  names_.forget(effect.device);
 }
 
 void LentDevices::give_back(DeviceId id) {

@@ -3,6 +3,7 @@
 
 #include "device_sources.hpp"
 #include "lent_device.hpp"
+#include "server_names.hpp"
 #include "server_watch.hpp"
 #include "uses.hpp"
 
@@ -38,6 +39,8 @@ private:
   void give_back(DeviceId id);
   void try_server(DeviceId id, const std::string& path);
   void server_missed(DeviceId id, const std::optional<Error>& error = std::nullopt);
+  DeviceSource by_one_name(DeviceId id, const std::string& path, DeviceSource server);
+  Error same_server(DeviceId other) const;
   void told(DeviceId id, core::Event event);
   void probed(DeviceId id, Result<core::Identity> identity);
 
@@ -50,6 +53,7 @@ private:
   Uses opening_;                  ///< by whoever opens or closes one of them
   ServerWatch servers_;
   std::map<DeviceId, std::string> server_paths_; ///< of devices that have one
+  ServerNames names_;
 };
 
 } // namespace smartio

@@ -241,6 +241,11 @@ constexpr auto outcomes = std::to_array<Step<World>>({
        const auto probed = w.take(w.probes, l).value_or(devices[0]);
        w.on(DeviceProbed{probed, identity(l)});
      }},
+    {"probed_elsewhere",
+     [](World& w, Line& l) {
+       const auto probed = w.take(w.probes, l).value_or(devices[0]);
+       w.on(DeviceProbed{probed, std::unexpected(failure()), l.of(addresses)});
+     }},
     {"scanned",
      [](World& w, Line& l) {
        const auto scan = w.take(w.scans, l);

@@ -2,13 +2,10 @@
 #include "server_watch.hpp"
 
 #include "catch.hpp"
-#include "fd.hpp"
+#include "serving_socket.hpp"
 
-#include <cstring>
 #include <fcntl.h>
 #include <filesystem>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 using namespace smartio;
@@ -29,16 +26,6 @@ struct Bed {
     return name;
   }
   std::string path(const char* name) const { return folder / name; }
-  /// A socket, instead of what is there.
-  Fd serve(const std::string& at) const {
-    ::unlink(at.c_str());
-    Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, at.data(), at.size());
-    REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
-    return socket;
-  }
   bool comes(std::size_t count) {
     const auto end = std::chrono::steady_clock::now() + 10s;
     io.restart();
@@ -52,16 +39,16 @@ struct Bed {
 TEST_CASE("a server that is there again is told of once; one that is the same, or another file, is not") {
   Bed bed;
   const auto gone = bed.path("gone"), same = bed.path("same"), file = bed.path("file"), witness = bed.path("witness");
-  const auto stays = bed.serve(same);
+  const auto stays = testing::serve(same);
   for (const auto& path : {gone, same, file, witness}) {
     bed.watch.trying(path);
     bed.watch.missed(path);
   }
   Fd(::open(file.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-  const auto again = bed.serve(gone);
+  const auto again = testing::serve(gone);
   CHECK(bed.comes(1));
   CHECK(bed.back[0] == gone);
-  const auto last = bed.serve(witness); // by now all have been looked at
+  const auto last = testing::serve(witness); // by now all have been looked at
   CHECK(bed.comes(2));
   CHECK(bed.back[1] == witness);
 }
@@ -73,10 +60,10 @@ TEST_CASE("a server that is forgotten, or tried again, is not waited for any mor
     bed.watch.trying(path);
     bed.watch.missed(path);
   }
-  const auto one = bed.serve(forgotten), two = bed.serve(tried);
+  const auto one = testing::serve(forgotten), two = testing::serve(tried);
   bed.watch.forget(forgotten);
   bed.watch.trying(tried);
-  const auto last = bed.serve(witness);
+  const auto last = testing::serve(witness);
   CHECK(bed.comes(1));
   CHECK(bed.back[0] == witness);
   bed.io.run_for(500ms);
@@ -86,7 +73,7 @@ TEST_CASE("a server that is forgotten, or tried again, is not waited for any mor
 TEST_CASE("a server whose socket is there before anybody listens is tried again some seconds later") {
   Bed bed;
   const auto slow = bed.path("slow");
-  const auto socket = bed.serve(slow);
+  const auto socket = testing::serve(slow);
   bed.watch.trying(slow);
   bed.watch.missed(slow, true);
   bed.io.run_for(1s);
@@ -100,7 +87,7 @@ TEST_CASE("while no server is away nobody wakes up") {
   bed.watch.trying(path);
   CHECK(bed.io.poll() == 0);
   bed.watch.missed(path);
-  const auto socket = bed.serve(path);
+  const auto socket = testing::serve(path);
   CHECK(bed.comes(1));
   bed.io.run(); // which returns
 }

@@ -300,3 +300,19 @@ def test_bridges_whose_server_dies_end_their_loans_only_and_come_back(world, len
         bridge.start()
         wait_for(lambda: state(lender) == state(borrower) == ["up"], "the bridge is up again")
         assert raw.read(CONFIG, 0, 2) != ONES[:2]
+
+
+def test_a_bridge_that_is_given_under_two_names_is_used_once(world):
+    node, peer, bridge = world.node(8), world.node(4), world.bridge()
+    link = world.place / "link"
+    link.symlink_to(bridge.a)
+    peer.ok("config", "ntb", f"vfio-user:{bridge.b}")
+    node.ok("config", "ntb", f"vfio-user:{bridge.a},vfio-user:{link}")
+
+    def fabrics():
+        return {fabric["address"]: fabric for fabric in node.status()["fabrics"] if fabric["kind"] == "ntb"}
+    wait_for(lambda: fabrics()[f"vfio-user:{bridge.a}"]["state"] == "up", "the bridge is up")
+    other = fabrics()[f"vfio-user:{link}"]
+    assert other["state"] == "down" and f"its server is that of the bridge vfio-user:{bridge.a}" in other["reason"]
+    node.ok("config", "ntb", f"vfio-user:{link}")
+    wait_for(lambda: [fabric["state"] for fabric in fabrics().values()] == ["up"], "it is up under its other name")

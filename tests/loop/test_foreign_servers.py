@@ -209,3 +209,84 @@ def test_a_device_that_somebody_else_uses_is_not_asked_for_again_and_again(world
         before = context_switches(lender)
         time.sleep(7)
         assert context_switches(lender) - before <= 3
+
+
+def also_called(server, folder):
+    """Names of the server: links to it, to its directory, to a link; a hard link; detours."""
+    (folder / "link").symlink_to(server.path)
+    (folder / "chain").symlink_to(folder / "link")
+    (folder / "folder").symlink_to(server.path.parent)
+    os.link(server.path, folder / "hard")
+    name = server.path.name
+    return [folder / "link", folder / "chain", folder / "folder" / name, folder / "hard",
+            f"{server.path.parent}/./{name}", f"{server.path.parent}//{name}", f"{folder}/folder/../{server.path.parent.name}/{name}"]
+
+
+@pytest.mark.parametrize("available", [False, True])
+def test_a_server_that_is_added_under_another_name_is_the_device_that_it_is_already(nodes, server, tmp_path_factory, available):
+    lender, _ = nodes
+    lender.ok("add", server.device)
+    if available:
+        lender.ok("available", "80000")
+    clients = server.clients
+    for name in also_called(server, tmp_path_factory.mktemp("names")):
+        again = lender.tool("add", f"vfio-user:{name}")
+        assert again.exit == 0
+        assert f"leads to the server of {server.device}, which is device 80000 already" in again.err
+    assert server.clients == clients  # it was not asked
+    assert [device["address"] for device in lender.devices().values()] == [server.device]
+    lender.end()
+    lender.start()
+    wait_for(lambda: "80000" in lender.devices(), "the node has looked for it")
+    assert [device["address"] for device in lender.devices().values()] == [server.device]
+
+
+def test_two_names_that_come_to_lead_to_one_server_are_not_lent_twice(nodes, server, tmp_path):
+    lender, borrower = nodes
+    link = tmp_path / "link"
+    with RawServer(tmp_path / "other.sock") as other:
+        link.symlink_to(other.path)
+        lend(nodes, server)
+        lender.ok("add", f"vfio-user:{link}")
+        link.unlink()
+        link.symlink_to(server.path)
+        refused = lender.tool("available", f"vfio-user:{link}")
+        assert refused.exit == 4
+        assert f"its server is that of device 80000, which was added as {server.device}: remove one of the two" in refused.err
+        assert server.clients == 2  # to add it, and to lend it
+        assert borrower.devices()["80001"]["state"] == "unavailable" and borrower.devices()["80000"]["state"] == "available"
+        link.unlink()
+        link.symlink_to(other.path)
+        lender.ok("available", f"vfio-user:{link}")
+        borrower.ok("borrow", "80001")
+        link.unlink()
+        link.symlink_to(server.path)  # while it is lent: it is opened anew for the next one
+        borrower.ok("return", "80001")
+        wait_for(lambda: lender.devices()["80001"]["state"] == "quarantined", "it does not meet the other one")
+        assert "its server is that of device 80000" in lender.document("show", "show", "80001")["reason"]
+        lender.ok("unavailable", "80000")
+        wait_for(lambda: lender.devices()["80001"]["state"] == "available", "the server is free for its other name")
+        assert lender.tool("available", "80000").exit == 4
+
+
+def test_a_state_file_that_holds_one_server_twice_is_kept_and_the_server_lent_once(nodes, server, tmp_path):
+    lender, _ = nodes
+    link = tmp_path / "link"
+    with RawServer(link):
+        lend(nodes, server)
+        lender.ok("add", f"vfio-user:{link}")
+        lender.ok("available", "80001")
+        lender.end()
+    link.symlink_to(server.path)
+    lender.start()
+
+    def states():
+        return sorted(device["state"] for device in lender.devices().values())
+    wait_for(lambda: states() == ["available", "unavailable"], "the server is lent under one of its names")
+    lent = next(id_ for id_, device in lender.devices().items() if device["state"] == "available")
+    other = "80001" if lent == "80000" else "80000"
+    wait_for(lambda: f"its server is that of device {lent}" in str(lender.document("show", "show", other)["reason"]),
+             "it is said why the other one is not")
+    lender.ok("unavailable", lent)
+    lender.ok("remove", lent)
+    wait_for(lambda: lender.devices()[other]["state"] == "available", "the other name has it now")

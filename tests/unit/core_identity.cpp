@@ -46,6 +46,21 @@ TEST_CASE("another device in a remembered place is not lent until that is said")
   }
 }
 
+TEST_CASE("a number in vital product data tells two of a kind apart, and finds none in another slot") {
+  Intent intent;
+  intent.devices[0] = {slot, true, false, {"network", {{vpd_serial, "A1"}}}};
+  Restarted node(std::move(intent));
+  const auto there = device("network", {{vpd_serial, "B2"}}, "igb");
+  node.on(DeviceProbed{node.id, there});
+  CHECK(node.find<OpenDevice>() == nullptr);
+  CHECK(node.reason().find("vpd serial B2; it was network, vpd serial A1") != std::string::npos);
+  node.on(DevicesFound{{{elsewhere, {"network", {{vpd_serial, "A1"}}}}}});
+  CHECK(node.entry()["address"] == slot);
+  node.on(DeviceAppeared{slot});
+  node.on(DeviceProbed{node.id, device("network", {}, "igb")}); // it could not be read
+  CHECK(node.find<OpenDevice>() != nullptr);
+}
+
 TEST_CASE("a device of which nothing was remembered is remembered from when it is seen") {
   auto intent = Restarted::remembered();
   intent.devices[0].who = {};
@@ -156,4 +171,72 @@ TEST_CASE("a device behind a socket that another server serves now is not lent b
   node.on(DeviceClosed{node.id, std::nullopt, ""});
   REQUIRE(node.find<OpenDevice>() != nullptr);
   CHECK(node.find<OpenDevice>()->who.kind == "network");
+}
+
+TEST_CASE("a server that is added under another name is the device that it is already") {
+  Lender node;
+  node.command("add", {{"device", "vfio-user:/link"}});
+  REQUIRE(node.find<ProbeDevice>() != nullptr);
+  CHECK(node.find<ProbeDevice>()->is_new);
+  node.on(DeviceProbed{node.second, fail(Errc::wrong_state, "not asked"), "vfio-user:/d"});
+  REQUIRE(node.find<Reply>() != nullptr);
+  REQUIRE(node.find<Reply>()->result);
+  CHECK((*node.find<Reply>()->result)["device"] == "80000");
+  CHECK(node.find<Reply>()->note ==
+        "vfio-user:/link leads to the server of vfio-user:/d, which is device 80000 already");
+  REQUIRE(node.find<ForgetDevice>() != nullptr);
+  CHECK(node.find<ForgetDevice>()->device == node.second);
+  CHECK(node.count<Save>() == 0);
+  CHECK(node.node.list_document()["devices"].size() == 1);
+  CHECK(node.state() == "available");
+}
+
+TEST_CASE("who adds a server under two names at once gets one device, or the same error twice") {
+  for (const bool fails : {false, true}) {
+    Lender node;
+    node.command("add", {{"device", "vfio-user:/new"}});
+    node.on(Command{2, 9, "add", Json{{"device", "vfio-user:/link"}}});
+    const auto third = node.find<ProbeDevice>()->device;
+    node.on(DeviceProbed{third, fail(Errc::wrong_state, "not asked"), "vfio-user:/new"});
+    CHECK(node.count<Reply>() == 0);
+    if (fails)
+      node.on(DeviceProbed{node.second, fail(Errc::peer_down, "gone")});
+    else
+      node.on(DeviceProbed{node.second, Identity{.vendor = 1, .name = "Disk"}});
+    CHECK(node.count<Reply>() == 2);
+    for (const auto& effect : node.effects)
+      if (const auto* reply = std::get_if<Reply>(&effect)) CHECK(reply->result.has_value() == !fails);
+    CHECK(node.node.list_document()["devices"].size() == (fails ? 1 : 2));
+  }
+}
+
+TEST_CASE("a server whose other name is removed before that is answered is looked at again, and added") {
+  Lender node;
+  node.command("unavailable", {{"device", "80000"}});
+  node.on(DeviceClosed{node.id, std::nullopt, ""});
+  node.command("add", {{"device", "vfio-user:/link"}});
+  node.command("remove", {{"device", "80000"}});
+  node.on(DeviceProbed{node.second, fail(Errc::wrong_state, "not asked"), "vfio-user:/d"});
+  REQUIRE(node.find<ProbeDevice>() != nullptr);
+  CHECK(node.find<ProbeDevice>()->address == "vfio-user:/link");
+  node.on(DeviceProbed{node.second, Identity{.vendor = 1, .name = "Disk"}});
+  CHECK(node.find<Reply>() != nullptr);
+}
+
+TEST_CASE("two remembered names of one server both stay, and the one that has it open has it alone") {
+  Intent intent;
+  intent.devices[0] = {.address = "vfio-user:/d", .available = true};
+  intent.devices[1] = {.address = "vfio-user:/link", .available = true};
+  Restarted node(std::move(intent));
+  CHECK(!node.find<ProbeDevice>()->is_new);
+  node.on(DeviceProbed{node.id, device("disk")});
+  node.on(DeviceOpened{node.id, device("disk")});
+  node.on(DeviceProbed{node.second, fail(Errc::wrong_state, "its server is that of 80000"), "vfio-user:/d"});
+  CHECK(node.find<OpenDevice>() == nullptr);
+  CHECK(node.entry(1)["state"] == "unavailable");
+  node.command("show", "80001");
+  CHECK((*node.find<Reply>()->result)["reason"].get<std::string>().find("that of 80000") != std::string::npos);
+  node.on(DeviceAppeared{"vfio-user:/link"});
+  node.on(DeviceProbed{node.second, device("disk")});
+  CHECK(node.find<OpenDevice>() != nullptr);
 }
