@@ -81,6 +81,17 @@ constexpr auto steps = std::to_array<Step<Function>>({
        const auto at = l.next(), id = l.next(), next = l.next();
        f.put(at, 4, id | 1U << 16 | next << 20);
      }},
+    {"fill", [](Function& f, Line& l) { std::ranges::fill(f.config, l.below<std::byte>(256)); }},
+    {"put", // offset, bytes, value
+     [](Function& f, Line& l) {
+       const auto at = l.next();
+       const auto bytes = l.below(16);
+       f.put(at, bytes, l.next());
+     }},
+    {"size",
+     [](Function& f, Line& l) {
+       f.config.resize(std::array{256U, 4096U, 64U, 257U}[l.below(4)]);
+     }},
     {"vpd_item", // offset, tag, size
      [](Function& f, Line& l) {
        const auto at = l.next();
@@ -102,17 +113,6 @@ constexpr auto steps = std::to_array<Step<Function>>({
        unsigned sum = 0;
        for (std::size_t i = 0; i < at; ++i) sum += std::to_integer<unsigned>(f.config[i]);
        f.put(at, 1, 0 - sum);
-     }},
-    {"fill", [](Function& f, Line& l) { std::ranges::fill(f.config, l.below<std::byte>(256)); }},
-    {"put", // offset, bytes, value
-     [](Function& f, Line& l) {
-       const auto at = l.next();
-       const auto bytes = l.below(16);
-       f.put(at, bytes, l.next());
-     }},
-    {"size",
-     [](Function& f, Line& l) {
-       f.config.resize(std::array{256U, 4096U, 64U, 257U}[l.below(4)]);
      }},
     {"write", // offset, bytes, value
      [](Function& f, Line& l) {
