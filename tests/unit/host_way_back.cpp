@@ -44,10 +44,42 @@ TEST_CASE("the old driver gets the function back whatever its driver override sa
     REQUIRE(::waitpid(child, &status, 0) == child);
     REQUIRE(WEXITSTATUS(status) == 77);
     CHECK(host.open().recover());
+    if (step == "take-override" || step == "give-done") CHECK(host.kernel.written.empty()); // all is as it was
   }
   CHECK(host.kernel.driver(drive) == "nvme");
   CHECK(host.kernel.driver_override(drive) == before);
   CHECK(!host.journal_names(drive));
+}
+
+TEST_CASE("a driver override that somebody else writes while a function is lent keeps its old driver from nothing") {
+  const std::string before = GENERATE("(null)", "nvme", "pci-stub", "vfio-pci");
+  const std::string meanwhile = GENERATE("(null)", "nonsense", "pci-stub", "a/b c", "nvme");
+  const std::string driver = GENERATE("nvme", "");
+  const bool recovers = GENERATE(false, true);
+  CAPTURE(before, meanwhile, driver, recovers);
+  Host host(driver);
+  host.tree.file(devices(drive) + "driver_override", before + '\n');
+  {
+    auto binder = host.open();
+    REQUIRE(binder.take({drive_bdf}));
+    host.tree.file(devices(drive) + "driver_override", meanwhile + '\n');
+    if (!recovers) CHECK(binder.give_back({drive_bdf}));
+  }
+  if (recovers) CHECK(host.open().recover());
+  CHECK(host.kernel.driver(drive) == driver);
+  CHECK(host.kernel.driver_override(drive) == before);
+  CHECK(!host.journal_names(drive));
+}
+
+TEST_CASE("a driver override that no driver could have as its name is put back, also after a crash") {
+  const std::string before = GENERATE("a/b", "..", ".", "no driver");
+  CAPTURE(before);
+  Host host;
+  host.tree.file(devices(drive) + "driver_override", before + '\n');
+  REQUIRE(host.open().take({drive_bdf}));
+  CHECK(host.open().recover());
+  CHECK(host.kernel.driver(drive) == "nvme");
+  CHECK(host.kernel.driver_override(drive) == before);
 }
 
 TEST_CASE("a crash at any step is undone at the next start") {

@@ -96,8 +96,11 @@ Result<void> Binder::put_back(const Entry& entry) {
   // While a driver is being unbound the kernel holds the device's lock, and this write waits for it (on some kernels
   // the read too); so after it the driver that is seen is the driver that stays.
   const auto driver_override = TRY(drivers_.override_of(bdf));
-  const bool is_back = drivers_.driver_of(bdf) == entry.driver && entry.driver_override == vfio_driver;
-  if (driver_override == vfio_driver && !is_back) {
+  const auto driver = drivers_.driver_of(bdf);
+  const bool is_back = driver == entry.driver && driver_override == entry.driver_override;
+  // Without our driver there, or none, somebody else has bound another one since, and the override is theirs.
+  const bool is_ours = driver_override == vfio_driver || driver == vfio_driver || !driver;
+  if (is_ours && !is_back && driver_override != meanwhile) {
     about_to(entry, step::give_override);
     TRY(drivers_.set_override(bdf, meanwhile));
   }

@@ -17,12 +17,17 @@ constexpr int stopped = 77; ///< exit code of a process that SMARTIO_STOP_AT end
 
 json encode(const std::optional<std::string>& text) { return text ? json(*text) : json(nullptr); }
 
-/// A driver's name, which becomes part of a path; false if it is none.
-bool decode_name(const json& value, std::optional<std::string>& name) {
+bool decode_text(const json& value, std::optional<std::string>& text) {
   if (value.is_null()) return true;
   if (!value.is_string()) return false;
-  name = value.get<std::string>();
-  return !name->empty() && name->find('/') == std::string::npos && *name != "." && *name != "..";
+  text = value.get<std::string>();
+  return !text->empty();
+}
+
+/// A driver's name, which becomes part of a path; false if it is none.
+bool decode_name(const json& value, std::optional<std::string>& name) {
+  if (!decode_text(value, name) || !name) return value.is_null();
+  return name->find('/') == std::string::npos && *name != "." && *name != "..";
 }
 
 std::optional<Entry> decode_entry(const json& value) {
@@ -33,9 +38,10 @@ std::optional<Entry> decode_entry(const json& value) {
   const auto bdf = parse_bdf(value["bdf"].get<std::string>());
   if (!bdf) return std::nullopt;
   Entry entry{.bdf = *bdf, .step = value["step"].get<std::string>()};
-  if (!decode_name(value["driver"], entry.driver) || !decode_name(value["driver_override"], entry.driver_override))
+  // An override is whatever somebody wrote there.
+  if (!decode_name(value["driver"], entry.driver) || !decode_text(value["driver_override"], entry.driver_override))
     return std::nullopt;
-  if (const auto identity = value.find("identity"); identity != value.end() && !decode_name(*identity, entry.identity))
+  if (const auto identity = value.find("identity"); identity != value.end() && !decode_text(*identity, entry.identity))
     return std::nullopt;
   return entry;
 }
