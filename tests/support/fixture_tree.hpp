@@ -1,5 +1,5 @@
-// A tree of files in a temporary directory that stands for /sys, /dev, /proc and /run, and a kernel that binds drivers
-// in it.
+// A tree of files in a temporary directory that stands for /sys, /dev, /proc, /run and /etc, and a kernel that binds
+// drivers in it.
 #pragma once
 
 #include "host/pci.hpp"
@@ -33,7 +33,7 @@ public:
   }
 
   const std::string& path() const { return path_; }
-  host::Root root() const { return {path_ + "/sys", path_ + "/dev", path_ + "/proc", path_ + "/run"}; }
+  host::Root root() const { return {path_ + "/sys", path_ + "/dev", path_ + "/proc", path_ + "/run", path_ + "/etc"}; }
   std::string at(std::string_view name) const { return path_ + '/' + std::string(name); }
 
   void file(std::string_view name, std::string_view text) const {
@@ -99,7 +99,7 @@ inline host::Function function(const Tree& tree, std::string_view bdf = "0000:06
   return *result;
 }
 
-/// A System for checks: every block device is free, no interface has an address.
+/// A System for checks: every block device is free, no interface has an address or anything attached.
 inline host::System free_system() {
   return {.write = [](const std::string&, const std::string&,
                       std::chrono::milliseconds) { return smartio::Result<void>{}; },
@@ -107,7 +107,8 @@ inline host::System free_system() {
                      std::chrono::milliseconds) { return smartio::Result<std::string>(*host::read_text(path)); },
           .load_module = [](const char*) {},
           .open_exclusively = [](const std::string&) { return 0; },
-          .has_ipv4_address = [](const std::string&) { return false; }};
+          .has_ipv4_address = [](const std::string&) { return false; },
+          .ask_netlink = [](const host::Question&) { return std::string(); }};
 }
 
 } // namespace testing

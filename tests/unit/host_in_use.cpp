@@ -154,15 +154,20 @@ TEST_CASE("an interface that is merely up, or down with an address, is free") {
   CHECK(interface_.uses().empty());
 }
 
-TEST_CASE("a member of a bridge or bond, and what carries a VLAN, is in use") {
+TEST_CASE("a member of a bridge, bond or switch, and what carries a VLAN, MACsec or the like, is in use") {
   Interface interface_;
   interface_.tree.link(interface + "/master", "sys/devices/virtual/net/br0");
   interface_.tree.link(interface + "/upper_br0", "sys/devices/virtual/net/br0");
   CHECK(interface_.uses() == Uses{"eth0 is a member of br0"});
   interface_.tree.remove(interface + "/master");
   interface_.tree.remove(interface + "/upper_br0");
-  interface_.tree.link(interface + "/upper_eth0.5", "sys/devices/virtual/net/eth0.5");
-  CHECK(interface_.uses() == Uses{"eth0 carries eth0.5"});
+  for (const std::string upper : {"eth0.5", "macvtap0", "ipvl0", "macsec0", "lan1"}) { // the last is a port of DSA's
+    interface_.tree.link(interface + "/upper_" + upper, "sys/devices/virtual/net/" + upper);
+    CHECK(interface_.uses() == Uses{"eth0 carries " + upper});
+    interface_.tree.remove(interface + "/upper_" + upper);
+  }
+  interface_.tree.link(interface + "/master", "sys/devices/virtual/net/ovs-system");
+  CHECK(interface_.uses() == Uses{"eth0 is a member of ovs-system"});
 }
 
 TEST_CASE("the boot VGA device is in use, and a framebuffer with the text console") {

@@ -44,12 +44,26 @@ TEST_CASE("what the kernel has open without a claim is in use, and how it is nam
        "/dev/nvme0n1p2 is what the host resumes from after hibernation"},
       {"another one", {{"sys/power/resume", "259:4\n"}}, ""},
       {"none", {{"sys/power/resume", "0:0\n"}}, ""},
+      {"a place for crash dumps, named by its file system",
+       {{"sys/kernel/kexec_crash_loaded", "1\n"}, {"etc/kdump.conf", "# raw /dev/x\npath /var\next4 UUID=6f\n"}},
+       "/dev/nvme0 is where a crash dump goes"},
+      {"a raw one",
+       {{"sys/kernel/kexec_crash_loaded", "1\n"}, {"etc/kdump.conf", "raw\t/dev/nvme0n1p1\n"}},
+       "/dev/nvme0n1p1 is where a crash dump goes"},
+      {"one while no crash kernel is loaded",
+       {{"sys/kernel/kexec_crash_loaded", "0\n"}, {"etc/kdump.conf", "raw /dev/nvme0n1p1\n"}},
+       ""},
+      {"one elsewhere",
+       {{"sys/kernel/kexec_crash_loaded", "1\n"},
+        {"etc/kdump.conf", "#raw /dev/nvme0n1p1\n# raw /dev/nvme0n1p1\nraw\nnfs host:/dev/nvme0n1p1\next4 LABEL=6f\n"}},
+       ""},
       {"nonsense", {{"sys/power/resume", "x\n"}, {"sys/class/block/loop3/loop/backing_file", "\n"}}, ""},
   };
   for (const auto& row : rows) {
     INFO(row.what);
     Drive drive;
     for (const auto& [file, text] : row.files) drive.tree.file(file, text);
+    drive.tree.link("dev/disk/by-uuid/6f", "/dev/null"); // has the number that the controller has here
     CHECK(drive.uses() == (row.use.empty() ? Uses{} : Uses{row.use}));
   }
 }
@@ -78,6 +92,41 @@ TEST_CASE("a DMA channel that somebody has, and a watchdog that runs, are in use
   tree.file(device + "watchdog/watchdog0/state", "active\n");
   CHECK(uses_of(tree.root(), function(tree), free_system()) ==
         Uses{"dma0chan1 is a DMA channel that is taken", "watchdog0 watches over the host"});
+}
+
+TEST_CASE("memory behind CXL that is part of a region is in use") {
+  const Tree tree;
+  add_function(tree, {.driver = "cxl_pci", .class_code = "0x050210"});
+  add_child(tree, device + "mem3", "cxl", "1:5", "cxl/mem3");
+  const std::string endpoint = "sys/bus/cxl/devices/endpoint2/";
+  tree.link(endpoint + "uport", "sys/bus/cxl/devices/mem3");
+  tree.file(endpoint + "decoder2.0/region", "\n");
+  tree.file(endpoint + "decoder2.1/region", "region0\n");
+  CHECK(uses_of(tree.root(), function(tree), free_system()) == Uses{"mem3 is part of the CXL memory region0"});
+  tree.link(endpoint + "uport", "sys/bus/cxl/devices/mem4");
+  CHECK(uses_of(tree.root(), function(tree), free_system()).empty());
+}
+
+TEST_CASE("what hangs on a USB controller is looked at as what sits in a slot is") {
+  const Tree tree;
+  add_function(tree, {.driver = "xhci_hcd", .class_code = "0x0c0330"});
+  const auto hub = device + "usb1/1-1/";
+  add_child(tree, device + "usb1", "usb", "189:0", "bus/usb/001/001");
+  add_child(tree, hub.substr(0, hub.size() - 1), "usb", "189:1", "bus/usb/001/002"); // a hub
+  const auto stick = hub + "1-1.1/1-1.1:1.0/host0/target0:0:0/0:0:0:0/block/sda";
+  add_child(tree, stick, "block", "8:0");
+  add_child(tree, stick + "/sda1", "block", "8:1");
+  add_child(tree, hub + "1-1.2/1-1.2:1.0/net/eth5", "net");
+  add_child(tree, hub + "1-1.3/1-1.3:1.0/0003:046D:C31C.0001/input/input3/event3", "input", "1:5", "input/event3");
+  CHECK(uses_of(tree.root(), function(tree), free_system()).empty());
+  tree.file("proc/self/mountinfo", "36 1 8:1 / /media rw - vfat /dev/sda1 rw\n");
+  tree.file(hub + "1-1.2/1-1.2:1.0/net/eth5/flags", "0x1003\n");
+  tree.file("proc/net/if_inet6", "20010db8000000000000000000000001 02 80 00 80     eth5\n");
+  add_process(tree, 50, "Xorg");
+  tree.link("proc/50/fd/4", "/dev/zero"); // 1:5
+  CHECK(uses_of(tree.root(), function(tree), free_system()) == Uses{"/dev/sda1 is mounted on /media",
+                                                                    "eth5 is up and has an address",
+                                                                    "/dev/input/event3 is open in process 50 (Xorg)"});
 }
 
 TEST_CASE("who has a node open is not known where processes of the host are not to be seen") {
@@ -112,6 +161,24 @@ TEST_CASE("an interface with a packet socket is in use, by whoever has it if tha
   add_process(interface_.tree, 72, "other");
   interface_.tree.link("proc/72/fd/4", "/socket:[2134]");
   CHECK(interface_.uses() == Uses{"eth0 has a packet socket of process 71 (udhcpc)"});
+}
+
+TEST_CASE("a CAN interface that somebody receives from is in use") {
+  Interface interface_;
+  const auto receivers = [&interface_](const std::string& of, const std::string& line) {
+    interface_.tree.file(
+        "proc/net/can/rcvlist_" + of,
+        "\nreceive list 'rx_all':\n  (any: no entry)\n  device   can_id   can_mask  function  userdata   "
+        "matches  ident\n" +
+            line);
+  };
+  receivers("all", "  (eth0: no entry)\n   eth01    000    00000000  0000000011111111  0000000022222222  7  raw\n");
+  CHECK(interface_.uses().empty());
+  for (const auto* kind : {"all", "fil", "inv", "sff", "eff", "err"}) {
+    receivers(kind, "   eth0     000    00000000  0000000011111111  0000000022222222         7  raw\n");
+    CHECK(interface_.uses() == Uses{"eth0 has a CAN socket"});
+    interface_.tree.remove("proc/net/can");
+  }
 }
 
 TEST_CASE("a network function whose driver made no interface that is to be seen has it in another namespace") {

@@ -75,6 +75,7 @@ std::vector<std::string> uses_of(const Root& root, const Function& function, con
   find_block_uses(root, children, system, uses);
   find_kernel_uses(root, children, uses);
   find_network_uses(root, function, children, system, uses);
+  find_attached(root, function, children, system, uses);
   find_console_uses(root, function, children, uses);
   find_open_nodes(root, children, uses);
   if (function.virtual_functions != 0)

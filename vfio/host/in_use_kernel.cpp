@@ -1,5 +1,5 @@
 // Users within the kernel that leave no claim: loop devices and exported disks open them as anybody may, and whoever
-// takes a DMA channel or starts a watchdog has no descriptor of it.
+// takes a DMA channel, starts a watchdog or adds memory has no descriptor of it.
 #include "in_use_parts.hpp"
 
 #include "result.hpp"
@@ -89,14 +89,51 @@ void find_signs(const Root& root, const std::vector<Child>& children, Uses& uses
     }
 }
 
+/// A device as /etc/fstab names it, as a path.
+std::string path_of(std::string_view device) {
+  constexpr std::pair<std::string_view, std::string_view> links[]{{"UUID=", "/dev/disk/by-uuid/"},
+                                                                  {"LABEL=", "/dev/disk/by-label/"},
+                                                                  {"PARTUUID=", "/dev/disk/by-partuuid/"},
+                                                                  {"PARTLABEL=", "/dev/disk/by-partlabel/"}};
+  for (const auto& [start, folder] : links)
+    if (device.starts_with(start)) return std::string(folder).append(device.substr(start.size()));
+  return std::string(device);
+}
+
+/// kdump.conf(5): "raw DEVICE", or the type of a file system and the device that holds it, not mounted now. Where dumps
+/// go to a directory, as with Debian's kdump-tools, that is of a mounted one.
+void find_crash_dump(const Root& root, const std::vector<Child>& children, Uses& uses) {
+  if (read_number(root.sys + "/kernel/kexec_crash_loaded") != 1) return;
+  const auto text = read_text(root.etc + "/kdump.conf").value_or("");
+  for (const auto line : lines_of(text)) {
+    const auto words = words_of(line);
+    if (words.size() < 2 || words[0].starts_with('#')) continue;
+    const auto path = path_of(words[1]);
+    for (const auto& child : children)
+      if (path.starts_with("/dev/") && child.number && names(root, path, child))
+        uses.push_back(child.node + " is where a crash dump goes");
+  }
+}
+
+/// Documentation/ABI/testing/sysfs-bus-cxl: the memory device of an endpoint, and the region that its memory is part
+/// of.
+void find_cxl_regions(const Root& root, const Child& child, Uses& uses) {
+  for (const auto& file : matching(root.sys + "/bus/cxl/devices/endpoint*/decoder*/region"))
+    if (const auto region = read_text(file).value_or("");
+        !region.empty() && link_name(std::filesystem::path(file).parent_path().parent_path() / "uport") == child.name)
+      uses.push_back(fmt::format("{} is part of the CXL memory {}", child.name, region));
+}
+
 } // namespace
 
 void find_kernel_uses(const Root& root, const std::vector<Child>& children, Uses& uses) {
   find_signs(root, children, uses);
+  find_crash_dump(root, children, uses);
   const auto resume = parse_device_number(read_text(root.sys + "/power/resume").value_or(""));
   for (const auto& child : children) {
     if (child.subsystem == "block" && resume && *resume != 0 && child.number == resume)
       uses.push_back(child.node + " is what the host resumes from after hibernation");
+    if (child.subsystem == "cxl") find_cxl_regions(root, child, uses);
     // Documentation/ABI/stable/sysfs-driver-dma: how many clients a channel has.
     if (child.subsystem == "dma" && read_number(child.folder + "/in_use").value_or(0) != 0)
       uses.push_back(child.name + " is a DMA channel that is taken");

@@ -1,5 +1,5 @@
-// Network interfaces: used when they have a master, carry another interface, have a packet socket, are up with an
-// address or a route, or are in another network namespace. An interface that is merely up is not: many are, with
+// Network interfaces: used when they have a master, carry another interface, have a packet or CAN socket, are up with
+// an address or a route, or are in another network namespace. An interface that is merely up is not: many are, with
 // nothing behind them.
 #include "holders.hpp"
 #include "in_use_parts.hpp"
@@ -88,6 +88,18 @@ void find_packet_sockets(const Root& root, const Child& child, std::vector<std::
   }
 }
 
+/// net/can/proc.c: whoever receives from a CAN interface; "vcan0     000    00000000  ffff...  ffff...  7  raw".
+void find_can_receivers(const Root& root, const Child& child, std::vector<std::string>& uses) {
+  for (const auto* kind : {"all", "fil", "inv", "sff", "eff", "err"}) {
+    const auto text = read_text(root.proc + "/net/can/rcvlist_" + kind).value_or("");
+    const auto is_here = [&child](std::string_view line) {
+      const auto words = words_of(line);
+      return words.size() >= 7 && words[0] == child.name;
+    };
+    if (std::ranges::any_of(lines_of(text), is_here)) return uses.push_back(child.name + " has a CAN socket");
+  }
+}
+
 /// Drivers that let a program, or a guest, drive the function: they make no interface.
 bool is_for_programs(const std::string& driver) {
   constexpr std::string_view known[]{"vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio", "pciback"};
@@ -116,6 +128,7 @@ void find_network_uses(const Root& root, const Function& function, const std::ve
     if (child.subsystem != "net") continue;
     find_others(child, uses);
     find_packet_sockets(root, child, uses);
+    find_can_receivers(root, child, uses);
     if ((read_number(child.folder + "/flags", 16).value_or(0) & flag_up) == 0) continue;
     if (auto use = use_when_up(root, child.name, system); !use.empty()) uses.push_back(std::move(use));
   }

@@ -25,6 +25,8 @@ void find_block_uses(const Root& root, const std::vector<Child>& children, const
 void find_kernel_uses(const Root& root, const std::vector<Child>& children, std::vector<std::string>& uses);
 void find_network_uses(const Root& root, const Function& function, const std::vector<Child>& children,
                        const System& system, std::vector<std::string>& uses);
+void find_attached(const Root& root, const Function& function, const std::vector<Child>& children, const System& system,
+                   std::vector<std::string>& uses);
 void find_console_uses(const Root& root, const Function& function, const std::vector<Child>& children,
                        std::vector<std::string>& uses);
 void find_open_nodes(const Root& root, const std::vector<Child>& children, std::vector<std::string>& uses);

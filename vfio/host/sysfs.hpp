@@ -16,7 +16,7 @@ namespace smartio::vfio::host {
 
 /// The folders below which everything in this folder looks. Tests put a tree of their own there.
 struct Root {
-  std::string sys = "/sys", dev = "/dev", proc = "/proc", run = "/run";
+  std::string sys = "/sys", dev = "/dev", proc = "/proc", run = "/run", etc = "/etc";
 };
 
 /// Opens for reading what is a file, as all is that the kernel has; a pipe in its place would be waited for.

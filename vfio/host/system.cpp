@@ -38,7 +38,8 @@ System System::real() {
           .read = read_in_child,
           .load_module = host::load_module,
           .open_exclusively = host::open_exclusively,
-          .has_ipv4_address = host::has_ipv4_address};
+          .has_ipv4_address = host::has_ipv4_address,
+          .ask_netlink = host::ask_netlink};
 }
 
 } // namespace smartio::vfio::host

@@ -1,6 +1,8 @@
 // What this folder asks of the kernel beyond reading files: the seam that tests replace.
 #pragma once
 
+#include "netlink.hpp"
+
 #include <smartio/error.hpp>
 
 #include <chrono>
@@ -22,7 +24,8 @@ struct System {
   std::function<int(const std::string& node)> open_exclusively;
   /// Whether the network interface has an IPv4 address.
   std::function<bool(const std::string& interface)> has_ipv4_address;
-  std::chrono::milliseconds patience{5000}; ///< for each step of binding a driver
+  std::function<std::string(const Question&)> ask_netlink; ///< host::ask_netlink
+  std::chrono::milliseconds patience{5000};                ///< for each step of binding a driver
 
   static System real();
 };
