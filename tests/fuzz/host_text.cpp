@@ -1,7 +1,9 @@
-// Any bytes as a message about devices, as lspci's filters, as words of the kernel's tables. What is understood as a
-// filter must be one that decides; a function's address survives being written and read.
+// Any bytes as a message about devices, as lspci's filters, as words of the kernel's tables, as its answers over
+// netlink. What is understood as a filter must be one that decides; a function's address survives being written and
+// read.
 #include "host/filter.hpp"
 #include "host/mounts.hpp"
+#include "host/netlink.hpp"
 #include "host/uevents.hpp"
 #include "sentence.hpp"
 
@@ -28,5 +30,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (test::check_result(filter) && filter->matches(function)) require(filter->matches_address(function.bdf));
   require(unescape(text).size() <= size);
   static_cast<void>(parse_device_number(text));
+  std::size_t read = 0;
+  for (const auto& message : messages_in(text)) {
+    read += message.body.size();
+    for (const auto& part : attributes_in(message.body)) require(part.body.size() < message.body.size());
+  }
+  require(read <= size);
   return 0;
 }

@@ -1,8 +1,11 @@
 // What is attached to interfaces and RDMA devices, as the kernel tells it over netlink; what it says may be anything.
 #include "catch.hpp"
+#include "fd.hpp"
 #include "host/netlink.hpp"
+#include "skipped.hpp"
 #include "used_devices.hpp"
 
+#include <linux/bpf.h>
 #include <linux/if_link.h>
 #include <linux/netlink.h>
 #include <linux/pkt_sched.h>
@@ -12,7 +15,11 @@
 #include <map>
 #include <net/if.h>
 #include <rdma/rdma_netlink.h>
+#include <sched.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <thread>
+#include <unistd.h>
 
 using namespace smartio;
 using namespace smartio::vfio::host;
@@ -63,6 +70,25 @@ struct Asked : Interface {
     system.ask_netlink = [this](const Question& question) { return answers[question.type]; };
   }
 };
+
+/// A program that lets all packets through, attached to this network namespace's loopback interface.
+bool attach_xdp(int index) {
+  const ::bpf_insn code[]{{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = XDP_PASS},
+                          {.code = BPF_JMP | BPF_EXIT}};
+  ::bpf_attr load{};
+  load.prog_type = BPF_PROG_TYPE_XDP;
+  load.insn_cnt = 2;
+  load.insns = reinterpret_cast<std::uintptr_t>(code);
+  load.license = reinterpret_cast<std::uintptr_t>("GPL");
+  const Fd program(static_cast<int>(::syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof load)));
+  const auto xdp = part(IFLA_XDP_FD, bytes_of(program.get())) + part(IFLA_XDP_FLAGS, number(XDP_FLAGS_SKB_MODE));
+  ::ifinfomsg link{};
+  link.ifi_index = index;
+  const auto answer =
+      ask_netlink({NETLINK_ROUTE, RTM_SETLINK, false, bytes_of(link) + part(IFLA_XDP | NLA_F_NESTED, xdp)});
+  const auto messages = messages_in(answer);
+  return program && !messages.empty() && start_of<int>(messages.front().body) == 0;
+}
 
 constexpr unsigned rdma(unsigned command) { return RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, command); }
 
@@ -183,4 +209,21 @@ TEST_CASE("this kernel answers for its loopback interface, and says no for one t
   const auto list = ask_netlink({NETLINK_ROUTE, RTM_GETLINK, true, bytes_of(::ifinfomsg{})});
   REQUIRE(!messages_in(list).empty());
   CHECK(messages_in(list).back().type == NLMSG_DONE);
+}
+
+TEST_CASE("an XDP program that this kernel has on an interface is seen") {
+  Uses uses;
+  bool attached = false;
+  std::jthread([&uses, &attached] { // which alone has another network namespace
+    const int index = ::unshare(CLONE_NEWNET) == 0 ? static_cast<int>(::if_nametoindex("lo")) : 0;
+    attached = index != 0 && attach_xdp(index);
+    Interface host;
+    host.tree.file(interface + "/ifindex", std::to_string(index) + '\n');
+    host.system.ask_netlink = ask_netlink;
+    if (attached) uses = host.uses();
+  })
+      .join();
+  if (!attached) SKIPPED("no XDP program can be attached here");
+  REQUIRE(uses.size() == 1);
+  CHECK(uses.front().starts_with("eth0 has an XDP program, id "));
 }

@@ -25,7 +25,8 @@ template <class Header, auto Length, auto Type> std::vector<Part> parts_in(std::
 }
 
 bool send(int socket, const Question& question) {
-  const auto flags = static_cast<std::uint16_t>(NLM_F_REQUEST | (question.list ? NLM_F_DUMP : NLM_F_ACK));
+  // Of a qdisc the kernel tells those who listen for changes, and who has asked only with NLM_F_ECHO.
+  const auto flags = static_cast<std::uint16_t>(NLM_F_REQUEST | (question.list ? NLM_F_DUMP : NLM_F_ACK | NLM_F_ECHO));
   const ::nlmsghdr header{.nlmsg_len = static_cast<std::uint32_t>(sizeof header + question.body.size()),
                           .nlmsg_type = question.type,
                           .nlmsg_flags = flags,
