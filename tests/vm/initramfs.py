@@ -17,7 +17,7 @@ PROGRAMS = ["mkfs.ext4", "e2fsck", "nvme", "lspci", "ip", "mdadm", "dmsetup", "l
 LVM_COMMANDS = ["pvcreate", "vgcreate", "vgchange", "lvcreate"]
 MODULES = ["virtio_pci", "virtio_console", "virtio_iommu", "nvme", "ext4", "vfio_pci", "vfio_iommu_type1", "pci_stub",
            "virtio_net", "igb", "igbvf", "e1000e", "snd_hda_intel", "xhci_pci", "loop", "raid1", "dm_mod", "nvmet",
-           "ntb_tool", "ntb_perf", "ntb_pingpong", "ntb_netdev"]
+           "sch_ingress", "ntb_tool", "ntb_perf", "ntb_pingpong", "ntb_netdev"]
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 

@@ -47,6 +47,8 @@ USES = {
                            "{node} has a packet socket of process", "[ -e /proc/$(cat /tmp/udhcpc) ]",
                            "kill $(cat /tmp/udhcpc); while [ -e /proc/$(cat /tmp/udhcpc) ]; do usleep 20000; done; "
                            "ip link set {node} down"),
+    "traffic control": Use("/bin/tc qdisc add dev {node} clsact", "{node} has traffic control",  # the shell's own is busybox's
+                           "/bin/tc qdisc show dev {node} | grep clsact", "/bin/tc qdisc del dev {node} clsact"),
     "another network namespace": Use("(unshare -n sleep 1000 & echo $! >/tmp/other) && "
                                      "until ip link set {node} netns $(cat /tmp/other); do usleep 20000; done",
                                      "it is in another network namespace", "! ip link show {node} 2>/dev/null",
@@ -58,7 +60,7 @@ USES = {
 }
 
 
-NETWORK = ["a packet socket", "another network namespace", "the default route"]
+NETWORK = ["a packet socket", "traffic control", "another network namespace", "the default route"]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,8 @@ def machine(bed, tmp_path_factory):
             with open(disk, "r+b") as file:
                 file.write(PARTITION_TABLE)
         places[use] = topology.e1000e() if use in NETWORK else topology.nvme(disk)
-    with Guest(bed, "in-use", topology.devices, kernel="full", iommu="intel", programs=["ours"]) as guest:
-        guest.check("modprobe e1000e")
+    with Guest(bed, "in-use", topology.devices, kernel="full", iommu="intel", programs=["ours", "tc"]) as guest:
+        guest.check("modprobe e1000e && modprobe sch_ingress")
         nodes = Nodes(guest)
         nodes.start_pair()
         yield guest, nodes, places

@@ -1,4 +1,5 @@
-"""A lender that dies at any step of taking a disk or giving it back: its next start leaves no disk without a driver."""
+"""A lender that dies at any step of taking a disk or giving it back, with room in its state directory or without: its
+next start leaves no disk without a driver."""
 
 import pathlib
 import re
@@ -11,6 +12,7 @@ from topology import Topology, blank_disk
 
 SOURCE = pathlib.Path(__file__).parents[2] / "vfio/host/journal.hpp"
 STEPS = re.findall(r'\b(?:take|give)_\w+ = "([a-z-]+)"', SOURCE.read_text())
+EXPECTED = ["0000:01:00.0 has nvme again", "No space left"]  # of the log, which is one for all tests
 STOPPED = 77  # the status of a smartiod that SMARTIO_STOP_AT ended
 
 
@@ -24,8 +26,24 @@ def machine(bed, tmp_path_factory):
     disk = topology.nvme(blank_disk(tmp_path_factory.mktemp("journal") / "disk"))
     with Guest(bed, "journal", topology.devices, kernel="full", iommu="intel", programs=["ours"]) as guest:
         guest.check("head -c 262144 /dev/urandom >/run/data && dd if=/run/data of=/dev/nvme0n1 bs=64k conv=fsync")
+        guest.check("mkdir /run/state8 && mount -t tmpfs -o size=256k,mode=0755 none /run/state8")
         nodes = Nodes(guest)
         yield guest, nodes, disk, Function(guest, disk)
+
+
+def fill(guest):
+    guest.check("! cat /dev/zero >/run/state8/filler 2>/dev/null")
+
+
+def make_room(guest):
+    guest.check("rm /run/state8/filler")
+
+
+def refuse(nodes, words):
+    """With one sentence about the disk that is full."""
+    refused = nodes.tool(LENDER, words)
+    assert refused.status == 1 and refused.errors.count("\n") == 1 and "No space left" in refused.errors, refused
+
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_lender_killed_at_any_step_leaves_a_disk_that_works(machine, step):
@@ -38,12 +56,16 @@ def test_a_lender_killed_at_any_step_leaves_a_disk_that_works(machine, step):
     died = nodes.tool(LENDER, f"{'un' * step.startswith('give')}available {'--yes' * step.startswith('take')} {disk}")
     assert died.status != 0 and nodes.await_end(LENDER) == STOPPED
 
+    fill(guest)
     nodes.start(LENDER, 7808)
     nodes.await_state(LENDER, disk, "unavailable")  # the one command did not succeed, the other's wish is on record
     check_disk(guest, function)
+    refuse(nodes, f"available --yes {disk}")
+    assert function.driver() == "nvme"
+    make_room(guest)
     check_cycle(guest, nodes, disk, function)
     nodes.end()
-    assert nodes.complaints(LENDER, "0000:01:00.0 has nvme again") == []
+    assert nodes.complaints(LENDER, *EXPECTED) == []
 
 
 def test_a_lender_killed_again_while_it_recovers_leaves_a_disk_that_works(machine):
@@ -58,7 +80,7 @@ def test_a_lender_killed_again_while_it_recovers_leaves_a_disk_that_works(machin
     nodes.await_state(LENDER, disk, "available")  # as intended
     check_cycle(guest, nodes, disk, function, lent=True)
     nodes.end()
-    assert nodes.complaints(LENDER, "0000:01:00.0 has nvme again") == []
+    assert nodes.complaints(LENDER, *EXPECTED) == []
 
 
 def test_a_lender_killed_while_its_disk_is_borrowed_lends_it_again(machine):
@@ -80,7 +102,55 @@ def test_a_lender_killed_while_its_disk_is_borrowed_lends_it_again(machine):
     nodes.check(4, f"return {device}")
     check_cycle(guest, nodes, disk, function, lent=True)
     nodes.end(LENDER, 4)
-    assert nodes.complaints(LENDER, "0000:01:00.0 has nvme again") == []
+    assert nodes.complaints(LENDER, *EXPECTED) == []
+
+
+def test_a_full_state_directory_keeps_no_disk_from_its_driver(machine):
+    guest, nodes, disk, function = machine
+    nodes.start_pair()
+    device = nodes.lend(disk)
+    fill(guest)
+    nodes.check(4, f"borrow {device}")
+    guest.check(f"smartio_nvme --run-dir /run/node4 {device} read 0 512 | cmp - /run/data")
+    nodes.check(4, f"return {device}")
+    nodes.check(LENDER, f"unavailable {disk}")
+    check_disk(guest, function)
+    refuse(nodes, f"available --yes {disk}")
+    check_disk(guest, function)
+    make_room(guest)
+    check_lent_and_killed(guest, nodes, disk, function)
+    nodes.end(LENDER, 4)
+    assert nodes.complaints(LENDER, *EXPECTED) == []
+
+
+def check_lent_and_killed(guest, nodes, disk, function):
+    """While it is lent; at the next start there is no room to lend it again, and then there is."""
+    nodes.check(LENDER, f"available --yes {disk}")
+    fill(guest)
+    nodes.kill(LENDER)
+    nodes.start(LENDER, 7808)
+    nodes.await_state(LENDER, disk, "unavailable")
+    check_disk(guest, function)
+    make_room(guest)
+    check_cycle(guest, nodes, disk, function)
+
+
+def test_a_driver_override_that_somebody_writes_while_a_disk_is_lent_is_gone_with_the_loan(machine):
+    guest, nodes, disk, function = machine
+    nodes.start(LENDER, 7808)
+    for override in ("nonsense", ""):
+        nodes.lend(disk)
+        guest.check(f"echo '{override}' >{function.path}/driver_override")
+        nodes.check(LENDER, f"unavailable {disk}")
+        check_disk(guest, function)
+    nodes.lend(disk)
+    guest.check(f"echo pci-stub >{function.path}/driver_override")
+    nodes.kill(LENDER)
+    nodes.start(LENDER, 7808)
+    nodes.await_state(LENDER, disk, "available")
+    check_cycle(guest, nodes, disk, function, lent=True)
+    nodes.end()
+    assert nodes.complaints(LENDER, *EXPECTED) == []
 
 
 def check_cycle(guest, nodes, disk, function, lent=False):
