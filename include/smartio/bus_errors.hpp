@@ -1,9 +1,14 @@
 // Surviving the sudden end of a device.
 #pragma once
 
+#include <smartio/version.hpp>
+
+#if SMARTIO_HAS_LANGUAGE
+
 #include <smartio/error.hpp>
 
 namespace smartio {
+inline namespace v0 {
 
 /// From now on this process survives loads and stores to registers (BarMapping::areas) whose mapping the kernel has
 /// withdrawn: the device was pulled out or reset from outside, or its memory space was switched off. Otherwise SIGBUS
@@ -15,4 +20,7 @@ namespace smartio {
 /// Holds for BARs mapped before and after; calling it again does nothing. Fails with the errno of sigaction.
 Result<void> guard_bus_errors();
 
+} // namespace v0
 } // namespace smartio
+
+#endif

@@ -6,23 +6,34 @@
 // was (reset excepted).
 #pragma once
 
+#include <smartio/version.hpp>
+
+#if SMARTIO_HAS_LANGUAGE
+
 #include <smartio/error.hpp>
 #include <smartio/memory.hpp>
 #include <smartio/types.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
-namespace smartio {
-
-namespace detail {
+namespace smartio::detail {
 struct DeviceCore;
 struct Bar;
 struct Window;
 struct Vector;
-} // namespace detail
+} // namespace smartio::detail
+
+namespace smartio {
+inline namespace v0 {
+
+// Objects made by their default constructor, and those that were moved from, are empty: they can be tested, assigned
+// and destroyed, and nothing else. A process that fork(2) made has none of this library's threads: it may exec or
+// _exit(2), and does not harm its parent by that; objects that it inherited must not be used or destroyed there.
 
 /// A device register block (PCI base address register). Copies share it.
 /// After the device was taken back, loads from a mapped area give all ones (until a store of this program changes its
@@ -34,6 +45,9 @@ public:
     std::size_t offset; ///< from the start of the register block, in bytes
     std::span<volatile std::byte> bytes;
   };
+  BarMapping() = default;
+  explicit operator bool() const noexcept { return impl_ != nullptr; } ///< not empty
+
   std::span<const Area> areas() const noexcept; ///< what is mapped; may be empty
   std::size_t size() const noexcept;            ///< of the register block, in bytes
 
@@ -59,6 +73,8 @@ private:
 /// purpose and never reused.
 class DmaWindow {
 public:
+  DmaWindow() noexcept;
+  explicit operator bool() const noexcept { return impl_ != nullptr; } ///< not empty
   DmaWindow(DmaWindow&&) noexcept;
   DmaWindow& operator=(DmaWindow&&) noexcept;
   ~DmaWindow();
@@ -74,6 +90,8 @@ private:
 /// One interrupt vector, enabled while this object lives.
 class Interrupt {
 public:
+  Interrupt() noexcept;
+  explicit operator bool() const noexcept { return impl_ != nullptr; } ///< not empty
   Interrupt(Interrupt&&) noexcept;
   Interrupt& operator=(Interrupt&&) noexcept;
   ~Interrupt();
@@ -89,9 +107,15 @@ private:
   std::unique_ptr<detail::Vector> impl_;
 };
 
-/// A device this program drives. It is given back when this and everything made from it are gone, in any order.
+/// A device this program drives. It is given back when this and everything made from it are gone, in any order; copies
+/// share it. Bus mastering is off at first, and after reset(): without bus_master(true) no DMA and no interrupt
+/// happens.
 class Device {
 public:
+  Device() = default;
+  explicit operator bool() const noexcept { return core_ != nullptr; } ///< not empty
+
+  const DeviceInfo& info() const noexcept;           ///< what it is, as it was when it was borrowed
   unsigned vectors() const noexcept;                 ///< MSI-X vectors; without MSI-X those of MSI, or 1 for INTx
   std::size_t bar_size(unsigned bar) const noexcept; ///< in bytes; 0 where there is none, or bar > 5
 
@@ -126,11 +150,28 @@ public:
   Result<std::uint32_t> read_config(std::uint16_t offset, unsigned width) const;
   Result<void> write_config(std::uint16_t offset, unsigned width, std::uint32_t value) const;
 
-  /// Function level reset. Registers are at their reset values afterwards; windows stay.
+  /// Lets the device start accesses of its own, DMA and interrupts by message, or ends that (Bus Master Enable: PCI
+  /// Express Base 5.0, 7.5.1.1.3).
+  Result<void> bus_master(bool on) const;
+
+  /// Function level reset. Registers are at their reset values afterwards, bus mastering is off; windows stay.
   Result<void> reset() const;
 
-  /// Borrowed; readable once the lender, the link or the device's server took the device away.
+  /// Gives the device back now, with all that was made from it: registers read as ones, stores reach nothing, windows
+  /// are gone and their memory may be reused. When this returns, others can borrow it; another program of this host
+  /// that uses the same loan keeps it. Blocks until the windows are gone (map_dma) and the loan has ended, for as long
+  /// as a call of its node may. An error says that this was not heard: memory of windows is kept for ever then. The
+  /// device is not usable in any case, except after Errc::wrong_state, from within a callback of its node. Calling it
+  /// again gives the same.
+  Result<void> give_back() const;
+
+  /// Borrowed; readable once the device is at its end, whoever ended it.
   int revoked_fd() const noexcept;
+
+  /// How it came to its end; nullopt while it has not (revoked_fd() is not readable). Asks the node: blocks until the
+  /// loan has ended there, for as long as a call of the node may: Errc::timed_out, and it can be asked again. A node
+  /// remembers its latest 256 loans: Errc::wrong_state of one before, and from within a callback of the node.
+  Result<std::optional<Ended>> ended() const;
 
 private:
   friend struct detail::DeviceCore;
@@ -145,4 +186,7 @@ private:
 Result<Device> open_device(const std::string& address,
                            std::chrono::milliseconds timeout = std::chrono::milliseconds{4000});
 
+} // namespace v0
 } // namespace smartio
+
+#endif

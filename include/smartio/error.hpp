@@ -1,11 +1,16 @@
 // Errors of the public interface: a code for programs, a sentence's worth of context for people.
 #pragma once
 
+#include <smartio/version.hpp>
+
+#if SMARTIO_HAS_LANGUAGE
+
 #include <expected>
 #include <string>
 #include <system_error>
 
 namespace smartio {
+inline namespace v0 {
 
 /// What went wrong. `code` is for programs: operating system errors stay in `std::system_category` (so `==
 /// std::errc::...` works), this project's own are `Errc`. `context` says what was tried on what, or is the whole
@@ -37,6 +42,9 @@ std::error_code make_error_code(Errc code) noexcept;
 /// "context: meaning of the code", or the context alone when it is a whole sentence already (code is an Errc).
 std::string to_string(const Error& error);
 
+} // namespace v0
 } // namespace smartio
 
 template <> struct std::is_error_code_enum<smartio::Errc> : std::true_type {};
+
+#endif

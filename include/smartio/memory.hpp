@@ -1,22 +1,30 @@
 // Memory that can be shared with a device.
 #pragma once
 
+#include <smartio/version.hpp>
+
+#if SMARTIO_HAS_LANGUAGE
+
 #include <smartio/error.hpp>
 
 #include <cstddef>
 #include <memory>
 #include <span>
 
-namespace smartio {
-
-namespace detail {
+namespace smartio::detail {
 struct Memory;
-}
+} // namespace smartio::detail
+
+namespace smartio {
+inline namespace v0 {
 
 /// Memory that can be shared with a device: a descriptor, an offset, a size. Copies share it; the pages live until the
 /// last copy and the last window on it are gone.
 class Memory {
 public:
+  Memory() = default; ///< empty, as one that was moved from: to be tested, assigned and destroyed
+  explicit operator bool() const noexcept { return impl_ != nullptr; }
+
   /// A memfd of `bytes` (rounded up to whole pages, 4 KiB or 2 MiB with `huge_pages`), zero-filled and sealed against
   /// shrinking, mapped in this process. Fails with the errno of memfd_create, ftruncate, fcntl or mmap.
   static Result<Memory> allocate(std::size_t bytes, bool huge_pages = false);
@@ -37,4 +45,7 @@ private:
   std::shared_ptr<detail::Memory> impl_;
 };
 
+} // namespace v0
 } // namespace smartio
+
+#endif

@@ -1,11 +1,17 @@
 // A node: the host's runtime, in this process or in the host's smartiod.
 #pragma once
 
+#include <smartio/version.hpp>
+
+#if SMARTIO_HAS_LANGUAGE
+
 #include <smartio/device.hpp>
 #include <smartio/error.hpp>
+#include <smartio/events.hpp>
 #include <smartio/types.hpp>
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,11 +19,12 @@
 #include <string_view>
 #include <vector>
 
-namespace smartio {
-
-namespace detail {
+namespace smartio::detail {
 struct Node;
-}
+} // namespace smartio::detail
+
+namespace smartio {
+inline namespace v0 {
 
 struct Config {
   NodeId node{};
@@ -52,24 +59,50 @@ public:
   /// happens to an attached node. Errc::wrong_state from within a callback.
   Result<void> stop() const;
 
+  Node() = default; ///< empty, as one that was moved from: to be tested, assigned and destroyed
+  explicit operator bool() const noexcept { return impl_ != nullptr; }
+
   NodeId id() const noexcept;
+  /// Lets that node see and borrow this node's devices; without an address: that of Config::nodes, or the one it had.
   Result<void> connect(NodeId borrower, const std::string& address = {}) const;
   Result<void> disconnect(NodeId borrower) const;
   Result<DeviceId> add(const std::string& address) const; ///< BDF or vfio-user:PATH
   Result<void> remove(DeviceId) const;
   Result<void> make_available(DeviceId, bool force = false) const;
-  Result<void> make_unavailable(DeviceId) const;   ///< takes it back first if borrowed
-  Result<std::vector<DeviceInfo>> devices() const; ///< own and connected lenders', sorted by id
+  Result<void> make_unavailable(DeviceId) const; ///< takes it back first if borrowed
+  /// Own and connected lenders' that match, sorted by id; Errc::bad_request for what is no filter.
+  Result<std::vector<DeviceInfo>> devices(const Filter& filter = {}) const;
 
-  /// Borrows the device for this program, or works under the loan its node already has. `shared`: up to 32 borrowers
-  /// have the device at once, and each has 16 GiB of its addresses (Iova) to itself: windows are there, and take no
-  /// more than that together. Errc::busy, wrong_state, peer_down.
-  Result<Device> borrow(DeviceId, bool shared = false) const;
+  // Filters, kept until they are removed. Each needs one of its parts; the ids of what they changed now.
+  Result<std::vector<DeviceId>> add_filter(const Filter&) const;         ///< adds what matches, now and later
+  Result<std::vector<DeviceId>> available_filter(const Filter&) const;   ///< makes available what matches and is added
+  Result<std::vector<DeviceId>> unavailable_filter(const Filter&) const; ///< the opposite; ends available_filter
+  Result<std::vector<DeviceId>> remove_filter(const Filter&) const;      ///< ends add_filter, removes what it added
+  Result<Filters> filters() const;
+  Result<std::vector<DeviceId>> scan() const; ///< looks for devices that appeared, and tries again what failed
+
+  Result<std::map<std::string, std::string>> options() const; ///< as smartio_tool config prints them
+  Result<void> set_option(const std::string& name, const std::string& value) const; ///< kept across restarts
+
+  Result<std::vector<PeerInfo>> peers() const;
+  Result<std::vector<LoanInfo>> loans() const;
+  /// Own and lenders' devices, also while they are lent: 256 or 4096 bytes, as lspci -xxxx would show them. Those
+  /// behind vfio-user sockets once they are available.
+  Result<std::vector<std::byte>> config_space(DeviceId, ConfigForm form = ConfigForm::vfio) const;
+
+  /// Borrows the device for this program, or works under the loan its node already has. Blocks for two calls, and for
+  /// as long as the device's server takes to describe it, each answer within Config::timeout, or 4 s of an attached
+  /// node. Errc::busy, wrong_state, peer_down.
+  Result<Device> borrow(DeviceId, Borrow how = {}) const;
+  /// Ends the loan of this node, whoever uses it: programs lose the device. Not borrowed: nothing happens.
+  Result<void> give_back(DeviceId) const;
+
+  Result<Events> events() const;
 
   Result<std::string> status_json() const; ///< the monitoring dump, tools/schema/status.json
 
-  /// One management command as smartio_tool sends it, JSON in and out: what has no method of its own here.
-  /// `command` is the verb ("borrow", "config", ...), `arguments` a JSON object.
+  /// A command of smartio_tool's own protocol, JSON in and out; it may change between versions. All that it can do has
+  /// a method above.
   Result<std::string> call(const std::string& command, const std::string& arguments = "{}") const;
 
   /// `event` gets one JSON object per event, on a thread of the library, until the node ends or it returns false,
@@ -81,4 +114,7 @@ private:
   std::shared_ptr<detail::Node> impl_;
 };
 
+} // namespace v0
 } // namespace smartio
+
+#endif

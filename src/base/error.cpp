@@ -1,4 +1,5 @@
 #include <smartio/error.hpp>
+#include <smartio/version.hpp>
 
 #include <fmt/format.h>
 
@@ -26,6 +27,10 @@ class Category final : public std::error_category {
 
 } // namespace
 
+inline namespace v0 {
+
+const char* version() noexcept { return SMARTIO_VERSION; }
+
 const std::error_category& smartio_category() noexcept {
   static const Category category;
   return category;
@@ -38,4 +43,5 @@ std::string to_string(const Error& error) {
   return fmt::format("{}: {}", error.context, error.code.message());
 }
 
+} // namespace v0
 } // namespace smartio

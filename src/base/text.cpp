@@ -35,24 +35,6 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   return *value << shift;
 }
 
-Result<NodeId> parse_node(std::string_view text) {
-  const auto value = parse_number(text, 10, 65535);
-  if (!value || *value == 0)
-    return fail(Errc::bad_request, "'{}' is not a node id: give a number from 1 to 65535", text);
-  return static_cast<NodeId>(*value);
-}
-
-Result<DeviceId> parse_device_id(std::string_view text) {
-  const std::string_view digits = text.starts_with("0x") ? text.substr(2) : text;
-  const auto value = parse_number(digits, 16, UINT32_MAX);
-  if (!value || (*value >> 16) == 0)
-    return fail(Errc::bad_request, "'{}' is not a device: give an id as 'list' prints it, a BDF, or vfio-user:PATH",
-                text);
-  return static_cast<DeviceId>(*value);
-}
-
-std::string to_string(DeviceId id) { return fmt::format("{:x}", static_cast<std::uint32_t>(id)); }
-
 std::string hyphenated(std::string name) {
   std::ranges::replace(name, '_', '-');
   return name;

@@ -18,10 +18,6 @@ std::optional<std::uint64_t> parse_number(std::string_view text, int base = 10, 
 /// "4096", "64K", "2M", "1G": bytes. Errc::bad_request otherwise.
 Result<std::uint64_t> parse_size(std::string_view text);
 
-Result<NodeId> parse_node(std::string_view text);        ///< 1 to 65535, decimal; Errc::bad_request
-Result<DeviceId> parse_device_id(std::string_view text); ///< hex, with or without 0x; Errc::bad_request
-std::string to_string(DeviceId id);                      ///< hex without 0x
-
 constexpr unsigned number(NodeId node) { return static_cast<unsigned>(node); } ///< as people and JSON write it
 constexpr NodeId lender_of(DeviceId id) { return static_cast<NodeId>(static_cast<std::uint32_t>(id) >> 16); }
 constexpr DeviceId make_device_id(NodeId node, std::uint16_t index) {

@@ -103,6 +103,8 @@ GuardedArea::~GuardedArea() {
 
 } // namespace detail
 
+inline namespace v0 {
+
 Result<void> guard_bus_errors() {
   static std::mutex mutex;
   static bool done = false;
@@ -113,4 +115,5 @@ Result<void> guard_bus_errors() {
   return set;
 }
 
+} // namespace v0
 } // namespace smartio

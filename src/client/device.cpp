@@ -5,6 +5,7 @@
 #include "window.hpp"
 
 #include <cstring>
+#include <linux/pci_regs.h>
 
 namespace smartio {
 namespace {
@@ -24,11 +25,12 @@ Result<std::unique_ptr<detail::Window>> make_window(std::shared_ptr<detail::Devi
 }
 
 std::string lender_of(const detail::DeviceCore& core) {
-  return core.lender ? fmt::format("node {}", std::to_underlying(*core.lender)) : "opened straight";
+  return core.loan ? fmt::format("node {}", to_string(core.identity.node)) : "opened straight";
 }
 
 } // namespace
 
+const DeviceInfo& Device::info() const noexcept { return core_->identity; }
 unsigned Device::vectors() const noexcept { return core_->description.vectors; }
 
 std::size_t Device::bar_size(unsigned bar) const noexcept {
@@ -53,7 +55,7 @@ Result<DmaWindow> Device::map_dma_at(Iova iova, const Memory& memory, Access by_
 
 Result<DmaWindow> Device::map_bar_of(const Device& target, unsigned bar, Access by_device) const {
   if (target.bar_size(bar) == 0) return fail(Errc::bad_request, "The target device has no BAR {}", bar);
-  if (core_->lender != target.core_->lender)
+  if (core_->identity.node != target.core_->identity.node)
     return fail(Errc::bad_request,
                 "The two devices are not of one lender ({} and {}), so one cannot reach the registers of the other",
                 lender_of(*core_), lender_of(*target.core_));
@@ -88,26 +90,41 @@ Result<void> Device::write_config(std::uint16_t offset, unsigned width, std::uin
   return {};
 }
 
+Result<void> Device::bus_master(bool on) const {
+  const auto command = TRY(read_config(PCI_COMMAND, 2));
+  return write_config(PCI_COMMAND, 2, on ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER);
+}
+
 Result<void> Device::reset() const {
   if (!core_->description.can_reset) return fail_errno(ENOTSUP, "reset the device");
   TRY(core_->request<vfio::Done>(vfio::Reset{}, "reset the device"));
   return {};
 }
 
+Result<void> Device::give_back() const { return core_->give_back(); }
+
 int Device::revoked_fd() const noexcept { return core_->revoked_fd.get(); }
 
-Result<Device> open_loan(const std::string& socket_path, std::optional<NodeId> lender,
-                         std::chrono::milliseconds timeout, std::shared_ptr<void> keep_alive) {
-  auto core = TRY(detail::DeviceCore::open(socket_path, timeout, std::move(keep_alive)));
-  core->lender = lender;
-  return detail::DeviceCore::make_device(std::move(core));
+Result<std::optional<Ended>> Device::ended() const {
+  if (!core_->revoked()) return std::nullopt;
+  if (core_->left) return Ended{LoanEnd::returned, "this program gave it back"};
+  if (!core_->loan) return Ended{LoanEnd::device_lost, "its server ended, or says that it failed"};
+  return TRY(core_->loan->ended());
 }
+
+Result<Device> open_loan(const std::string& socket_path, std::chrono::milliseconds timeout,
+                         std::shared_ptr<detail::Loan> loan) {
+  return detail::DeviceCore::make_device(TRY(detail::DeviceCore::open(socket_path, timeout, std::move(loan))));
+}
+
+inline namespace v0 {
 
 Result<Device> open_device(const std::string& address, std::chrono::milliseconds timeout) {
   constexpr std::string_view scheme = "vfio-user:";
   if (!address.starts_with(scheme) || address.size() == scheme.size())
     return fail(Errc::bad_request, "'{}' is not an address that can be opened straight: give vfio-user:PATH", address);
-  return open_loan(address.substr(scheme.size()), std::nullopt, timeout, nullptr);
+  return open_loan(address.substr(scheme.size()), timeout, nullptr);
 }
 
+} // namespace v0
 } // namespace smartio

@@ -2,10 +2,10 @@
 
 #include "bar.hpp"
 #include "mapping.hpp"
+#include "open_loan.hpp"
+#include "quiet_thread.hpp"
 
 #include <algorithm>
-#include <csignal>
-#include <pthread.h>
 
 namespace smartio::detail {
 namespace {
@@ -16,21 +16,9 @@ constexpr std::chrono::milliseconds unmap_grace{200};
 // PCI Express Base 5.0, 7.7.2.2: the table size field of MSI-X has 11 bits.
 constexpr std::uint32_t max_vectors = 2048;
 
-// A thread that takes none of the program's signals.
-std::thread quiet_thread(std::move_only_function<void()> body) {
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
-
 } // namespace
 
-DeviceCore::DeviceCore(std::shared_ptr<void> keep) : keep_alive(std::move(keep)) {
-  thread = quiet_thread([this] { io.run(); });
-}
+DeviceCore::DeviceCore(std::shared_ptr<Loan> of) : loan(std::move(of)) {}
 
 DeviceCore::~DeviceCore() {
   boost::asio::post(io, [this] {
@@ -42,15 +30,17 @@ DeviceCore::~DeviceCore() {
     client.reset();
     stay.reset();
   });
-  thread.join();
+  if (thread.joinable()) thread.join();
 }
 
 Result<std::shared_ptr<DeviceCore>> DeviceCore::open(const std::string& path, std::chrono::milliseconds timeout,
-                                                     std::shared_ptr<void> keep_alive) {
-  auto core = std::make_shared<DeviceCore>(std::move(keep_alive));
+                                                     std::shared_ptr<Loan> loan) {
+  auto core = std::make_shared<DeviceCore>(std::move(loan));
   core->revoked_fd = TRY(make_eventfd());
+  core->thread = TRY(quiet_thread([self = core.get()] { self->io.run(); }));
   if (auto connected = core->connect(path, timeout); !connected) return std::unexpected(connected.error());
   if (auto described = core->describe(); !described) return std::unexpected(described.error());
+  if (auto identified = core->identify(path); !identified) return std::unexpected(identified.error());
   if (auto watched = core->watch_errors(); !watched) return std::unexpected(watched.error());
   return core;
 }
@@ -60,7 +50,7 @@ Result<void> DeviceCore::connect(const std::string& path, std::chrono::milliseco
     vfio::user::Client::connect(io, path, timeout, [this, done](Result<std::shared_ptr<vfio::user::Client>> opened) {
       if (!opened) return done(std::unexpected(std::move(opened).error()));
       client = std::move(*opened);
-      client->on_lost([this] { take_back(false); });
+      client->on_lost([this] { take_back(TakeBack::lost); });
       client->serve_mapped_memory();
       done({});
     });
@@ -88,6 +78,21 @@ Result<void> DeviceCore::describe() {
     const auto irq = TRY(request<vfio::IrqInfo>(vfio::GetIrqInfo{index}, "ask for the error interrupts"));
     if (irq.count >= 1) description.end_interrupts.push_back(index);
   }
+  return {};
+}
+
+/// What is lent is known already.
+Result<void> DeviceCore::identify(const std::string& path) {
+  if (loan) return identity = loan->info, Result<void>{};
+  const auto head = TRY(request<vfio::Data>(vfio::RegionRead{vfio::config_region, 0, 12}, "ask what the device is"));
+  if (head.bytes.size() != 12)
+    return fail(Errc::bad_request, "A read of the configuration space gave {} bytes", head.bytes.size());
+  const auto byte = [&head](std::size_t at) { return std::to_integer<std::uint32_t>(head.bytes[at]); };
+  identity.address = "vfio-user:" + path;
+  identity.vendor = static_cast<std::uint16_t>(byte(0) | byte(1) << 8);
+  identity.device = static_cast<std::uint16_t>(byte(2) | byte(3) << 8);
+  identity.class_code = byte(9) | byte(10) << 8 | byte(11) << 16;
+  identity.state = DeviceState::borrowed;
   return {};
 }
 
@@ -124,7 +129,7 @@ Result<void> DeviceCore::watch_errors() {
 
 void DeviceCore::await_error() {
   err_event.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](boost::system::error_code error) {
-    if (!error) take_back(true);
+    if (!error) take_back(TakeBack::connected);
   });
 }
 
@@ -142,7 +147,7 @@ void DeviceCore::confirm_request() {
   submit(vfio::RegionRead{vfio::config_region, 0, 2}, [this](const vfio::Reply& reply) { // the vendor
     const auto* read = reply ? std::get_if<vfio::Data>(&*reply) : nullptr;
     const bool there = read != nullptr && std::ranges::any_of(read->bytes, [](auto b) { return b != std::byte{0xff}; });
-    there ? await_request() : take_back(true);
+    there ? await_request() : take_back(TakeBack::connected);
   });
 }
 
@@ -151,18 +156,47 @@ void DeviceCore::submit(vfio::Request request, vfio::Completion done) {
   client->submit(std::move(request), std::move(done));
 }
 
-void DeviceCore::take_back(bool connected) {
+void DeviceCore::take_back(TakeBack how) {
   if (revoked_now.exchange(true, std::memory_order_acq_rel)) return;
+  left = how == TakeBack::by_program;
   for (Bar* bar : bars) bar->become_ones();
-  if (connected) {
+  if (how == TakeBack::connected) {
     grace.expires_after(unmap_grace);
     grace.async_wait([this](boost::system::error_code) { // over, or cancelled by the answer
       if (client) client->close();
     });
+  }
+  if (how != TakeBack::lost) {
     dropping = true;
     client->submit(vfio::DmaUnmap{Iova{0}, 0, true}, [this](const vfio::Reply& reply) { dropped(reply.has_value()); });
   }
   signal_eventfd(revoked_fd.get());
+}
+
+Result<void> DeviceCore::give_back() {
+  const std::scoped_lock lock(leaving);
+  if (given_back) return *given_back;
+  if (loan)
+    if (const auto can = loan->can_give_back(); !can) return can;
+  given_back = leave();
+  return *given_back;
+}
+
+/// A loan that has ended is the lender's word that no window is left.
+Result<void> DeviceCore::leave() {
+  await<bool>([this](auto done) {
+    take_back(TakeBack::by_program);
+    done(true);
+  });
+  const bool windows_gone = await_dropped();
+  await<bool>([this](auto done) {
+    client->close();
+    done(true);
+  });
+  const bool loan_over = loan && TRY(loan->give_back());
+  if (loan_over) windows_dropped.store(true, std::memory_order_release);
+  if (windows_gone || loan_over) return {};
+  return fail(Errc::timed_out, "the device's server did not say that it has unmapped all memory");
 }
 
 /// The server's answer, or none within the grace.

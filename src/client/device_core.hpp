@@ -17,6 +17,8 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
+#include <mutex>
+#include <optional>
 #include <set>
 #include <smartio/device.hpp>
 #include <thread>
@@ -24,8 +26,10 @@
 
 namespace smartio::detail {
 
-/// Destroyed by the last of its users, on that user's thread; then the connection is closed, and `keep_alive` released
-/// after it.
+struct Loan;
+
+/// Destroyed by the last of its users, on that user's thread; then the connection is closed, and `loan` released after
+/// it.
 struct DeviceCore {
   /// What the device's server said when the device was opened.
   struct Description {
@@ -41,10 +45,10 @@ struct DeviceCore {
   };
 
   static Result<std::shared_ptr<DeviceCore>> open(const std::string& path, std::chrono::milliseconds timeout,
-                                                  std::shared_ptr<void> keep_alive);
+                                                  std::shared_ptr<Loan> loan);
   static Device make_device(std::shared_ptr<DeviceCore> core) { return Device(std::move(core)); }
 
-  explicit DeviceCore(std::shared_ptr<void> keep_alive);
+  explicit DeviceCore(std::shared_ptr<Loan> loan);
   DeviceCore(const DeviceCore&) = delete;
   ~DeviceCore();
 
@@ -81,6 +85,8 @@ struct DeviceCore {
   }
   /// Whether the server confirmed that no window is left; waits for that while take-back asks it, which is bounded.
   bool await_dropped();
+  /// Device::give_back.
+  Result<void> give_back();
   static Error error_of(int number, const std::string& what);
 
   // The device's thread only.
@@ -89,15 +95,18 @@ struct DeviceCore {
   void submit(vfio::Request request, vfio::Completion done);
 
   /// The device was taken back: mapped registers become ones, revoked_fd readable, DMA windows are unmapped and the
-  /// connection closed, which tells the lender that this program has let go. Once; later calls do nothing.
-  void take_back(bool connected);
+  /// connection closed, which tells the lender that this program has let go. It has a moment for that (`connected`), or
+  /// as long as it takes (`by_program`: who calls closes the connection). Once; later calls do nothing.
+  enum class TakeBack { connected, lost, by_program };
+  void take_back(TakeBack how);
 
-  // Teardown order from here down to up: the thread ends first (in the destructor), keep_alive is released last.
-  std::shared_ptr<void> keep_alive;
-  Description description;      ///< constant once open
-  std::optional<NodeId> lender; ///< constant once open; none: opened straight, without lending
+  // Teardown order from here down to up: the thread ends first (in the destructor), the loan is released last.
+  std::shared_ptr<Loan> loan; ///< null: opened straight, without lending
+  Description description;    ///< constant once open
+  DeviceInfo identity;        ///< constant once open
   Fd revoked_fd;
   std::atomic<bool> revoked_now = false;
+  std::atomic<bool> left = false;            ///< the program gave it back, before anybody took it
   std::atomic<bool> windows_dropped = false; ///< the server confirmed that no window is left
 
   boost::asio::io_context io{1};
@@ -113,10 +122,14 @@ struct DeviceCore {
   std::vector<std::function<void(bool)>> await_drop; ///< who waits for its answer
 
   std::thread thread;
+  std::mutex leaving; ///< of the next
+  std::optional<Result<void>> given_back;
 
 private:
+  Result<void> leave();
   Result<void> connect(const std::string& path, std::chrono::milliseconds timeout);
   Result<void> describe();
+  Result<void> identify(const std::string& path);
   Result<void> describe_interrupts(std::uint32_t kinds);
   Result<void> watch_errors();
   void await_error();

@@ -61,6 +61,7 @@ Vector::~Vector() {
 namespace smartio {
 
 Interrupt::Interrupt(std::unique_ptr<detail::Vector> impl) noexcept : impl_(std::move(impl)) {}
+Interrupt::Interrupt() noexcept = default;
 Interrupt::Interrupt(Interrupt&&) noexcept = default;
 Interrupt& Interrupt::operator=(Interrupt&&) noexcept = default;
 Interrupt::~Interrupt() = default;

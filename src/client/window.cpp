@@ -143,6 +143,7 @@ Window::~Window() {
 namespace smartio {
 
 DmaWindow::DmaWindow(std::unique_ptr<detail::Window> impl) noexcept : impl_(std::move(impl)) {}
+DmaWindow::DmaWindow() noexcept = default;
 DmaWindow::DmaWindow(DmaWindow&&) noexcept = default;
 DmaWindow& DmaWindow::operator=(DmaWindow&&) noexcept = default;
 DmaWindow::~DmaWindow() = default;

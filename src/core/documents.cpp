@@ -161,6 +161,7 @@ Result<std::string> status_document(const View& view) {
                        {"loans", loans_json(view)},
                        {"filters", std::move(rules["filters"])},
                        {"removed", std::move(rules["removed"])},
+                       {"seq", view.last_event},
                        {"unsaved", view.unsaved.empty() ? Json(nullptr) : Json(view.unsaved)},
                        {"counters", view.counters}},
                       view);

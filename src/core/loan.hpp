@@ -32,7 +32,8 @@ struct Loan {
   Usage usage{};
   std::uint64_t asked = 0;                  ///< number of its BorrowRequest
   bool unwanted = false;                    ///< with requested: returned once it is granted
-  std::optional<Error> why{};               ///< it was lost
+  std::optional<Ended> ended{};             ///< set when its end begins
+  std::vector<RequestId> asking{};          ///< how it ended: told once it has
   bool taken_back = false;                  ///< the lender waits for Released
   std::optional<std::uint64_t> returning{}; ///< number of the ReturnRequest that has no answer yet
   std::vector<RequestId> waiting{}, returners{};

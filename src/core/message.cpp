@@ -8,7 +8,6 @@
 namespace smartio::core {
 namespace {
 
-constexpr std::array<std::string_view, 4> state_names{"unavailable", "available", "borrowed", "quarantined"};
 constexpr std::array<std::string_view, 10> errc_names{"no_such_device", "no_such_node", "wrong_state", "busy",
                                                       "revoked",        "peer_down",    "timed_out",   "no_window",
                                                       "bad_request",    "not_permitted"};
@@ -50,7 +49,7 @@ Result<DeviceEntry> parse_entry(const Json& object) {
   entry.device = static_cast<std::uint16_t>(TRY(get_number(object, "device", 0xffff)));
   entry.class_code = static_cast<std::uint32_t>(TRY(get_number(object, "class", 0xffffff)));
   const auto state_text = TRY(get_string(object, "state"));
-  const auto state = parse_state(state_text);
+  const auto state = parse_device_state(state_text);
   if (!state) return fail(Errc::bad_request, "'{}' is not a state of a device", state_text);
   entry.state = *state;
   entry.borrower = static_cast<NodeId>(TRY(get_number(object, "borrower", 0xffff)));
@@ -85,7 +84,11 @@ Json body(const Answer& m) {
   return object;
 }
 Json body(const TakenBack& m) {
-  return {{"type", "taken_back"}, {"device", to_string(m.device)}, {"epoch", m.epoch}, {"reason", cut(m.reason)}};
+  return {{"type", "taken_back"},
+          {"device", to_string(m.device)},
+          {"epoch", m.epoch},
+          {"reason", cut(m.reason)},
+          {"lost", m.lost}};
 }
 Json body(const Released& m) { return {{"type", "released"}, {"device", to_string(m.device)}, {"epoch", m.epoch}}; }
 Json body(const Heartbeat& m) { return {{"type", "heartbeat"}, {"asks", m.asks}}; }
@@ -236,13 +239,17 @@ Result<Message> decode(std::string_view text) {
     return fail(Errc::bad_request, "a message of an unknown type was received");
   const auto loan = TRY(parse_loan(object));
   if (type == "released") return Released{loan.device, loan.epoch};
-  if (type == "taken_back") return TakenBack{loan.device, loan.epoch, TRY(get_text(object, "reason"))};
+  if (type == "taken_back")
+    return TakenBack{loan.device, loan.epoch, TRY(get_text(object, "reason")),
+                     object.contains("lost") && TRY(get_bool(object, "lost"))};
   return ReturnRequest{TRY(get_number(object, "number")), loan.device, loan.epoch};
 }
 
-std::string_view to_string(DeviceState state) { return state_names[static_cast<std::size_t>(state)]; }
+std::string_view name_of(ConfigForm form) {
+  const auto index = static_cast<std::size_t>(form);
+  return index < form_names.size() ? form_names[index] : "unknown";
+}
 
-std::optional<DeviceState> parse_state(std::string_view text) { return parse_name<DeviceState>(state_names, text); }
 std::optional<ConfigForm> parse_form(std::string_view text) { return parse_name<ConfigForm>(form_names, text); }
 
 std::string_view name_of(Errc code) { return errc_names[static_cast<std::size_t>(code) - 1]; }

@@ -76,7 +76,6 @@ struct Answer {
 };
 
 /// Which configuration space: as VFIO gives it, as the lender's host has it, or as a borrower sees it.
-enum class ConfigForm : std::uint8_t { vfio, raw, emulated };
 struct ConfigRequest {
   std::uint64_t number;
   DeviceId device;
@@ -97,6 +96,7 @@ struct TakenBack {
   DeviceId device;
   std::uint64_t epoch;
   std::string reason;
+  bool lost = false; ///< the device, to its lender, too
   bool operator==(const TakenBack&) const = default;
 };
 /// Borrower: no client of that loan has anything of the device mapped any more.
@@ -123,8 +123,7 @@ inline constexpr std::size_t devices_per_message = 128;
 /// Longer texts (names, addresses, reasons) are refused.
 inline constexpr std::size_t text_limit = 1024;
 
-std::string_view to_string(DeviceState state);
-std::optional<DeviceState> parse_state(std::string_view text);
+std::string_view name_of(ConfigForm form);
 std::optional<ConfigForm> parse_form(std::string_view text); ///< "vfio", "raw", "emulated"
 std::string_view name_of(Errc code);                         ///< "no_such_device"
 std::optional<Errc> parse_errc(std::string_view name);

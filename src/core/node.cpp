@@ -75,6 +75,7 @@ void Node::on(Command& command) {
                                                             {"show", &Node::command_show},
                                                             {"borrow", &Node::command_borrow},
                                                             {"open", &Node::command_open},
+                                                            {"ended", &Node::command_ended},
                                                             {"return", &Node::command_return},
                                                             {"status", &Node::command_status},
                                                             {"config", &Node::command_config},
@@ -104,7 +105,9 @@ void Node::on(const ControlClosed& closed) {
         std::ranges::stable_partition(loan.next, [&closed](const auto& next) { return next.second != closed.control; });
     for (const auto& [command, owner] : gone) reply(command.request, fail(Errc::revoked, "its program has ended"));
     loan.next.erase(gone.begin(), gone.end());
-    if (disown(loan, closed.control)) return_loan(id, loan);
+    if (!disown(loan, closed.control)) continue;
+    end_as(loan, LoanEnd::returned, "its program let it go");
+    return_loan(id, loan);
   }
 }
 
@@ -117,7 +120,10 @@ void Node::on(const StateSaved& saved) {
 void Node::on(const Stopping&) {
   const auto why = fmt::format("node {} is stopping", number(settings_.node));
   stopping_ = true;
-  for (auto& [id, loan] : loans_) return_loan(id, loan);
+  for (auto& [id, loan] : loans_) {
+    end_as(loan, LoanEnd::node_lost, why);
+    return_loan(id, loan);
+  }
   for (auto& [index, device] : devices_) end_shares(make_device_id(settings_.node, index), device, why);
 }
 

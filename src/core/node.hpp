@@ -10,6 +10,7 @@
 #include "own_devices.hpp"
 #include "peers.hpp"
 
+#include <deque>
 #include <map>
 #include <ranges>
 #include <set>
@@ -47,7 +48,7 @@ public:
 
 private:
   View view() const {
-    return {settings_, intent_, devices_, bridges_, borrowers_, lenders_, loans_, counters_, unsaved_};
+    return {settings_, intent_, devices_, bridges_, borrowers_, lenders_, loans_, counters_, next_event_ - 1, unsaved_};
   }
 
   /// Commands that a filter makes of one: answered together.
@@ -180,8 +181,8 @@ private:
   void receive(LinkId link, const Released&);
   const Share* granted(const LoanId& loan) const;
   const OwnDevice* companion_of_other(const OwnDevice& device, NodeId borrower) const;
-  void end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason);
-  void end_shares(DeviceId id, OwnDevice& device, const std::string& reason);
+  void end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason, bool lost = false);
+  void end_shares(DeviceId id, OwnDevice& device, const std::string& reason, bool lost = false);
   void end_shares_of(NodeId borrower, const std::string& reason);
   void forget_returns(NodeId borrower);
   void answer_end(const LoanId& loan, const Share& share);
@@ -196,6 +197,8 @@ private:
   void on(const UsageChanged&);
   void receive(LinkId link, const Answer&);
   void receive(LinkId link, const TakenBack&);
+  void end_as(Loan& loan, LoanEnd how, std::string why);
+  void tell_end(LoanId id, Loan& loan);
   void borrow(DeviceId id, Loan loan, RequestId request);
   Result<LinkId> path_to_lender(DeviceId id) const;
   void borrow_answered(const Pending& asked, const Answer&);
@@ -231,6 +234,7 @@ private:
   void take(Command& command, ControlId owner);
   bool disown(Loan& loan, ControlId owner);
   void command_return(Command&);
+  void command_ended(Command&); // node_borrowing.cpp
   void command_status(Command&);
   void command_config(Command&);
   void command_monitor(Command&);
@@ -252,6 +256,7 @@ private:
   std::set<LinkId> beating_; ///< heartbeats are sent there, to all at once: their timer has key 0
   std::set<NodeId> changed_; ///< links to and from these, or loans: their heartbeats are looked at after the event
   std::map<DeviceId, Loan> loans_;                 ///< those of one lender lie side by side
+  std::deque<std::pair<LoanId, Ended>> ended_;     ///< the latest
   std::set<std::pair<ControlId, DeviceId>> taken_; ///< what programs took, or wait for; the loan may have ended since
   std::map<std::uint64_t, Pending> pending_;       ///< requests to lenders, by number
   std::vector<Queued> queue_;                      ///< of borrowers

@@ -12,6 +12,9 @@ using std::chrono::milliseconds;
 namespace {
 constexpr milliseconds borrow_timeout{4000}, config_timeout{10000};
 constexpr unsigned most_unanswered = 64; ///< requests of one lender
+constexpr std::size_t most_ended = 256;  ///< loans, of which it is known how they ended
+
+Json end_document(const Ended& ended) { return {{"end", to_string(ended.how)}, {"reason", ended.why}}; }
 } // namespace
 
 std::uint64_t Node::expect_answer(Pending pending) {
@@ -126,7 +129,7 @@ void Node::on(LoanOpened& opened) {
   const auto lender = lenders_.find(lender_of(opened.loan.device));
   const bool local = lender != lenders_.end() && fabric_to(lender->second) == Fabric::local;
   const char* note = "nothing was reserved: the lender is on this host, where memory needs no aperture";
-  reply(loan.waiting, Json{{"device", to_string(opened.loan.device)}, {"socket", loan.socket}},
+  reply(loan.waiting, Json{{"device", to_string(opened.loan.device)}, {"socket", loan.socket}, {"epoch", loan.epoch}},
         loan.window != 0 && local ? note : "");
 }
 
@@ -158,11 +161,10 @@ void Node::on(const LoanClosed& closed) {
   const auto lender = lenders_.find(lender_of(closed.loan.device));
   if (std::exchange(loan.taken_back, false) && lender != lenders_.end() && lender->second.link != 0)
     send(lender->second.link, Released{closed.loan.device, loan.epoch});
-  if (loan.returning)
-    loan.phase = Loan::Phase::released;
-  else
-    finish_loan(closed.loan.device,
-                loan.why.value_or(Error{make_error_code(Errc::revoked), "the device was taken back"}));
+  if (loan.returning) return void(loan.phase = Loan::Phase::released);
+  const bool lost = loan.ended && loan.ended->how == LoanEnd::lender_lost;
+  finish_loan(closed.loan.device, lost ? Error{make_error_code(Errc::peer_down), loan.ended->why}
+                                       : Error{make_error_code(Errc::revoked), "the device was taken back"});
 }
 
 /// The loan is over: whoever waited to return it is done, whoever waited to use it learns why it cannot.
@@ -172,8 +174,42 @@ void Node::finish_loan(DeviceId id, const Error& why) {
   auto& loan = node.mapped();
   reply(loan.returners, Json{{"device", to_string(id)}});
   reply(loan.waiting, std::unexpected(why));
-  if (!loan.socket.empty()) emit("loan-ended", {{"device", to_string(id)}, {"epoch", loan.epoch}});
+  tell_end({id, loan.epoch}, loan);
   for (auto& [command, owner] : loan.next) take(command, owner);
+}
+
+/// The first that ends it is how it ended, except that a lender which is lost is more than what was heard of its
+/// device.
+void Node::end_as(Loan& loan, LoanEnd how, std::string why) {
+  const bool more = how == LoanEnd::lender_lost && loan.ended && loan.ended->how == LoanEnd::device_lost;
+  if (!loan.ended || more) loan.ended = Ended{how, std::move(why)};
+}
+
+/// To whoever asks, and for those who ask later.
+void Node::tell_end(LoanId id, Loan& loan) {
+  auto ended = loan.ended.value_or(Ended{LoanEnd::taken_back, ""});
+  reply(loan.asking, end_document(ended));
+  if (loan.socket.empty()) return; // it never was of any use
+  emit("loan-ended",
+       {{"device", to_string(id.device)}, {"epoch", id.epoch}, {"end", to_string(ended.how)}, {"reason", ended.why}});
+  ended_.emplace_back(id, std::move(ended));
+  if (ended_.size() > most_ended) ended_.pop_front();
+}
+
+void Node::command_ended(Command& c) {
+  const auto device = find_device(c.arguments);
+  if (!device) return reply(c.request, std::unexpected(device.error()));
+  const auto epoch = get_number(c.arguments, "epoch");
+  if (!epoch) return reply(c.request, std::unexpected(epoch.error()));
+  const auto loan = loans_.find(*device);
+  if (loan != loans_.end() && loan->second.epoch == *epoch) {
+    if (loan->second.phase > Loan::Phase::open) return loan->second.asking.push_back(c.request);
+    return reply(c.request, Json{{"borrowed", true}});
+  }
+  const auto ended = std::ranges::find(ended_, LoanId{*device, *epoch}, &std::pair<LoanId, Ended>::first);
+  if (ended != ended_.end()) return reply(c.request, end_document(ended->second));
+  reply(c.request, fail(Errc::wrong_state, "device {} was not lent to this node as loan {}, or that is long ago",
+                        to_string(*device), *epoch));
 }
 
 void Node::receive(LinkId link, const TakenBack& taken) {
@@ -184,6 +220,7 @@ void Node::receive(LinkId link, const TakenBack& taken) {
   auto& loan = found->second;
   if (loan.phase >= Loan::Phase::closing) return; // told already, or lost
   loan.taken_back = true;
+  end_as(loan, taken.lost ? LoanEnd::device_lost : LoanEnd::taken_back, taken.reason);
   if (!loan.returning) {
     log(4, fmt::format("device {} was taken back: {}", to_string(taken.device), taken.reason));
     emit("loan-taken-back", {{"device", to_string(taken.device)}, {"reason", taken.reason}});
@@ -195,6 +232,7 @@ void Node::on(const FabricLost& lost) {
   const auto found = loans_.find(lost.loan.device);
   if (found == loans_.end() || found->second.epoch != lost.loan.epoch) return;
   log(4, fmt::format("device {} was lost: {}", to_string(lost.loan.device), lost.why));
+  end_as(found->second, LoanEnd::device_lost, lost.why);
   return_loan(lost.loan.device, found->second);
 }
 
@@ -210,7 +248,7 @@ void Node::loans_lost(NodeId lender, const std::string& why) {
   for (auto& [id, loan] : loans_of(lender)) {
     loan.taken_back = false;
     loan.returning.reset();
-    loan.why = Error{make_error_code(Errc::peer_down), why};
+    end_as(loan, LoanEnd::lender_lost, why);
     if (loan.phase == Loan::Phase::requested || loan.phase == Loan::Phase::released)
       gone.push_back(id);
     else

@@ -208,7 +208,7 @@ void Node::take(Command& c, ControlId owner) {
                       to_string(*id), loan.window));
   add_owner(loan);
   if (loan.phase != Loan::Phase::open) return loan.waiting.push_back(c.request);
-  reply(c.request, Json{{"device", to_string(*id)}, {"socket", loan.socket}},
+  reply(c.request, Json{{"device", to_string(*id)}, {"socket", loan.socket}, {"epoch", loan.epoch}},
         owner == 0 ? fmt::format("device {} is borrowed already", to_string(*id)) : "");
 }
 
@@ -221,7 +221,9 @@ void Node::command_return(Command& c) {
                  fmt::format("device {} is not borrowed by this node", to_string(*id)));
   // Whoever opened a device returns what was borrowed for it, and nobody else's loan.
   if (flag(c.arguments, "opened") && !disown(found->second, c.from))
-    return reply(c.request, Json{{"device", to_string(*id)}}, fmt::format("device {} stays borrowed", to_string(*id)));
+    return reply(c.request, Json{{"device", to_string(*id)}, {"kept", true}},
+                 fmt::format("device {} stays borrowed", to_string(*id)));
+  end_as(found->second, LoanEnd::returned, fmt::format("node {} returned it", number(settings_.node)));
   found->second.returners.push_back(c.request);
   return_loan(*id, found->second);
 }

@@ -119,7 +119,7 @@ void Node::on(const DeviceVanished& vanished) {
   if (device.state == DeviceState::unavailable) return set_state(*id, device, device.state, vanished.why);
   if (device.shares.empty()) return close(*id, device);
   device.leaving = true;
-  end_shares(*id, device, vanished.why);
+  end_shares(*id, device, vanished.why, true);
 }
 
 /// Without an address: functions of this host have come or gone, and it is not known which. Those that are open are

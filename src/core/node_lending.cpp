@@ -140,18 +140,19 @@ void Node::receive(LinkId link, const ReturnRequest& request) {
   end_share(request.device, *device, request.epoch, "returned");
 }
 
-void Node::end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason) {
+void Node::end_share(DeviceId id, OwnDevice& device, std::uint64_t epoch, std::string reason, bool lost) {
   auto& share = device.shares.at(epoch);
   if (share.ending) return;
   share.ending = true;
   changed_.insert(share.borrower);
   share.reason = std::move(reason);
+  share.lost = lost;
   const bool last = std::ranges::all_of(device.shares, [](const auto& s) { return s.second.ending; });
   effects_.push_back(EndLoan{{id, epoch}, last});
 }
 
-void Node::end_shares(DeviceId id, OwnDevice& device, const std::string& reason) {
-  for (auto& [epoch, share] : device.shares) end_share(id, device, epoch, reason);
+void Node::end_shares(DeviceId id, OwnDevice& device, const std::string& reason, bool lost) {
+  for (auto& [epoch, share] : device.shares) end_share(id, device, epoch, reason, lost);
 }
 
 void Node::end_shares_of(NodeId borrower, const std::string& reason) {
@@ -174,7 +175,7 @@ void Node::on(const TellClients& tell) {
   const bool connected = borrower != borrowers_.end() && borrower->second.up;
   if (!connected) return effects_.push_back(ClientsReleased{tell.loan});
   share->second.told = true;
-  send(borrower->second.link, TakenBack{tell.loan.device, tell.loan.epoch, share->second.reason});
+  send(borrower->second.link, TakenBack{tell.loan.device, tell.loan.epoch, share->second.reason, share->second.lost});
 }
 
 void Node::receive(LinkId link, const Released& released) {
@@ -207,7 +208,7 @@ void Node::answer_end(const LoanId& loan, const Share& share) {
   const auto borrower = borrowers_.find(share.borrower);
   const bool up = borrower != borrowers_.end() && borrower->second.up;
   if (up && !share.told) // the device was closed: there was nothing to wait for
-    send(borrower->second.link, TakenBack{loan.device, loan.epoch, share.reason});
+    send(borrower->second.link, TakenBack{loan.device, loan.epoch, share.reason, share.lost});
   if (up && share.returned_by) send(borrower->second.link, Answer{*share.returned_by, loan.epoch, {}, {}});
   disconnect_idle(share.borrower);
 }
@@ -225,7 +226,7 @@ void Node::quarantine(DeviceId id, OwnDevice& device, const std::string& reason)
     log(3, fmt::format("device {} is quarantined: {}", to_string(id), reason));
     set_state(id, device, DeviceState::quarantined, reason);
   }
-  end_shares(id, device, reason);
+  end_shares(id, device, reason, true);
 }
 
 } // namespace smartio::core

@@ -18,6 +18,7 @@ struct Share {
   bool shared;
   bool ending = false, told = false; ///< the latter: TakenBack was sent
   std::string reason{};
+  bool lost = false;                          ///< it ends because the device is
   std::optional<std::uint64_t> returned_by{}; ///< number of the ReturnRequest to answer
 };
 

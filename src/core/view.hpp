@@ -34,6 +34,7 @@ struct View {
   const std::map<NodeId, LendingPeer>& lenders;
   const std::map<DeviceId, Loan>& loans;
   const std::map<std::string, std::uint64_t>& counters;
+  std::uint64_t last_event;   ///< its number
   const std::string& unsaved; ///< why what is to be kept is not saved; empty: it is
 };
 

@@ -52,7 +52,7 @@ struct UniqueKeys {
 Result<void> apply_nodes(const Json& nodes, Config& config) {
   if (!nodes.is_object()) return fail(Errc::bad_request, "it is not an object of node id and HOST:PORT");
   for (const auto& [key, value] : nodes.items()) {
-    const auto node = TRY(parse_node(key));
+    const auto node = TRY(parse_node_id(key));
     if (!value.is_string()) return fail(Errc::bad_request, "the address of node {} is not a string", key);
     const auto& address = value.get_ref<const std::string&>();
     if (!config.nodes.emplace(node, address).second)
@@ -154,7 +154,7 @@ Result<std::optional<Config>> read_given(int argc, char** argv) {
   Config config{.listen = "127.0.0.1:7808", .run_dir = "/run/smartio", .state_dir = "/var/lib/smartio"};
   const auto text = [&given](const char* name) { return given[name].as<std::string>(); };
   if (given.contains("config")) TRY(apply_file(text("config"), config));
-  if (given.contains("node")) config.node = TRY(parse_node(text("node")));
+  if (given.contains("node")) config.node = TRY(parse_node_id(text("node")));
   if (given.contains("listen")) config.listen = text("listen");
   if (given.contains("run-dir")) config.run_dir = text("run-dir");
   if (given.contains("state-dir")) config.state_dir = text("state-dir");

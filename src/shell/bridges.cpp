@@ -1,7 +1,7 @@
 #include "bridges.hpp"
 
 #include "addresses.hpp"
-#include "ntb/peer.hpp"
+#include "bridge.hpp"
 #include "result.hpp"
 #include "server_names.hpp"
 
@@ -11,7 +11,6 @@
 namespace smartio {
 
 namespace asio = boost::asio;
-using fabric::ntb::Peer;
 
 namespace {
 constexpr std::chrono::milliseconds shortest_pause{100}, longest_pause{5000};
@@ -46,10 +45,12 @@ void Bridges::open(const std::string& address) {
     source(address).open(
         [this, address, bridge](Result<OpenedDevice> device) { opened(address, bridge, std::move(device)); });
   };
-  if (const auto other = same_server(address))
-    return asio::post(context_.io, [this, address, other, bridge = bridges_[address]] {
-      opened(address, bridge,
-             fail(Errc::wrong_state, "its server is that of the bridge {}: configure one of the two", *other));
+  auto may = fabric::can_open_bridges();
+  if (const auto other = same_server(address); may && other)
+    may = fail(Errc::wrong_state, "its server is that of the bridge {}: configure one of the two", *other);
+  if (!may)
+    return asio::post(context_.io, [this, address, may, bridge = bridges_[address]] {
+      opened(address, bridge, std::unexpected(may.error()));
     });
   if (!bdf) return open_device({});
   bridges_[address]->taken = *bdf;
@@ -91,15 +92,15 @@ void Bridges::start(const std::string& address, const Ref& bridge) {
     const auto why = lost->device.why_lost ? lost->device.why_lost() : std::string();
     failed(address, lost, Error{make_error_code(Errc::peer_down), why.empty() ? "it does not answer any more" : why});
   });
-  Peer::open(
-      context_.io, bridge->device.device, {.node = context_.config.node, .silence = wanted_.silence},
+  fabric::open_bridge(
+      context_.io, bridge->device.device, context_.config.node, wanted_.silence,
       [this, address, weak = std::weak_ptr(bridge)] {
         if (const auto which = weak.lock()) changed(address, *which);
       },
-      [this, address, bridge](Result<std::shared_ptr<Peer>> peer) {
-        if (!peer) return failed(address, bridge, peer.error());
-        if (bridge->failed || bridge->over) return (*peer)->close([] {}); // its device was lost or closed meanwhile
-        bridge->path = std::move(*peer);
+      [this, address, bridge](Result<PathRef> path) {
+        if (!path) return failed(address, bridge, path.error());
+        if (bridge->failed || bridge->over) return (*path)->close([] {}); // its device was lost or closed meanwhile
+        bridge->path = std::move(*path);
         bridge->exposures = std::make_shared<Exposures>(bridge->path);
         if (!is_current(address, bridge)) return end(address, bridge, [] {});
         changed(address, *bridge);

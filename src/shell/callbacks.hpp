@@ -17,15 +17,4 @@ inline std::function<void(int, std::string_view)> guarded_log(std::function<void
   };
 }
 
-/// As `event`, but wants no more where that throws.
-inline std::function<bool(std::string_view)> guarded_monitor(std::function<bool(std::string_view)> event) {
-  return [event = std::move(event)](std::string_view text) {
-    try {
-      return event(text);
-    } catch (...) {
-      return false;
-    }
-  };
-}
-
 } // namespace smartio

@@ -173,6 +173,7 @@ void Control::stop_listening() {
 
 void Control::finish_all(const std::shared_ptr<void>& told) {
   for (const auto& [control, stream] : std::exchange(streams_, {})) stream->finish(told);
+  watchers_.clear();
 }
 
 } // namespace smartio

@@ -206,11 +206,11 @@ void LentDevices::perform(core::ReadConfig& effect) {
   const auto device = find(effect.device);
   const auto bdf = parse_bdf(effect.address);
   const bool is_open = device && device->device();
-  if (bdf && (!is_open || effect.form == core::ConfigForm::raw)) return host_.read_config(*bdf, std::move(done));
+  if (bdf && (!is_open || effect.form == ConfigForm::raw)) return host_.read_config(*bdf, std::move(done));
   if (!is_open)
     return done(
         fail(Errc::wrong_state, "the configuration space of {} can be read once it is available", effect.address));
-  device->read_config(effect.form == core::ConfigForm::emulated, std::move(done));
+  device->read_config(effect.form == ConfigForm::emulated, std::move(done));
 }
 
 } // namespace smartio

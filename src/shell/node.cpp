@@ -1,9 +1,9 @@
 // The public Node: management commands as methods.
 #include <smartio/node.hpp>
 
-#include "callbacks.hpp"
 #include "node_access.hpp"
-#include "open_loan.hpp"
+#include "node_documents.hpp"
+#include "node_loan.hpp"
 #include "result.hpp"
 
 namespace smartio {
@@ -12,27 +12,12 @@ using core::Json;
 
 namespace {
 
-Result<DeviceInfo> parse_info(const Json& object) {
-  DeviceInfo info;
-  const auto hex = [&object](const char* key) -> Result<std::uint64_t> {
-    const auto text = TRY(core::get_string(object, key));
-    return parse_number(text, 16).value_or(0);
-  };
-  info.id = TRY(core::get_device(object, "id"));
-  info.node = TRY(core::get_node(object, "node"));
-  info.address = TRY(core::get_string(object, "address"));
-  info.name = TRY(core::get_string(object, "name"));
-  info.vendor = static_cast<std::uint16_t>(TRY(hex("vendor")));
-  info.device = static_cast<std::uint16_t>(TRY(hex("device")));
-  info.class_code = static_cast<std::uint32_t>(TRY(hex("class")));
-  const auto state = TRY(core::get_string(object, "state"));
-  info.state = core::parse_state(state).value_or(DeviceState::unavailable);
-  info.borrower = static_cast<NodeId>(core::get_number(object, "borrower", 65535).value_or(0));
-  info.reachable = TRY(core::get_bool(object, "reachable"));
-  return info;
-}
-
 Json device_argument(DeviceId id) { return {{"device", to_string(id)}}; }
+
+Result<std::vector<DeviceId>> filtered(detail::Node& node, const char* command, const Filter& filter) {
+  const auto answer = TRY(node.call(command, {{"ids", filter.ids}, {"slot", filter.slot}}));
+  return parse_all<DeviceId>(answer, "devices", parse_id);
+}
 
 } // namespace
 
@@ -77,28 +62,64 @@ Result<void> Node::make_unavailable(DeviceId id) const {
   return {};
 }
 
-Result<std::vector<DeviceInfo>> Node::devices() const {
-  const auto answer = TRY(impl_->call("list", Json::object()));
-  const auto list = answer.find("devices");
-  if (list == answer.end() || !list->is_array()) return fail(Errc::bad_request, "the node sent no list of devices");
-  std::vector<DeviceInfo> devices;
-  for (const auto& object : *list) devices.push_back(TRY(parse_info(object)));
+Result<std::vector<DeviceInfo>> Node::devices(const Filter& filter) const {
+  const auto matches = TRY(matcher(filter));
+  auto devices = parse_all<DeviceInfo>(TRY(impl_->call("list", Json::object())), "devices", parse_device_info);
+  if (devices) std::erase_if(*devices, [&matches](const auto& device) { return !matches(device); });
   return devices;
 }
 
-Result<Device> Node::borrow(DeviceId id, bool shared) const {
-  auto arguments = device_argument(id);
-  arguments["shared"] = shared;
-  const auto answer = TRY(impl_->call_and_hold("open", arguments));
-  const auto socket = TRY(core::get_string(answer.first, "socket"));
-  // The device holds the loan, and the node it is a loan of.
-  struct Holds {
-    std::shared_ptr<detail::Node> node;
-    std::shared_ptr<void> loan; // released first
-  };
-  const auto lender = static_cast<NodeId>(std::to_underlying(id) >> 16);
-  return open_loan(socket, lender, impl_->timeout, std::make_shared<Holds>(Holds{impl_, answer.second}));
+Result<std::vector<DeviceId>> Node::add_filter(const Filter& filter) const {
+  return filtered(*impl_, "add-filter", filter);
 }
+Result<std::vector<DeviceId>> Node::available_filter(const Filter& filter) const {
+  return filtered(*impl_, "available-filter", filter);
+}
+Result<std::vector<DeviceId>> Node::unavailable_filter(const Filter& filter) const {
+  return filtered(*impl_, "unavailable-filter", filter);
+}
+Result<std::vector<DeviceId>> Node::remove_filter(const Filter& filter) const {
+  return filtered(*impl_, "remove-filter", filter);
+}
+
+Result<Filters> Node::filters() const { return parse_filters(TRY(impl_->call("filters", Json::object()))); }
+
+Result<std::vector<DeviceId>> Node::scan() const {
+  return parse_all<DeviceId>(TRY(impl_->call("scan", Json::object())), "found", parse_id);
+}
+
+Result<std::map<std::string, std::string>> Node::options() const {
+  return parse_options(TRY(impl_->call("config", Json::object())));
+}
+
+Result<void> Node::set_option(const std::string& name, const std::string& value) const {
+  TRY(impl_->call("config", {{"option", name}, {"value", value}}));
+  return {};
+}
+
+Result<std::vector<PeerInfo>> Node::peers() const {
+  return parse_all<PeerInfo>(TRY(impl_->call("status", Json::object())), "peers", parse_peer);
+}
+
+Result<std::vector<LoanInfo>> Node::loans() const {
+  return parse_all<LoanInfo>(TRY(impl_->call("status", Json::object())), "loans", parse_loan);
+}
+
+Result<std::vector<std::byte>> Node::config_space(DeviceId id, ConfigForm form) const {
+  auto arguments = device_argument(id);
+  arguments["form"] = core::name_of(form);
+  const auto answer = TRY(impl_->call("config-space", arguments));
+  return parse_hex(TRY(core::get_string(answer, "hex")));
+}
+
+Result<Device> Node::borrow(DeviceId id, Borrow how) const { return detail::borrow(impl_, id, how); }
+
+Result<void> Node::give_back(DeviceId id) const {
+  TRY(impl_->call("return", device_argument(id)));
+  return {};
+}
+
+Result<Events> Node::events() const { return Events(TRY(impl_->events())); }
 
 Result<std::string> Node::status_json() const {
   const auto status = TRY(impl_->call("status", Json::object()));
@@ -109,10 +130,6 @@ Result<std::string> Node::call(const std::string& command, const std::string& ar
   const auto object = TRY(core::parse_object(arguments));
   const auto answer = TRY(impl_->call(command, object));
   return answer.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-Result<void> Node::monitor(std::function<bool(std::string_view event)> event) const {
-  return impl_->monitor(guarded_monitor(std::move(event)));
 }
 
 } // namespace smartio

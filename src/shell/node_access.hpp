@@ -2,22 +2,27 @@
 #pragma once
 
 #include "control_client.hpp"
+#include "event_queue.hpp"
 #include "shell.hpp"
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 namespace smartio::detail {
 
-/// Thread-safe.
-struct Node {
-  virtual ~Node() = default;
+/// Takes commands, from any thread. Loans that it asked for end with it.
+struct Caller {
+  virtual ~Caller() = default;
   virtual Result<core::Json> call(const std::string& command, const core::Json& arguments) = 0;
-  /// As call(), in a lifetime of its own: loans made by it end when the second value is released.
-  virtual Result<std::pair<core::Json, std::shared_ptr<void>>> call_and_hold(const std::string& command,
-                                                                             const core::Json& arguments) = 0;
-  virtual Result<void> monitor(std::function<bool(std::string_view)> event) = 0;
+  virtual Result<void> can_call() const = 0; ///< Errc::wrong_state: from within a callback of the node
+};
+
+/// Thread-safe.
+struct Node : Caller {
+  virtual Result<std::shared_ptr<Caller>> new_caller() = 0;
+  virtual Result<std::unique_ptr<EventSource>> events() = 0;
   virtual Result<void> stop() { return {}; }
 
   NodeId id{};

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """What one more device, one more peer, a command and an hour of rest cost a node that has many: 100 devices and 5 peers,
-ten times and a hundred times as many. Devices are one simulated disk under many names; the peers only listen
-(peers.py). Times are of processors, of smartiod and of the commands, the least of some batches."""
+ten times and a hundred times as many. The devices are in one program (many_devices), and the peers only
+listen (peers.py). Times are of processors, of smartiod and of the commands, the least of some batches."""
 import argparse
 import contextlib
+import itertools
 import json
-import os
 import pathlib
 import resource
 import subprocess
@@ -17,6 +17,7 @@ from control import Control, frame
 from harness import World, context_switches, free_port, wait_for
 
 DEVICES, PEERS, FIRST_PEER = 100, 5, 1000
+ADDED, BATCHES = 20, 3  # one by one, to see what that costs
 SHARERS = 32  # of a device
 UNITS = {"add a device": "ms", "connect a peer": "ms", "available + unavailable": "ms", "list": "ms", "status --json": "ms",
          "memory": "MiB", "rest": "% of a core"}
@@ -33,13 +34,13 @@ class Growing:
     """A node with so many devices and peers, and what it takes to have one more."""
 
     def __init__(self, world, factor):
-        self.world, self.lender, self.disk = world, world.node(8), world.disk(size=1 << 20)
-        self.control, self.names = Control(self.lender), 0
+        self.world, self.lender, self.devices, self.most = world, world.node(8), factor * DEVICES, factor * PEERS
+        self.control = Control(self.lender)
+        self.new = iter(world.many_devices(self.devices + ADDED * BATCHES).devices)
         self.port, self.connected = free_port(), 0
         self.peers = subprocess.Popen([sys.executable, pathlib.Path(__file__).with_name("peers.py"), str(self.port)],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.peers.stdout.readline() == "ready\n"
-        self.devices, self.most = factor * DEVICES, factor * PEERS
         self.add(self.devices)
         self.connect(PEERS)
 
@@ -59,15 +60,8 @@ class Growing:
                 reply = self.control.reply()
                 assert "result" in reply, reply
 
-    def new_names(self, count):
-        for _ in range(count):
-            self.names += 1
-            path = self.world.place / f"{self.names}.sock"
-            os.link(self.disk.socket, path)
-            yield {"device": f"vfio-user:{path}"}
-
     def add(self, count):
-        self.together(("add", device) for device in self.new_names(count))
+        self.together(("add", {"device": device}) for device in itertools.islice(self.new, count))
 
     def connect(self, count):
         first = FIRST_PEER + self.connected
@@ -76,13 +70,13 @@ class Growing:
         self.together(peers, most=4)  # what is on its way to them is not what is measured
 
     def cost(self, step, times):
-        """Milliseconds of each of `times`, in the cheapest of three batches."""
+        """Milliseconds of each of `times`, in the cheapest of some batches."""
         def batch():
             before = processor_seconds(self.lender)
             for _ in range(times):
                 step()
             return 1000 * (processor_seconds(self.lender) - before) / times
-        return min(batch() for _ in range(3))
+        return min(batch() for _ in range(BATCHES))
 
     def take_and_give(self):
         for command in ("available", "unavailable"):
@@ -119,7 +113,7 @@ class Growing:
 def measure(factor, rest=True):
     """{step: figure}, at `factor` times the least numbers."""
     with contextlib.closing(World()) as world, contextlib.closing(Growing(world, factor)) as growing:
-        found = {"add a device": growing.cost(lambda: growing.add(1), 20)}  # of which the few peers are told
+        found = {"add a device": growing.cost(lambda: growing.add(1), ADDED)}  # of which the few peers are told
         growing.connect(growing.most - PEERS)
         wait_for(lambda: sum(peer["state"] == "up" for peer in growing.lender.status()["peers"]) > growing.most, "all peers")
         found |= {"connect a peer": growing.cost(lambda: growing.connect(1), 3),

@@ -46,7 +46,7 @@ void World::look_at(const Function& function) {
   check_sentences(group_conflicts(tree.root(), function, {}));
   check_sentences(uses_of(tree.root(), function, system()));
   check_sentences(vfio_holders(tree.root(), function));
-  require(Filter::parse("", to_string(function.bdf))->matches(function));
+  require(smartio::vfio::host::Filter::parse("", to_string(function.bdf))->matches(function));
 }
 
 void World::ask() {

@@ -3,28 +3,19 @@
 #include "checks.hpp"
 #include "control_client.hpp"
 #include "file.hpp"
+#include "own_nodes.hpp"
 #include "shell.hpp"
-#include "simulated_disk.hpp"
 #include "state_file.hpp"
 
 #include <future>
 #include <smartio/node.hpp>
 
 using namespace smartio;
+using testing::eventually;
+using testing::Place;
 using namespace std::chrono_literals;
 
 namespace {
-
-std::string make_place() {
-  std::string name = std::filesystem::temp_directory_path() / "node.XXXXXX";
-  REQUIRE(::mkdtemp(name.data()) != nullptr);
-  return name;
-}
-
-struct Place {
-  ~Place() { std::filesystem::remove_all(path); }
-  std::string path = make_place();
-};
 
 /// The host's smartiod, as far as its control socket goes.
 struct Daemon {
@@ -38,33 +29,9 @@ struct Daemon {
   std::thread thread;
 };
 
-template <class Condition> bool eventually(Condition holds) {
-  const auto end = std::chrono::steady_clock::now() + 20s;
-  while (std::chrono::steady_clock::now() < end) {
-    if (holds()) return true;
-    std::this_thread::sleep_for(10ms);
-  }
-  return false;
-}
-
 template <class T> bool comes(std::future<T>& future) { return future.wait_for(20s) == std::future_status::ready; }
 
 } // namespace
-
-TEST_CASE("a call from the monitor's callback of a started node is refused, and the node goes on") {
-  const testing::SimulatedDisk disk;
-  const auto node = Node::start({.node = NodeId{8}}).value();
-  std::promise<Result<std::vector<DeviceInfo>>> answer;
-  REQUIRE(node.monitor([&](std::string_view) {
-    answer.set_value(node.devices());
-    return false;
-  }));
-  REQUIRE(node.add(disk.address()));
-  auto answered = answer.get_future();
-  REQUIRE(comes(answered));
-  CHECK(testing::fails_with(answered.get(), Errc::wrong_state));
-  CHECK(node.devices().value().size() == 1);
-}
 
 TEST_CASE("a call from the log of a started node is refused") {
   std::atomic<const Node*> self = nullptr;
@@ -120,38 +87,18 @@ TEST_CASE("a log that throws before the node runs does not keep it from starting
   CHECK(logged);
 }
 
-TEST_CASE("a monitor that throws is called no more, and the node goes on") {
-  const testing::SimulatedDisk disk;
-  const Place place;
-  const auto started = Node::start({.node = NodeId{8}, .run_dir = place.path}).value();
-  const auto attached = Node::attach(place.path).value();
-  std::atomic<unsigned> calls = 0;
-  const auto throwing = [&calls](std::string_view) -> bool {
-    ++calls;
-    throw std::runtime_error("not now");
-  };
-  REQUIRE(started.monitor(throwing));
-  REQUIRE(attached.monitor(throwing));
-  const auto id = started.add(disk.address()).value();
-  CHECK(eventually([&calls] { return calls == 2; }));
-  CHECK(started.make_available(id));
-  CHECK(started.remove(id).has_value() == false); // it is available: events went on, and nobody heard them
-  CHECK(eventually([&] { return attached.monitor([](std::string_view) { return true; }).has_value(); }));
-  CHECK(calls == 2);
-}
-
 TEST_CASE("the last copy of a started node may be destroyed in its own callback") {
-  const testing::SimulatedDisk disk;
   const Place place;
-  auto node = std::make_unique<Node>(Node::start({.node = NodeId{8}, .run_dir = place.path}).value());
+  std::unique_ptr<Node> node;
   std::promise<void> gone;
-  REQUIRE(node->monitor([&](std::string_view) {
-    node.reset();
+  const auto log = [&](int, std::string_view) {
+    if (!std::exchange(node, nullptr)) return;
     gone.set_value();
-    return false;
-  }));
+  };
+  auto started = Node::start({.node = NodeId{8}, .run_dir = place.path, .log = log}).value();
+  node = std::make_unique<Node>(std::move(started));
   auto other = ControlClient::connect(place.path, 20s).value();
-  (void)other.call("add", {{"device", disk.address()}}); // the node may end before it answers
+  (void)other.call("config", {{"option", "ntb"}, {"value", "vfio-user:/nowhere"}}); // it may end before it answers
   auto ended = gone.get_future();
   REQUIRE(comes(ended));
   CHECK(eventually([&place] { return !std::filesystem::exists(place.path + "/smartiod.sock"); }));
@@ -177,37 +124,61 @@ TEST_CASE("a started node that is stopped has ended when that returns, and what 
   CHECK(other.get());
   CHECK_FALSE(std::filesystem::exists(socket));
   CHECK(testing::fails_with(node.devices(), Errc::peer_down));
-  CHECK(testing::fails_with(node.monitor([](std::string_view) { return true; }), Errc::peer_down));
+  CHECK(testing::fails_with(node.events(), Errc::peer_down));
   CHECK(node.stop());
 }
 
 TEST_CASE("a node is not stopped from within a callback of its own, and goes on") {
   std::promise<Result<void>> stopped;
-  std::optional<Node> node;
-  const testing::SimulatedDisk disk;
-  node = Node::start({.node = NodeId{8}}).value();
-  REQUIRE(node->monitor([&](std::string_view) {
-    stopped.set_value(node->stop());
-    return false;
-  }));
-  REQUIRE(node->add(disk.address()));
+  std::atomic<const Node*> self = nullptr;
+  const auto node = Node::start({.node = NodeId{8},
+                                 .log =
+                                     [&](int, std::string_view) {
+                                       if (const auto* called = self.exchange(nullptr))
+                                         stopped.set_value(called->stop());
+                                     }})
+                        .value();
+  self = &node;
+  CHECK(node.set_option("ntb", "vfio-user:/nowhere"));
   auto answer = stopped.get_future();
   REQUIRE(comes(answer));
   CHECK(testing::fails_with(answer.get(), Errc::wrong_state));
-  CHECK(node->devices().value().size() == 1);
+  CHECK(node.devices().value().empty());
+}
+
+TEST_CASE("a device is not given back from within a callback of its node, and stays usable") {
+  const testing::SimulatedDisk disk;
+  const Place place;
+  std::atomic<const Device*> lent = nullptr;
+  std::promise<Result<void>> answer;
+  const auto node = Node::start({.node = NodeId{8},
+                                 .run_dir = place.path,
+                                 .log =
+                                     [&](int, std::string_view) {
+                                       if (const auto* device = lent.exchange(nullptr))
+                                         answer.set_value(device->give_back());
+                                     }})
+                        .value();
+  const auto id = node.add(disk.address()).value();
+  REQUIRE(node.make_available(id));
+  const auto device = node.borrow(id).value();
+  lent = &device;
+  REQUIRE(node.set_option("ntb", "vfio-user:/nowhere"));
+  auto answered = answer.get_future();
+  REQUIRE(comes(answered));
+  CHECK(testing::fails_with(answered.get(), Errc::wrong_state));
+  CHECK(device.read_config(0, 2));
+  CHECK(device.give_back());
 }
 
 TEST_CASE("an attached node goes on with the daemon that was started anew") {
   const Place place;
   auto daemon = std::make_unique<Daemon>(place.path);
   const auto node = Node::attach(place.path).value();
-  REQUIRE(node.monitor([](std::string_view) { return true; }));
-  CHECK(testing::fails_with(node.monitor([](std::string_view) { return true; }), Errc::busy));
   daemon.reset();
   CHECK(testing::fails_with(node.status_json(), Errc::peer_down));
   daemon = std::make_unique<Daemon>(place.path);
   CHECK(node.status_json());
-  CHECK(eventually([&] { return node.monitor([](std::string_view) { return true; }).has_value(); }));
 }
 
 TEST_CASE("what a program executes inherits no socket of its node") {

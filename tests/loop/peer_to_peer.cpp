@@ -1,8 +1,8 @@
 // A device that reaches the registers of another one, by a window.
 #include "catch.hpp"
 #include "checks.hpp"
-#include "open_loan.hpp"
 #include "test_device.hpp"
+#include "test_loan.hpp"
 
 #include <optional>
 #include <smartio/device.hpp>
@@ -117,17 +117,17 @@ TEST_CASE("registers of which a server says what cannot be are not mapped for an
 
 TEST_CASE("devices of different lenders do not reach each other") {
   TestServer server("lenders-device"), other("lenders-target");
-  const auto device = open_loan(server.path(), NodeId{8}, 4000ms, nullptr);
+  const auto device = open_loan(server.path(), 4000ms, std::make_shared<TestLoan>(NodeId{8}));
   REQUIRE(device);
   {
-    const auto elsewhere = open_loan(other.path(), NodeId{9}, 4000ms, nullptr);
+    const auto elsewhere = open_loan(other.path(), 4000ms, std::make_shared<TestLoan>(NodeId{9}));
     REQUIRE(elsewhere);
     const auto refused = device->map_bar_of(*elsewhere, 0, Access::read);
     CHECK(fails_with(refused, Errc::bad_request));
     CHECK(reason(refused).find("node 8 and node 9") != std::string::npos);
   }
   REQUIRE(other.wait_until_left(4s));
-  const auto here = open_loan(other.path(), NodeId{8}, 4000ms, nullptr);
+  const auto here = open_loan(other.path(), 4000ms, std::make_shared<TestLoan>(NodeId{8}));
   REQUIRE(here);
   CHECK(device->map_bar_of(*here, 0, Access::read));
 }

@@ -1,5 +1,4 @@
 # Many devices, many peers, and nothing to do.
-import os
 import pathlib
 import sys
 import time
@@ -28,12 +27,11 @@ def is_quick(node, limit, *words):
 
 
 def test_many_devices_are_listed_at_once(pair, world):
-    lender, borrower, disk = pair
+    lender, borrower, _ = pair
     lender.ok("connect", 4, "--address", borrower.address)
     client = Control(lender)
-    for i in range(MANY_DEVICES):
-        os.link(disk.socket, world.place / f"{i}.sock")  # one server under many names
-        client.call("add", {"device": f"vfio-user:{world.place}/{i}.sock"})
+    for device in world.many_devices(MANY_DEVICES).devices:
+        client.call("add", {"device": device})
     assert len(lender.devices()) == MANY_DEVICES
     wait_for(lambda: len(borrower.devices()) == MANY_DEVICES, "the borrower sees them all")
     for node in (lender, borrower):

@@ -29,7 +29,7 @@ STATUS = {"schema_version": 1, "node": 8, "version": "0.1.0",
           "peers": [{"node": 4, "address": "127.0.0.1:7808", "role": "borrower", "state": "up",
                      "since": "2026-01-01T00:00:00Z"}],
           "fabrics": [{"kind": "local", "peer": 4, "address": None, "state": "up", "reason": None, "aperture_bytes": 0, "used_bytes": 0}],
-          "devices": [DISK], "loans": [LOAN], "filters": [], "removed": [], "unsaved": None, "counters": {"requests": 7}}
+          "devices": [DISK], "loans": [LOAN], "filters": [], "removed": [], "seq": 9, "unsaved": None, "counters": {"requests": 7}}
 FILTERS = {"schema_version": 1, "filters": [{"ids": "::0108", "slot": "", "available": False},
                                             {"ids": "10de::", "slot": "1:", "available": True}],
            "removed": ["0000:06:00.0"]}

@@ -16,18 +16,18 @@ using namespace smartio::test;
 
 namespace {
 
-struct Ended {
+struct EndedStream {
   boost::asio::io_context io;
   std::optional<End> why;
   std::vector<std::size_t> sizes;
   std::shared_ptr<Stream> stream;
   Raw raw;
 
-  explicit Ended(StreamLimits limits) : Ended(limits, nullptr) {}
-  ~Ended() { stream->close(); }
+  explicit EndedStream(StreamLimits limits) : EndedStream(limits, nullptr) {}
+  ~EndedStream() { stream->close(); }
 
 private:
-  Ended(StreamLimits limits, std::nullptr_t) : raw(io, Fd()) {
+  EndedStream(StreamLimits limits, std::nullptr_t) : raw(io, Fd()) {
     auto [end, socket] = Raw::pair(io);
     raw = std::move(end);
     stream = std::make_shared<Stream>(
@@ -43,7 +43,7 @@ using Clock = std::chrono::steady_clock;
 } // namespace
 
 TEST_CASE("a message that trickles in does not gain time with each byte") {
-  Ended ended({.stall = brief});
+  EndedStream ended({.stall = brief});
   const auto start = Clock::now();
   const auto command = message(Command::reset, Bytes(1000));
   for (std::size_t i = 0; i < command.size() && !ended.why; ++i) {
@@ -59,7 +59,7 @@ TEST_CASE("a message that trickles in does not gain time with each byte") {
 }
 
 TEST_CASE("an idle stream has no timer") {
-  Ended ended({.stall = 5 * brief});
+  EndedStream ended({.stall = 5 * brief});
   ended.raw.send(message(Command::reset));
   const auto half = message(Command::reset, Bytes(8));
   ended.raw.send({half.data(), 10});
@@ -73,7 +73,7 @@ TEST_CASE("an idle stream has no timer") {
 }
 
 TEST_CASE("each message has its own time") {
-  Ended ended({.stall = 10 * brief});
+  EndedStream ended({.stall = 10 * brief});
   const auto command = message(Command::reset, Bytes(8));
   // Never a moment without a partial message, for longer than one may take.
   ended.raw.send({command.data(), 4});
@@ -88,7 +88,7 @@ TEST_CASE("each message has its own time") {
 
 TEST_CASE("an end that does not read is given up") {
   const bool much = GENERATE(false, true);
-  Ended ended({.output = 4 * 1024 * 1024, .stall = much ? std::chrono::minutes(10) : brief});
+  EndedStream ended({.output = 4 * 1024 * 1024, .stall = much ? std::chrono::minutes(10) : brief});
   const Bytes data(1024 * 1024);
   if (!much) { // after a while
     ended.stream->send({1, Command::reset, 0, 0, 0}, data);
@@ -104,7 +104,7 @@ TEST_CASE("an end that does not read is given up") {
 }
 
 TEST_CASE("large messages pass in both directions, with what waits behind them") {
-  Ended ended({});
+  EndedStream ended({});
   const Bytes data(1024 * 1024, std::byte{5});
   const auto eventfd = make_eventfd().value();
   const int fd = eventfd.get();
@@ -120,7 +120,7 @@ TEST_CASE("large messages pass in both directions, with what waits behind them")
 }
 
 TEST_CASE("the largest message is taken, one byte more is not") {
-  Ended ended({});
+  EndedStream ended({});
   REQUIRE(ended.raw.send(message(Command::reset, Bytes(max_message - sizeof(Header)))));
   run_until(ended.io, [&ended] { return ended.sizes.size() == 1; });
   ended.raw.send(message(Command::reset, Bytes(max_message - sizeof(Header) + 1)));
@@ -147,7 +147,7 @@ TEST_CASE("descriptors that come are closed on exec") {
 }
 
 TEST_CASE("a socket that lingers is closed beside the event loop") {
-  Ended ended({});
+  EndedStream ended({});
   boost::asio::ip::tcp::acceptor acceptor(ended.io, {boost::asio::ip::address_v4::loopback(), 0});
   boost::asio::ip::tcp::socket lingers(ended.io), unread(ended.io);
   lingers.connect(acceptor.local_endpoint());

@@ -117,7 +117,7 @@ void NvmeHost::poll() {
   FAIL("the controller never comes to rest");
 }
 
-std::optional<Ended> NvmeHost::take(HostQueue& queue, bool ring_head) {
+std::optional<Outcome> NvmeHost::take(HostQueue& queue, bool ring_head) {
   const auto entry = load<nvme::CompletionEntry>(queue.cq + queue.head * sizeof(nvme::CompletionEntry));
   if (((entry.status & 1) != 0) != queue.phase) return std::nullopt;
   CHECK(entry.sq_id == queue.id);
@@ -126,11 +126,11 @@ std::optional<Ended> NvmeHost::take(HostQueue& queue, bool ring_head) {
   auto* words = reinterpret_cast<std::uint32_t*>(doorbells.bytes().data());
   const unsigned index = 2 * queue.id + 1;
   if (ring_head) std::atomic_ref(words[index << shape_.doorbell_stride]).store(queue.head, std::memory_order_release);
-  return Ended{entry.command_id, static_cast<Status>(entry.status >> 1 & 0x7ff), (entry.status & 0x8000) != 0,
-               entry.result, entry.sq_head};
+  return Outcome{entry.command_id, static_cast<Status>(entry.status >> 1 & 0x7ff), (entry.status & 0x8000) != 0,
+                 entry.result, entry.sq_head};
 }
 
-Ended NvmeHost::run(HostQueue& queue, SubmissionEntry command) {
+Outcome NvmeHost::run(HostQueue& queue, SubmissionEntry command) {
   const std::uint16_t id = put(queue, command);
   ring(queue);
   poll();
@@ -140,8 +140,8 @@ Ended NvmeHost::run(HostQueue& queue, SubmissionEntry command) {
   return *ended;
 }
 
-Ended NvmeHost::io(std::uint8_t opcode, std::uint64_t lba, std::uint32_t blocks, std::uint64_t prp1, std::uint64_t prp2,
-                   std::uint32_t cdw12) {
+Outcome NvmeHost::io(std::uint8_t opcode, std::uint64_t lba, std::uint32_t blocks, std::uint64_t prp1,
+                     std::uint64_t prp2, std::uint32_t cdw12) {
   if (io_queue.entries == 0) io_queue = create_pair(1);
   SubmissionEntry command{};
   command.opcode = opcode;

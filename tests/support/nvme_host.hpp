@@ -24,7 +24,7 @@ struct HostQueue {
 };
 
 /// How the controller says a command ended.
-struct Ended {
+struct Outcome {
   std::uint16_t command_id;
   Status status;
   bool do_not_retry;
@@ -57,12 +57,12 @@ public:
   HostQueue create_pair(unsigned id, std::uint32_t entries = 16, std::optional<unsigned> vector = std::nullopt);
   std::uint16_t put(HostQueue& queue, SubmissionEntry command); ///< without the doorbell; gives the command id
   void ring(const HostQueue& queue);
-  void poll();                                                        ///< until the controller has nothing more to do
-  std::optional<Ended> take(HostQueue& queue, bool ring_head = true); ///< next completion, if there is one
-  Ended run(HostQueue& queue, SubmissionEntry command);
-  Ended admin(SubmissionEntry command) { return run(admin_queue, command); }
-  Ended io(std::uint8_t opcode, std::uint64_t lba, std::uint32_t blocks, std::uint64_t prp1 = data,
-           std::uint64_t prp2 = 0, std::uint32_t cdw12 = 0); ///< on pair 1, made when first needed
+  void poll();                                                          ///< until the controller has nothing more to do
+  std::optional<Outcome> take(HostQueue& queue, bool ring_head = true); ///< next completion, if there is one
+  Outcome run(HostQueue& queue, SubmissionEntry command);
+  Outcome admin(SubmissionEntry command) { return run(admin_queue, command); }
+  Outcome io(std::uint8_t opcode, std::uint64_t lba, std::uint32_t blocks, std::uint64_t prp1 = data,
+             std::uint64_t prp2 = 0, std::uint32_t cdw12 = 0); ///< on pair 1, made when first needed
 
   template <class T> T load(std::uint64_t address) const {
     T value;

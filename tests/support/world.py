@@ -18,6 +18,7 @@ from tool import BUILD, TOOL, tool
 
 SMARTIOD = BUILD / "src/daemon/smartiod"
 SIM = BUILD / "tools/smartio_sim/smartio_sim"
+MANY_DEVICES = BUILD / "tests/support/many_devices"
 
 
 def answers(path):
@@ -219,6 +220,25 @@ class Bridge(Program):
         return [socket for socket in (self.a, self.b) if socket.exists()]
 
 
+class ManyDevices(Program):
+    """many_devices: `count` devices in one program, each with a server of its own."""
+
+    def __init__(self, place, count):
+        super().__init__(place, "many")
+        self.folder = place / "many"
+        self.folder.mkdir()
+        self.devices = [f"vfio-user:{self.folder}/{i}.sock" for i in range(count)]
+
+    def start(self):
+        self.launch(MANY_DEVICES, self.folder, len(self.devices))
+        wait_for(lambda: "ready" in self.process.text().splitlines() or not self.alive(), "the many devices answer")
+        assert self.alive(), self.text()
+        return self
+
+    def leftovers(self):
+        return [*self.folder.iterdir()]
+
+
 class World:
     """A short directory, for the paths of sockets (107 bytes: unix(7)), and what runs in it."""
 
@@ -243,6 +263,9 @@ class World:
 
     def bridge(self):
         return self.keep(Bridge(self.place)).start()
+
+    def many_devices(self, count):
+        return self.keep(ManyDevices(self.place, count)).start()
 
     def disk(self, name="disk", size=16 << 20):
         return self.keep(Disk(self.place, name, size)).start()

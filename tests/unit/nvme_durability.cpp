@@ -104,7 +104,7 @@ struct Durable : NvmeHost {
     return io(opcode::write, lba, 1, data, 0, flags).status;
   }
   Status flush() { return io(opcode::flush, 0, 1).status; }
-  Ended set_cache(bool on) {
+  Outcome set_cache(bool on) {
     SubmissionEntry entry{};
     entry.opcode = admin_opcode::set_features;
     entry.cdw10 = nvme::feature::write_cache;

@@ -1,4 +1,4 @@
-// Numbers, ids and addresses as people type them, and what a program that fails ends with.
+// Numbers and addresses as people type them, and what a program that fails ends with.
 #include "text.hpp"
 
 #include "bdf.hpp"
@@ -23,14 +23,6 @@ TEST_CASE("a size has K, M or G at most, and fits 64 bits") {
   CHECK(parse_size("17179869183G").value() == 17179869183ULL << 30);
   for (const auto* text : {"", "K", "1KB", "1 K", "-1K", "17179869184G", "18446744073709551615K"})
     CHECK_FALSE(parse_size(text));
-}
-
-TEST_CASE("ids of nodes and devices: no node 0, and a device is some node's") {
-  CHECK(parse_node("65535").value() == NodeId{65535});
-  for (const auto* text : {"0", "65536", "", "8x"}) CHECK_FALSE(parse_node(text));
-  CHECK(parse_device_id("0x80002").value() == DeviceId{0x80002});
-  CHECK(parse_device_id("ffffffff").value() == DeviceId{0xffffffff});
-  for (const auto* text : {"2", "ffff", "100000000", "0x", "80002x"}) CHECK_FALSE(parse_device_id(text));
 }
 
 TEST_CASE("an address of a function is complete and in range") {

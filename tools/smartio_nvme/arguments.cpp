@@ -28,6 +28,7 @@ borrowed for as long as this runs, or vfio-user:PATH, opened straight without le
   --interrupts      wait for interrupts instead of polling
   --json            one JSON document on standard output (identify, bench)
   --run-dir DIR     of the smartiod to borrow from (default $SMARTIO_RUN_DIR or /run/smartio)
+  --version         print the version
 
 Exit code: 0 done, 1 failed, 2 usage, 3 no such device, 4 in use or taken back,
 5 not permitted, 6 device or daemon not reachable.
@@ -39,7 +40,7 @@ using Words = std::vector<std::string>;
 
 Result<po::variables_map> parse_options(int argc, char** argv) {
   po::options_description options;
-  options.add_options()("help,h", "")("json", "")("interrupts", "")("run-dir", po::value<std::string>());
+  options.add_options()("help,h", "")("version", "")("json", "")("interrupts", "")("run-dir", po::value<std::string>());
   options.add_options()("rw", po::value<std::string>())("bs", po::value<std::string>())("qd", po::value<std::string>());
   options.add_options()("seconds", po::value<std::string>())("commands", po::value<std::string>());
   options.add_options()("words", po::value<Words>());
@@ -126,6 +127,10 @@ Result<Arguments> parse_arguments(int argc, char** argv) {
   arguments.json = values.contains("json");
   arguments.interrupts = values.contains("interrupts");
   if (values.contains("help")) return arguments;
+  if (values.contains("version")) {
+    arguments.verb = Verb::version;
+    return arguments;
+  }
   TRY(parse_words(values.contains("words") ? values["words"].as<Words>() : Words{}, arguments));
   arguments.workload = TRY(parse_workload(values));
   return arguments;

@@ -6,7 +6,7 @@
 #include <smartio/error.hpp>
 #include <string>
 
-enum class Verb { help, identify, read, write, bench };
+enum class Verb { help, version, identify, read, write, bench };
 
 struct Arguments {
   Verb verb = Verb::help;

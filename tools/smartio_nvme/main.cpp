@@ -16,11 +16,13 @@ using smartio::write_output;
 
 Result<void> perform(const Arguments& arguments) {
   if (arguments.verb == Verb::help) return write_output(usage);
+  if (arguments.verb == Verb::version) return write_output("smartio_nvme " SMARTIO_VERSION "\n");
   TRY(smartio::guard_bus_errors()); // a disk that is pulled out is an error like others
   auto device = TRY(open_named(arguments.device, arguments.run_dir));
   const auto driver = TRY(nvme::Driver::start(std::move(device), arguments.interrupts));
   switch (arguments.verb) {
-  case Verb::help: break;
+  case Verb::help:
+  case Verb::version: break;
   case Verb::identify: return write_output(identity_report(driver->identity(), arguments.json));
   case Verb::read: return nvme::read_blocks(*driver, arguments.lba, arguments.count, STDOUT_FILENO);
   case Verb::write: return nvme::write_blocks(*driver, arguments.lba, STDIN_FILENO);

@@ -24,7 +24,7 @@ Result<json> device_request(const Session& session) {
 }
 
 Result<json> node_request(const Session& session) {
-  const NodeId node = TRY(parse_node(session.word(1)));
+  const NodeId node = TRY(parse_node_id(session.word(1)));
   return json{{"node", static_cast<unsigned>(node)}};
 }
 
