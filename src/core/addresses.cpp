@@ -6,6 +6,7 @@
 #include "text.hpp"
 
 #include <algorithm>
+#include <arpa/inet.h>
 #include <fmt/ranges.h>
 
 namespace smartio::core {
@@ -62,6 +63,23 @@ Result<void> check_endpoint(const std::string& text) {
       parse_number(text.substr(colon + 1), 10, 65535).value_or(0) != 0)
     return {};
   return fail(Errc::bad_request, "'{}' is not an address: give HOST:PORT", text);
+}
+
+std::pair<std::string, std::string> split_endpoint(const std::string& text) {
+  const auto colon = text.rfind(':');
+  auto host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return {host, colon == std::string::npos ? "" : text.substr(colon + 1)};
+}
+
+Result<void> check_listen(const std::string& text) {
+  const auto [host, port] = split_endpoint(text);
+  const auto numeric = host.substr(0, host.find('%')); // "fe80::1%eth0"
+  ::in6_addr ignored{};
+  const bool is_address = host == "localhost" || ::inet_pton(AF_INET, numeric.c_str(), &ignored) == 1 ||
+                          ::inet_pton(AF_INET6, numeric.c_str(), &ignored) == 1;
+  if (is_address && parse_number(port, 10, 65535)) return {};
+  return fail(Errc::bad_request, "'{}' is not an address to listen on: give ADDRESS:PORT", text);
 }
 
 bool is_option(const std::string& name) { return name == "iommu" || name == "ntb" || name == "peer-timeout"; }

@@ -5,6 +5,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace smartio::core {
 
@@ -16,6 +17,11 @@ Result<std::string> parse_address(const std::string& text);
 
 /// HOST:PORT of a node. Errc::bad_request: it is none.
 Result<void> check_endpoint(const std::string& text);
+
+/// "ADDRESS:PORT" in its parts, without the brackets of an IPv6 address; no port: "".
+std::pair<std::string, std::string> split_endpoint(const std::string& text);
+/// One to listen on: a numeric address or localhost, and a port, 0 for any. Errc::bad_request.
+Result<void> check_listen(const std::string& text);
 
 bool is_option(const std::string& name); ///< that `config` knows
 

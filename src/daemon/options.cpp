@@ -80,6 +80,12 @@ Result<void> apply_group(const std::string& name, Config& config) {
   return {};
 }
 
+Result<void> apply_listen(const std::string& address, Config& config) {
+  if (!address.empty()) TRY(core::check_listen(address));
+  config.listen = address;
+  return {};
+}
+
 Result<void> apply_peer_timeout(std::uint64_t milliseconds, Config& config) {
   TRY(core::parse_option("peer-timeout", std::to_string(milliseconds)));
   config.peer_timeout = std::chrono::milliseconds{milliseconds};
@@ -93,7 +99,7 @@ Result<void> apply(const std::string& key, const Json& file, Config& config) {
   if (option == "node")
     config.node = TRY(core::get_node(file, name));
   else if (option == "listen")
-    config.listen = TRY(core::get_string(file, name));
+    return apply_listen(TRY(core::get_string(file, name)), config);
   else if (option == "run-dir")
     config.run_dir = TRY(core::get_string(file, name));
   else if (option == "state-dir")

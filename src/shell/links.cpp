@@ -1,5 +1,6 @@
 #include "links.hpp"
 
+#include "addresses.hpp"
 #include "frame.hpp"
 #include "nonce.hpp"
 #include "result.hpp"
@@ -16,18 +17,6 @@ namespace {
 
 constexpr std::chrono::seconds dial_timeout{3};
 constexpr std::size_t hello_limit = 128U << 10; ///< of a frame from whom this node has not greeted
-
-struct HostPort {
-  std::string host;
-  std::string port;
-};
-
-HostPort split(const std::string& address) {
-  const auto colon = address.rfind(':');
-  auto host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return {host, colon == std::string::npos ? "" : address.substr(colon + 1)};
-}
 
 /// Small messages go at once; a host that vanished is noticed although nothing is said.
 void tune(tcp::socket& socket) {
@@ -51,7 +40,8 @@ Links::Links(Context& context, DeviceFrame device_frame)
 
 Result<void> Links::listen() {
   if (context_.config.listen.empty()) return {};
-  const auto [host, port] = split(context_.config.listen);
+  TRY(core::check_listen(context_.config.listen));
+  const auto [host, port] = core::split_endpoint(context_.config.listen);
   const auto number = parse_number(port, 10, 65535);
   error_code error;
   const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
@@ -103,7 +93,7 @@ void Links::received(core::LinkId link, const core::Frame& frame) {
 }
 
 void Links::perform(const core::Dial& effect) {
-  const auto [host, port] = split(effect.address);
+  const auto [host, port] = core::split_endpoint(effect.address);
   names_.find(host, port, [this, node = effect.node](Result<Names::Endpoints> found) {
     if (context_.stopping) return;
     if (!found) return context_.handle(core::DialFailed{node, to_string(found.error())});

@@ -34,7 +34,9 @@ def test_smartiod_does_not_start_on_a_wrong_configuration(world, text):
     ('{"node": 9'.encode("utf-16"), f"{NO_OBJECT}line 1, column 1: "), ('{"no-such": 1}', "'no-such': "), ('{"run_dir": 5}', "'run_dir': "),
     ('{"peer-timeout": 10}', "'peer-timeout': '10' is not a peer-timeout"), ('{"nodes": {"4": "h"}}', "'nodes': 'h'"),
     ('{"trusted-group": "no-such"}', "'trusted-group': there is no group 'no-such'"), ('{"ntb": "x"}', "'ntb': 'x'"),
-    ('{"run-dir": "/a", "run_dir": "/b"}', "'run-dir' stands there twice"), ('{"nodes": {"0": "h:1"}}', "'nodes': '0'")])
+    ('{"run-dir": "/a", "run_dir": "/b"}', "'run-dir' stands there twice"), ('{"nodes": {"0": "h:1"}}', "'nodes': '0'"),
+    ('{"listen": "nonsense"}', "'listen': 'nonsense' is not an address to listen on"), ('{"listen": "h:1"}', "'listen': 'h:1'"),
+    ('{"listen": "127.0.0.1:65536"}', "'listen': '127.0.0.1:65536'")])
 def test_what_is_wrong_in_a_configuration_is_said_with_its_file_and_place(world, text, said):
     (world.place / "config").write_bytes(text if isinstance(text, bytes) else text.encode())
     refuses(world, said)
