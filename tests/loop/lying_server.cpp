@@ -222,6 +222,7 @@ TEST_CASE("a device that its server asks back, and that answers as ever, is not 
   server.requests = 1;
   const auto device = open_device(server.address());
   REQUIRE(device);
+  server.reads = 0; // it was looked at when it was opened
   for (int i = 1; i <= 3; ++i) {
     server.ask_back();
     for (int waits = 0; server.reads < i && waits < 500; ++waits)
