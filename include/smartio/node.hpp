@@ -73,7 +73,7 @@ public:
   /// Own and connected lenders' that match, sorted by id; Errc::bad_request for what is no filter.
   Result<std::vector<DeviceInfo>> devices(const Filter& filter = {}) const;
 
-  // Filters, kept until they are removed. Each needs one of its parts; the ids of what they changed now.
+  // Filters, kept until they are removed. Each needs one of its parts; the devices that match now.
   Result<std::vector<DeviceId>> add_filter(const Filter&) const;         ///< adds what matches, now and later
   Result<std::vector<DeviceId>> available_filter(const Filter&) const;   ///< makes available what matches and is added
   Result<std::vector<DeviceId>> unavailable_filter(const Filter&) const; ///< the opposite; ends available_filter
@@ -101,8 +101,9 @@ public:
 
   Result<std::string> status_json() const; ///< the monitoring dump, tools/schema/status.json
 
-  /// A command of smartio_tool's own protocol, JSON in and out; it may change between versions. All that it can do has
-  /// a method above.
+  /// A command of smartio_tool's own protocol, JSON in and out; it may change between versions. For what has no method
+  /// above: `connect` that goes on trying, `available` of what cannot be reset, `borrow` with a window or for another
+  /// user, all that `show` tells.
   Result<std::string> call(const std::string& command, const std::string& arguments = "{}") const;
 
   /// `event` gets one JSON object per event, on a thread of the library, until the node ends or it returns false,

@@ -108,6 +108,8 @@ struct DeviceCore {
   std::atomic<bool> revoked_now = false;
   std::atomic<bool> left = false;            ///< the program gave it back, before anybody took it
   std::atomic<bool> windows_dropped = false; ///< the server confirmed that no window is left
+  std::mutex leaving;                        ///< of the next
+  std::optional<Result<void>> given_back;
 
   boost::asio::io_context io{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> stay{io.get_executor()};
@@ -122,8 +124,6 @@ struct DeviceCore {
   std::vector<std::function<void(bool)>> await_drop; ///< who waits for its answer
 
   std::thread thread;
-  std::mutex leaving; ///< of the next
-  std::optional<Result<void>> given_back;
 
 private:
   Result<void> leave();

@@ -1,5 +1,6 @@
 #include "message.hpp"
 
+#include "enum_names.hpp"
 #include "json.hpp"
 
 #include <algorithm>
@@ -13,13 +14,6 @@ constexpr std::array<std::string_view, 10> errc_names{"no_such_device", "no_such
                                                       "bad_request",    "not_permitted"};
 constexpr std::array<std::string_view, 3> form_names{"vfio", "raw", "emulated"};
 constexpr std::size_t longest_config = 2 * 4096; // PCI Express Base 5.0, 7.2.2: 4096 bytes a function
-
-template <class Enum, std::size_t n>
-std::optional<Enum> parse_name(const std::array<std::string_view, n>& names, std::string_view text) {
-  const auto found = std::ranges::find(names, text);
-  if (found == names.end()) return std::nullopt;
-  return static_cast<Enum>(found - names.begin());
-}
 
 Result<std::string> get_text(const Json& object, const char* key) {
   auto text = TRY(get_string(object, key));
@@ -245,12 +239,9 @@ Result<Message> decode(std::string_view text) {
   return ReturnRequest{TRY(get_number(object, "number")), loan.device, loan.epoch};
 }
 
-std::string_view name_of(ConfigForm form) {
-  const auto index = static_cast<std::size_t>(form);
-  return index < form_names.size() ? form_names[index] : "unknown";
-}
+std::string_view name_of(ConfigForm form) { return name_in(form_names, form); }
 
-std::optional<ConfigForm> parse_form(std::string_view text) { return parse_name<ConfigForm>(form_names, text); }
+std::optional<ConfigForm> parse_form(std::string_view text) { return value_in<ConfigForm>(form_names, text); }
 
 std::string_view name_of(Errc code) { return errc_names[static_cast<std::size_t>(code) - 1]; }
 

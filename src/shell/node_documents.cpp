@@ -1,11 +1,9 @@
 #include "node_documents.hpp"
 
 #include "bdf.hpp"
+#include "enum_names.hpp"
 #include "host/filter.hpp"
 #include "text.hpp"
-
-#include <algorithm>
-#include <array>
 
 namespace smartio {
 
@@ -20,12 +18,11 @@ Result<std::uint32_t> hex(const Json& object, const char* key) {
   return static_cast<std::uint32_t>(*value);
 }
 
-/// Names of enumerators, in their order; what is not known stands for the last one.
+/// What a later version knows stands for the last one that this one does.
 template <class Enum, std::size_t n>
 Result<Enum> named(const Json& object, const char* key, const std::array<std::string_view, n>& names) {
   const auto text = TRY(core::get_string(object, key));
-  const auto found = std::ranges::find(names, text);
-  return static_cast<Enum>(std::min<std::ptrdiff_t>(found - names.begin(), n - 1));
+  return value_in<Enum>(names, text).value_or(static_cast<Enum>(n - 1));
 }
 
 Result<std::string> parse_text(const Json& text) {
