@@ -2,8 +2,7 @@
 // its server, by silence.
 #include "catch.hpp"
 #include "checks.hpp"
-#include "test_device.hpp"
-#include "test_loan.hpp"
+#include "device_in_use.hpp"
 
 #include <csignal>
 #include <cstring>
@@ -20,48 +19,6 @@ using namespace testing;
 using namespace std::chrono_literals;
 
 namespace {
-
-constexpr std::uint64_t page = TestDevice::page;
-
-unsigned memories() { return mappings_named("smartio-memory"); }
-
-volatile std::uint32_t& word(const BarMapping& bar, std::size_t offset) {
-  return *reinterpret_cast<volatile std::uint32_t*>(bar.mapped(offset, 4));
-}
-
-// Everything a program can have of a device.
-struct InUse {
-  explicit InUse(const std::string& path, std::chrono::milliseconds timeout = 4000ms)
-      : device(open_device("vfio-user:" + path, timeout).value()), bar(device.map_bar(0).value()),
-        memory(Memory::allocate(page).value()), window(device.map_dma(memory, Access::write).value()),
-        interrupt(device.interrupt(0).value()) {
-    word(bar, page) = 7;
-  }
-  Device device;
-  BarMapping bar;
-  Memory memory;
-  DmaWindow window;
-  Interrupt interrupt;
-};
-
-// What holds from the moment revoked_fd is readable.
-void check_taken_back(InUse& use) {
-  REQUIRE(readable(use.device.revoked_fd(), 4000));
-  CHECK(word(use.bar, page) == UINT32_MAX);
-  CHECK(use.bar.read(page, 8) == UINT64_MAX);
-  CHECK(use.bar.read(page, 1) == 0xff);
-  CHECK(use.bar.read(0, 4) == UINT32_MAX);
-  CHECK(fails_with(use.bar.write(page, 4, 1), Errc::revoked));
-  CHECK(fails_with(use.bar.write(0, 4, 1), Errc::revoked));
-  word(use.bar, page + 4) = 9; // goes to no device
-  CHECK(use.bar.read(page + 4, 4) == UINT32_MAX);
-  CHECK(fails_with(use.device.map_bar(0), Errc::revoked));
-  CHECK(fails_with(use.device.map_dma(use.memory, Access::read), Errc::revoked));
-  CHECK(fails_with(use.device.interrupt(1), Errc::revoked));
-  CHECK(fails_with(use.device.read_config(0, 4), Errc::revoked));
-  CHECK(fails_with(use.device.write_config(4, 2, 0), Errc::revoked));
-  CHECK(fails_with(use.device.reset(), Errc::revoked));
-}
 
 std::set<std::string> threads() {
   std::set<std::string> found;
@@ -83,12 +40,6 @@ std::uint64_t blocked_signals(const std::string& thread) {
   for (std::string line; std::getline(status, line);)
     if (line.starts_with("SigBlk:")) return std::stoull(line.substr(7), nullptr, 16);
   return 0;
-}
-
-void ignore_unmaps(TestServer& server) {
-  server.with([](TestDevice& model) {
-    model.ignore = [](const vfio::Request& request) { return std::get_if<vfio::DmaUnmap>(&request) != nullptr; };
-  });
 }
 
 } // namespace
@@ -215,61 +166,6 @@ TEST_CASE("a server that does not answer is given up after the timeout, and its 
   });
   CHECK(fails_with(use.device.reset(), Errc::timed_out));
   check_taken_back(use);
-}
-
-TEST_CASE("who gives a device back learns whether its memory is free") {
-  TestServer server("unheard");
-  server.with([](TestDevice& model) {
-    model.ignore = [](const vfio::Request& request) { return std::get_if<vfio::DmaUnmap>(&request) != nullptr; };
-  });
-  SECTION("it is not, as far as is known, when the server does not say so") {
-    const unsigned before = memories();
-    {
-      InUse use(server.path(), 300ms);
-      CHECK(fails_with(use.device.give_back(), Errc::timed_out));
-      CHECK(fails_with(use.device.give_back(), Errc::timed_out)); // and again
-      check_taken_back(use);
-    }
-    CHECK(memories() == before + 1); // kept for ever
-  }
-  SECTION("it is when the lender says that the loan has ended") {
-    const unsigned before = memories();
-    {
-      const auto loan = std::make_shared<TestLoan>();
-      const auto device = open_loan(server.path(), 300ms, loan).value();
-      const auto memory = Memory::allocate(page).value();
-      const auto window = device.map_dma(memory, Access::write).value();
-      CHECK(device.give_back());
-      CHECK(device.give_back());
-      CHECK(loan->given_back == 1);
-    }
-    CHECK(memories() == before);
-  }
-}
-
-TEST_CASE("a device that was taken back before it is given back has not been returned") {
-  TestServer server("late");
-  const auto loan = std::make_shared<TestLoan>();
-  const auto device = open_loan(server.path(), 4000ms, loan).value();
-  server.drop_client();
-  REQUIRE(readable(device.revoked_fd(), 4000));
-  CHECK(device.ended().value()->how == LoanEnd::taken_back);
-  CHECK(device.give_back());
-  CHECK(device.ended().value()->how == LoanEnd::taken_back);
-}
-
-TEST_CASE("a device of a loan lets go of the loan when its last object is gone and the connection closed") {
-  TestServer server("loan");
-  auto loan = std::make_shared<TestLoan>();
-  const std::weak_ptr held = loan;
-  std::optional<Device> device = open_loan(server.path(), 4000ms, std::move(loan)).value();
-  std::optional<BarMapping> bar = device->map_bar(0).value();
-  device.reset();
-  CHECK_FALSE(held.expired());
-  bar.reset();
-  CHECK(held.expired());
-  CHECK(server.wait_until_left(4s));
-  CHECK(fails_with(open_loan("/nonexistent/socket", 4000ms, std::make_shared<TestLoan>()), Errc::peer_down));
 }
 
 TEST_CASE("the thread of a device takes none of the program's signals, and leaves the program's mask alone") {
