@@ -66,8 +66,6 @@ struct StartedNode final : Node, std::enable_shared_from_this<StartedNode> {
 
   /// What fills the queue ends with the node, and says so.
   Result<std::unique_ptr<EventSource>> events() override {
-    TRY(can_call());
-    if (stopped) return fail(Errc::peer_down, "the node has been stopped");
     auto queue = std::make_shared<EventQueue>(TRY(make_eventfd()));
     const std::shared_ptr<void> end(nullptr, [weak = std::weak_ptr(queue)](void*) {
       if (const auto left = weak.lock()) left->end({make_error_code(Errc::peer_down), "the node has ended"});

@@ -9,6 +9,20 @@ using namespace smartio;
 using namespace testing;
 using namespace std::chrono_literals;
 
+TEST_CASE("a device that was given back is asked to let go of all memory, and has nothing any more") {
+  TestServer server("given-back");
+  const unsigned before = memories();
+  {
+    InUse use(server.path());
+    CHECK(use.device.give_back());
+    check_taken_back(use);
+    CHECK(use.device.ended().value()->how == LoanEnd::returned);
+    CHECK(server.wait_until_left(4s));
+    CHECK(server.with([](TestDevice& model) { return model.unmap_alls; }) == 1);
+  }
+  CHECK(memories() == before);
+}
+
 TEST_CASE("who gives a device back learns whether its memory is free") {
   TestServer server("unheard");
   ignore_unmaps(server);
@@ -21,6 +35,13 @@ TEST_CASE("who gives a device back learns whether its memory is free") {
       check_taken_back(use);
     }
     CHECK(memories() == before + 1); // kept for ever
+  }
+  SECTION("nor when another program of this host keeps the loan") {
+    const auto loan = std::make_shared<TestLoan>();
+    loan->kept = true;
+    const auto device = open_loan(server.path(), 300ms, loan).value();
+    CHECK(fails_with(device.give_back(), Errc::timed_out));
+    CHECK(loan->given_back == 1);
   }
   SECTION("it is when the lender says that the loan has ended") {
     const unsigned before = memories();

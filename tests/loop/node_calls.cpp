@@ -116,15 +116,17 @@ TEST_CASE("a call of a started node ends with its timeout, whatever it waits for
 
 TEST_CASE("a started node that is stopped has ended when that returns, and what is called afterwards says so") {
   const Place place;
-  const auto node = Node::start({.node = NodeId{8}, .run_dir = place.path}).value();
+  const auto node = Node::start({.node = NodeId{8}, .run_dir = place.path, .timeout = 60s}).value();
   const auto socket = place.path + "/smartiod.sock";
   REQUIRE(std::filesystem::exists(socket));
   auto other = std::async(std::launch::async, [&node] { return node.stop(); });
   CHECK(node.stop());
   CHECK(other.get());
   CHECK_FALSE(std::filesystem::exists(socket));
+  const auto before = std::chrono::steady_clock::now();
   CHECK(testing::fails_with(node.devices(), Errc::peer_down));
   CHECK(testing::fails_with(node.events(), Errc::peer_down));
+  CHECK(std::chrono::steady_clock::now() - before < 30s); // at once, not after the timeout
   CHECK(node.stop());
 }
 

@@ -3,7 +3,9 @@
 #include "event_queue.hpp"
 #include "own_nodes.hpp"
 
+#include <atomic>
 #include <csignal>
+#include <future>
 #include <set>
 #include <smartio/smartio.hpp>
 #include <stdexcept>
@@ -125,6 +127,21 @@ TEST_CASE("a call's thread takes the signals that it raises itself, and no other
                        sigismember(&mask, SIGCHLD)};
   });
   CHECK(call.value().get() == std::vector{0, 0, 1, 1});
+}
+
+TEST_CASE("what a call's function holds is gone before the call is ready") {
+  struct Held {
+    std::shared_future<int> fd;
+    std::shared_ptr<std::atomic<bool>> too_late;
+    ~Held() { *too_late = readable(fd.get()); }
+  };
+  std::promise<int> fd;
+  const auto too_late = std::make_shared<std::atomic<bool>>(true);
+  auto held = std::make_shared<Held>(fd.get_future().share(), too_late);
+  auto call = async([held = std::move(held)] { return held->fd.get(); }).value();
+  fd.set_value(call.fd());
+  CHECK(call.get() >= 0);
+  CHECK_FALSE(*too_late);
 }
 
 TEST_CASE("what a call throws is thrown where its result is fetched") {

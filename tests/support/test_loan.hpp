@@ -12,11 +12,12 @@ struct TestLoan final : smartio::detail::Loan {
   smartio::Result<void> can_give_back() const override { return {}; }
   smartio::Result<bool> give_back() override {
     ++given_back;
-    return true;
+    return !kept;
   }
   smartio::Result<smartio::Ended> ended() override {
     return smartio::Ended{smartio::LoanEnd::taken_back, "wanted back"};
   }
+  bool kept = false; ///< by another program
   unsigned given_back = 0;
 };
 
